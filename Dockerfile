@@ -1,0 +1,53 @@
+# Two images from one file: `server` (coordinators) and `device` (simulated devices, with torch).
+# Both hold every package of the project; they differ in the dependencies.
+FROM python:3.11-slim AS dependencies
+# torch from the default index carries CUDA. For the small CPU build, name an index that has it:
+#   docker compose build --build-arg PIP_EXTRA_INDEX_URL=...
+ARG PIP_EXTRA_INDEX_URL
+ENV PATH=/opt/fedagg/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv /opt/fedagg
+WORKDIR /src
+# The project's metadata alone: dependencies are installed again only when the pins change.
+COPY pyproject.toml requirements.lock README.md LICENSE ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --quiet --constraint requirements.lock setuptools && \
+    pip install --quiet --constraint requirements.lock --no-build-isolation '.[server]'
+
+FROM dependencies AS device-dependencies
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --quiet --constraint requirements.lock --no-build-isolation '.[sim]'
+
+FROM dependencies AS server-build
+COPY . .
+RUN pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+# The first model of the sample task in docs/samples/compose.toml.
+RUN mkdir /models && python -c "\
+from pathlib import Path; \
+from aggregators.vectors import encode_model; \
+from simulation.models import initial_weights; \
+Path('/models/digits.safetensors').write_bytes(encode_model(initial_weights('digits', seed=0)))"
+
+FROM device-dependencies AS device-build
+COPY . .
+RUN pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+
+FROM python:3.11-slim AS runtime
+RUN groupadd --gid 10001 fedagg && \
+    useradd --uid 10001 --gid fedagg --home-dir /var/lib/fedagg --no-create-home fedagg && \
+    install --directory --owner fedagg --group fedagg --mode 0750 /var/lib/fedagg
+ENV PATH=/opt/fedagg/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /var/lib/fedagg
+USER 10001:10001
+ENTRYPOINT ["fedagg"]
+
+FROM runtime AS device
+COPY --from=device-build /opt/fedagg /opt/fedagg
+CMD ["device", "--help"]
+
+FROM runtime AS server
+COPY --from=server-build /opt/fedagg /opt/fedagg
+COPY --from=server-build /models /usr/share/fedagg/models
+EXPOSE 50051 8080 9090
+HEALTHCHECK --interval=5s --timeout=4s --start-period=30s --retries=6 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/ready', timeout=3)"]
+CMD ["serve", "--config", "/etc/fedagg/server.toml"]

@@ -1,0 +1,81 @@
+# Everything runs inside .venv, which `make setup` fills from requirements.lock. The targets that
+# need it make it themselves, so a fresh clone needs only Python >= 3.11 with pip, and make.
+# ARGS reaches the command behind a target: `make demo ARGS=--help`.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check unit coverage chaos bench format protos lock up down clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+COMPOSE := docker compose
+WORKERS ?= 2
+ARGS ?=
+
+# The first of these that is new enough; `make PYTHON=/path/to/python setup` overrides it.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; \
+	done)
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install everything into .venv; later runs do nothing until the pins change.
+
+# Where the interpreter has no ensurepip (Debian ships it apart), its own pip fills the environment.
+INSTALL = pip=$(BIN)/pip; test -x $$pip || pip="$(PYTHON) -m pip --python $(BIN)/python"; \
+	$$pip install -qq --no-compile --disable-pip-version-check --no-input
+
+$(STAMP): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "fedagg needs Python 3.11 or newer" >&2; exit 1; }
+	@echo "Installing the pinned packages into $(VENV) (a minute or two, once)"
+	@$(BIN)/python -c "" 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
+		$(PYTHON) -m venv --clear --without-pip $(VENV)
+	@$(INSTALL) --requirement requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## Train one model on a fleet of simulated devices, on this machine.
+	$(BIN)/fedagg demo $(ARGS)
+
+test: check ## Run every check and the whole test suite.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+check: $(STAMP) ## Check format, lint, types, layers, generated code.
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.protos --check
+
+unit: $(STAMP) ## Run the tests that start no processes.
+	$(BIN)/python -m pytest -m "not process" $(ARGS)
+
+coverage: $(STAMP) ## Run the test suite and require 90 % line and branch coverage.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+chaos: $(STAMP) ## Run the fault simulations with thousands of examples.
+	$(BIN)/python -m pytest tests/chaos --hypothesis-profile=chaos $(ARGS)
+
+bench: $(STAMP) ## Measure throughput and latency on this machine.
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+format: $(STAMP) ## Format the code and apply the safe lint fixes.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+protos: $(STAMP) ## Regenerate the code in protos/.
+	$(BIN)/python -m tools.protos
+
+lock: $(STAMP) ## Rewrite requirements.lock from pyproject.toml.
+	$(BIN)/python -m tools.lock
+
+up: ## Start Redis, two coordinators, ten devices and Prometheus in containers.
+	$(COMPOSE) up --build --detach --wait $(ARGS)
+
+down: ## Stop the containers and delete their volumes.
+	$(COMPOSE) down --volumes --remove-orphans $(ARGS)
+
+clean: ## Delete caches and build outputs; .venv and demo data stay.
+	rm -rf build dist htmlcov *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache \
+		.pytest_cache .hypothesis .import_linter_cache .benchmarks
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

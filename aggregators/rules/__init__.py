@@ -1,0 +1,1 @@
+"""Aggregation rules, one per module: pure functions from (n, d) rows to one vector."""

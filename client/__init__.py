@@ -1,0 +1,53 @@
+"""The device side of fedagg: give it a trainer and the address of a server.
+
+    config = ClientConfig(
+        servers=("127.0.0.1:50051",), task="digits", device_id="a1", insecure=True
+    )
+    MobileClient(config, trainer).run_forever()
+
+PyTorch models train with `client.torch_trainer.TorchTrainer`; Flower's `NumPyClient` runs
+unmodified in a `FlowerClientAdapter`. Everything else implements `Trainer`.
+"""
+
+from client.config import ClientConfig, TlsFiles
+from client.connection import ServerPool
+from client.errors import ErrorReason, FedaggError, RefusedError
+from client.flower import FlowerClientAdapter
+from client.hooks import ClientEvent, ClientHooks, EventKind
+from client.messages import Assignment, DeviceState, Receipt, Submission
+from client.mobile_client import MobileClient
+from client.outcome import Outcome, RoundMetrics, RoundOutcome
+from client.retry import RetryPolicy
+from client.runtime import Runtime
+from client.trainer import Evaluation, Evaluator, Plan, Trainer, TrainingResult, Weights
+from client.transport import FederationTransport
+
+__all__ = [
+    "Assignment",
+    "ClientConfig",
+    "ClientEvent",
+    "ClientHooks",
+    "DeviceState",
+    "ErrorReason",
+    "Evaluation",
+    "Evaluator",
+    "EventKind",
+    "FedaggError",
+    "FederationTransport",
+    "FlowerClientAdapter",
+    "MobileClient",
+    "Outcome",
+    "Plan",
+    "Receipt",
+    "RefusedError",
+    "RetryPolicy",
+    "RoundMetrics",
+    "RoundOutcome",
+    "Runtime",
+    "ServerPool",
+    "Submission",
+    "TlsFiles",
+    "Trainer",
+    "TrainingResult",
+    "Weights",
+]

@@ -1,0 +1,1 @@
+"""What crosses the wire: the encoding of model updates."""

@@ -1,0 +1,1 @@
+"""What an operator sees: metrics, traces, structured logs, health and the audit log."""

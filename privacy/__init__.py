@@ -1,0 +1,1 @@
+"""What bounds and hides one device's influence: clipping, noise, accounting."""

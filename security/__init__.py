@@ -1,0 +1,1 @@
+"""Who may speak: certificates, enrollment tokens, and the checks on them. No I/O, no clock."""

@@ -1,0 +1,297 @@
+"""The composition root: the only module that names concrete classes.
+
+`build_server` turns a configuration into a coordinator. Everyone else receives ports.
+"""
+
+import asyncio
+import hashlib
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from aggregators.config import AggregatorConfig
+from aggregators.errors import AggregationError
+from aggregators.registry import make_rule
+from monitoring.audit_logger import AuditLogger
+from monitoring.health import Health, run_probes
+from monitoring.logs import get_logger
+from monitoring.metrics import Metrics, create_registry
+from monitoring.rpc_meter import RpcMeter
+from monitoring.tracing import Tracing, configure_tracing
+from security.credentials import Credentials
+from server.config import AggregationConfig, ConfigError, ServerConfig, TaskConfig
+from server.errors import StoreUnavailable
+from server.http import HttpServer
+from server.kernels import Workers
+from server.observation import AuditTrail, Observation
+from server.production_server import ProductionFederatedServer, ServerParts
+from server.round.aggregation import Aggregation
+from server.round.candidate import AggregationSettings, model_dim
+from server.round.driver import DriverPorts, RoundDriver
+from server.services.admin_api import create_admin_app, create_metrics_app
+from server.services.admin_backend import StoreBackend
+from server.services.device_service import FederationService, ServicePorts
+from server.services.enrollment_service import EnrollmentAuthority, EnrollmentService
+from server.services.identity import PeerIdentity
+from server.services.models import ModelCatalog
+from server.services.rpc import METHODS, ServiceInterceptor
+from server.services.submissions import Submissions
+from server.storage.blobs import BlobStore
+from server.storage.embedded import durability_problem
+from server.storage.keys import model_blob
+from server.storage.notifier import Notifier
+from server.storage.ports import ModelVersion
+from server.storage.redis_client import SERVER_CLOCK, RedisClient
+from server.storage.redis_store import RedisRoundStore
+from server.tasks import TaskDirectory, TaskInfo, task_info
+
+STORE_WAIT_S: Final = 30.0
+STORE_RETRY_S: Final = 0.2
+FILE_THREADS: Final = 4
+
+_log = get_logger(__name__)
+
+
+async def build_server(
+    config: ServerConfig, *, store_url: str, clock: str = SERVER_CLOCK
+) -> ProductionFederatedServer:
+    """Connect the stores, create the tasks that are new, and wire a coordinator.
+
+    Args:
+        config: what was configured.
+        store_url: where the round store answers (an embedded one is already running).
+        clock: Lua that defines `now_ms()`; see `RedisClient`.
+
+    Raises:
+        ConfigError: if a setting cannot work, such as an unknown rule or an unreadable model.
+        StoreUnavailable: if the round store does not answer in time.
+    """
+    rules = {task.name: _aggregator_config(task) for task in config.tasks}
+    client = RedisClient(store_url, clock=clock)
+    store = RedisRoundStore(client, receipt_retention_s=config.store.receipt_retention_s)
+    await _await_store(store)
+    await _check_durability(client, config)
+    config.store.data_dir.mkdir(parents=True, exist_ok=True)
+    blobs = BlobStore(config.blob_url, durability=config.store.durability)
+    kernels = Workers("kernel", threads=1)
+    files = Workers("files", threads=FILE_THREADS)
+    registry = create_registry()
+    metrics = Metrics.declare(registry)
+    tracing = _tracing(config)
+    observation = Observation(
+        metrics=metrics, log=get_logger("server.round"), tracer=tracing.tracer("server.round")
+    )
+    tasks = TaskDirectory([await _create_task(task, store, blobs) for task in config.tasks])
+    notifier = Notifier(client.redis, tasks.names)
+    audit = AuditTrail(AuditLogger(config.audit_path), files)
+
+    def driver(info: TaskInfo) -> RoundDriver:
+        task = info.config
+        aggregation = Aggregation(
+            store=store,
+            blobs=blobs,
+            workers=kernels,
+            settings=AggregationSettings(
+                aggregator=rules[task.name],
+                server_learning_rate=task.aggregation.server_learning_rate,
+            ),
+            max_update_norm=task.validation.max_update_norm,
+            observer=observation,
+        )
+        ports = DriverPorts(
+            store=store, aggregation=aggregation, observer=observation, audit=audit, wakeup=notifier
+        )
+        return RoundDriver(info, rounds=config.rounds, ports=ports, owner=_process_name())
+
+    async def health() -> Health:
+        async def round_store() -> str:
+            await store.ping()
+            return ""
+
+        async def blob_store() -> str:
+            await blobs.size("ready")
+            return ""
+
+        return await run_probes({"round_store": round_store, "blob_store": blob_store})
+
+    async def close() -> None:
+        kernels.close()
+        files.close()
+        blobs.close()
+        await client.close()
+        tracing.shutdown()
+
+    federation = FederationService(
+        ServicePorts(
+            tasks=tasks,
+            store=store,
+            models=ModelCatalog(
+                store=store, blobs=blobs, cache_bytes=config.limits.model_cache_bytes
+            ),
+            submissions=Submissions(
+                tasks=tasks,
+                store=store,
+                blobs=blobs,
+                workers=files,
+                observer=observation,
+                in_flight=config.limits.uploads_in_flight,
+                queued=config.limits.uploads_queued,
+                inline_max_bytes=config.limits.inline_max_bytes,
+            ),
+            news=notifier,
+            identity=PeerIdentity(required=config.tls.is_complete),
+            observer=observation,
+            check_in_ttl_s=config.rounds.check_in_ttl_s,
+        )
+    )
+    token = config.admin.token
+    admin = create_admin_app(
+        StoreBackend(store=store, tasks=tasks),
+        health,
+        token=token.get_secret_value() if token else None,
+    )
+    return ProductionFederatedServer(
+        ServerParts(
+            config=config,
+            federation=federation,
+            enrollment=EnrollmentService(
+                _authority(config), ledger=store, metrics=metrics, now_s=time.time
+            ),
+            interceptor=ServiceInterceptor(
+                meter=RpcMeter(metrics, METHODS),
+                log=get_logger("server.rpc"),
+                tracer=tracing.tracer("server.rpc") if tracing.is_on else None,
+            ),
+            drivers=[driver(tasks[task.name]) for task in config.tasks],
+            notifier=notifier,
+            http=HttpServer(admin, config.listen.http),
+            metrics=HttpServer(create_metrics_app(registry), config.listen.metrics),
+            credentials=_credentials(config, ask_client=True),
+            enrollment_credentials=_credentials(config, ask_client=False),
+            closers=[close],
+        )
+    )
+
+
+def _aggregator_config(task: TaskConfig) -> AggregatorConfig:
+    settings: AggregationConfig = task.aggregation
+    try:
+        config = AggregatorConfig(
+            rule=settings.rule,
+            num_malicious_nodes=settings.num_malicious_nodes,
+            num_to_select=settings.num_nodes_to_select,
+            trim=settings.trim,
+            max_num_samples=settings.max_num_samples,
+            clipping_norm=settings.clipping_norm,
+        )
+        make_rule(config)
+    except AggregationError as error:
+        msg = f"task {task.name}, aggregation: {error}"
+        raise ConfigError(msg) from error
+    return config
+
+
+async def _await_store(store: RedisRoundStore) -> None:
+    deadline = time.monotonic() + STORE_WAIT_S
+    while True:
+        try:
+            await store.ping()
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(STORE_RETRY_S)
+        else:
+            return
+
+
+async def _check_durability(client: RedisClient, config: ServerConfig) -> None:
+    problem = durability_problem(await client.settings(), config.store.durability)
+    if problem is None:
+        return
+    if not config.store.allow_weaker_durability:
+        msg = f"store: {problem}; set store.allow-weaker-durability = true to serve all the same"
+        raise ConfigError(msg)
+    _log.warning("weaker_durability", problem=problem)
+
+
+async def _create_task(config: TaskConfig, store: RedisRoundStore, blobs: BlobStore) -> TaskInfo:
+    """Store the initial model as version 1, unless the task has one."""
+    try:
+        data = await asyncio.to_thread(config.initial_model.read_bytes)
+        dim = model_dim(data)
+    except (OSError, AggregationError) as error:
+        msg = f"task {config.name}, initial-model: {error}"
+        raise ConfigError(msg) from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    await blobs.put(model_blob(config.name, sha256), data)
+    model = ModelVersion(
+        version=1,
+        parent=None,
+        round_number=None,
+        sha256=sha256,
+        size_bytes=len(data),
+        dim=dim,
+        created_at_ms=int(time.time() * 1000),
+        metrics={},
+    )
+    await store.create_task(config.name, model=model, num_rounds=config.num_rounds)
+    first = await store.model(config.name, 1)
+    if first.dim != dim:
+        msg = (
+            f"task {config.name}: the initial model has {dim} elements, the task that is stored "
+            f"under this name has {first.dim}; choose another name"
+        )
+        raise ConfigError(msg)
+    return task_info(config, dim=dim)
+
+
+def _tracing(config: ServerConfig) -> Tracing:
+    return configure_tracing(
+        service_name="fedagg-coordinator",
+        otlp_endpoint=config.observability.otlp_endpoint or None,
+        sample_ratio=config.observability.trace_sample_ratio,
+    )
+
+
+def _authority(config: ServerConfig) -> EnrollmentAuthority | None:
+    settings = config.enrollment
+    if not (settings.ca_certificate and settings.ca_private_key and settings.token_key):
+        return None
+    return EnrollmentAuthority(
+        credentials=Credentials(
+            certificate_pem=_read(settings.ca_certificate),
+            private_key_pem=_read(settings.ca_private_key),
+        ),
+        token_key=settings.token_key.get_secret_value().encode(),
+        certificate_lifetime_s=settings.certificate_days * 86_400,
+    )
+
+
+def _credentials(config: ServerConfig, *, ask_client: bool) -> grpc.ServerCredentials | None:
+    """TLS of one port; `ask_client` demands a certificate of the devices' authority."""
+    tls = config.tls
+    if not (tls.certificate and tls.private_key and tls.client_ca):
+        return None
+    return grpc.ssl_server_credentials(
+        [(_read(tls.private_key), _read(tls.certificate))],
+        root_certificates=_read(tls.client_ca) if ask_client else None,
+        require_client_auth=ask_client,
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise ConfigError(msg) from error
+
+
+def _process_name() -> str:
+    """A name no other process has, also after a restart with the same process id."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"

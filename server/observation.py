@@ -1,0 +1,151 @@
+"""What the server tells the outside about itself: metrics, logs, traces and the audit log.
+
+Called after commits. Observing never decides anything and never fails a call.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from opentelemetry import trace
+from opentelemetry.util.types import Attributes
+
+from monitoring.audit_entry import MAX_STRING_CHARS, AuditEntry
+from monitoring.audit_logger import AuditLogger
+from monitoring.logs import EventLogger
+from monitoring.metrics import Metrics
+from monitoring.tracing import context_from_traceparent, current_traceparent
+from server.kernels import Workers
+from server.round.state import Phase, Round
+from server.storage.ports import FinishedRound, Submission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """Implements the observer ports of the driver and of the services."""
+
+    metrics: Metrics
+    log: EventLogger
+    tracer: trace.Tracer
+
+    def new_traceparent(self, task: str, round_number: int) -> str:
+        """Start the round's trace; everything the round does, anywhere, becomes its child."""
+        attributes: Attributes = {"fedagg.task": task, "fedagg.round": round_number}
+        with self.tracer.start_as_current_span("round", attributes=attributes):
+            return current_traceparent()
+
+    def phase_entered(self, round_: Round, *, before: Round | None) -> None:
+        task, phase = round_.task, round_.phase
+        self.metrics.phase_transitions_total.labels(task=task, phase=phase.value).inc()
+        self.metrics.round.labels(task=task).set(round_.number)
+        for known in Phase:
+            self.metrics.round_phase.labels(task=task, phase=known.value).set(known is phase)
+        seconds = (round_.phase_since_ms - before.phase_since_ms) / 1000 if before else 0.0
+        self.log.info(
+            "phase_entered",
+            task=task,
+            round=round_.number,
+            phase=phase.value,
+            cohort_size=round_.cohort_size,
+            previous_phase_s=seconds,
+            reason=round_.reason.value if round_.reason else "",
+            detail=round_.detail,
+        )
+
+    def round_finished(self, record: FinishedRound) -> None:
+        task = record.task
+        self.metrics.rounds_finished_total.labels(task=task, decision=record.decision).inc()
+        seconds = (record.finished_at_ms - record.started_at_ms) / 1000
+        self.metrics.round_duration_seconds.labels(task=task).observe(seconds)
+        if record.model_version is not None:
+            self.metrics.model_version.labels(task=task).set(record.model_version)
+            self.metrics.aggregate_l2_norm.labels(task=task).set(record.metrics["update_norm"])
+        self.log.info(
+            "round_finished",
+            task=task,
+            round=record.number,
+            decision=record.decision,
+            reason=record.reason,
+            model_version=record.model_version,
+            contributions=len(record.contributors),
+            rejected=record.rejected,
+            excluded=record.excluded,
+        )
+
+    def leading(self, task: str, *, leads: bool) -> None:
+        self.metrics.leader.labels(task=task).set(leads)
+        self.log.info("leadership_changed", task=task, leads=leads)
+
+    def tick_failed(self, task: str, error: Exception) -> None:
+        self.log.warning("tick_failed", task=task, error=f"{type(error).__name__}: {error}")
+
+    def aggregated(
+        self, round_: Round, *, rule: str, seconds: float, metrics: Mapping[str, float]
+    ) -> None:
+        task = round_.task
+        self.metrics.aggregation_duration_seconds.labels(task=task, rule=rule).observe(seconds)
+        self.metrics.updates_clipped_total.labels(task=task).inc(metrics["num_clipped"])
+        self.metrics.updates_excluded_total.labels(task=task, rule=rule).inc(metrics["excluded"])
+
+    def span(self, name: str, round_: Round) -> AbstractContextManager[object]:
+        """A span of the round's trace, around something this process does for it."""
+        return self.tracer.start_as_current_span(
+            name,
+            context=context_from_traceparent(round_.traceparent),
+            attributes={"fedagg.task": round_.task, "fedagg.round": round_.number},
+        )
+
+    def accepted(self, submission: Submission) -> None:
+        self.metrics.updates_accepted_total.labels(task=submission.task).inc()
+        self.metrics.update_payload_bytes_total.labels(task=submission.task).inc(
+            submission.payload_bytes
+        )
+
+    def refused(self, task: str, reason: str) -> None:
+        self.metrics.updates_refused_total.labels(task=task, reason=reason).inc()
+
+    def upload_started(self) -> None:
+        self.metrics.uploads_in_flight.inc()
+
+    def upload_ended(self) -> None:
+        self.metrics.uploads_in_flight.dec()
+
+    def checked_in(self, task: str, outcome: str) -> None:
+        self.metrics.check_ins_total.labels(task=task, outcome=outcome).inc()
+
+    def model_sent(self, task: str, num_bytes: int) -> None:
+        self.metrics.model_download_bytes_total.labels(task=task).inc(num_bytes)
+
+
+class AuditTrail:
+    """Writes one line per finished round; safe to repeat.
+
+    Args:
+        logger: the file.
+        workers: threads that may wait for the disk.
+    """
+
+    def __init__(self, logger: AuditLogger, workers: Workers) -> None:
+        self._logger = logger
+        self._workers = workers
+
+    async def record(self, finished: FinishedRound) -> None:
+        """Durable when it returns."""
+        await self._workers.run(self._logger.append, audit_entry(finished))
+
+
+def audit_entry(finished: FinishedRound) -> AuditEntry:
+    """What the audit log keeps of a round; never an update."""
+    return AuditEntry(
+        task=finished.task,
+        round_id=finished.number,
+        decision=finished.decision,
+        reason=finished.reason[:MAX_STRING_CHARS],
+        model_version=finished.model_version,
+        accepted=len(finished.contributors),
+        rejected=finished.rejected,
+        device_ids=finished.contributors,
+        privacy_spent=None,  # plain mode gives no differential privacy
+        at_ms=finished.finished_at_ms,
+        details={"base_version": finished.base_version, "excluded": finished.excluded},
+    )

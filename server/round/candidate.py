@@ -1,0 +1,148 @@
+"""From the contributions of a round to the model it proposes: pure computation.
+
+Runs in a kernel thread. The same contributions give the same bytes, in whatever order they came.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregators.base import Aggregate, AggregatorConfig, GradientAggregator, Update
+from aggregators.errors import AggregationError
+from aggregators.vectors import decode_model, encode_model, flatten, layout_of, unflatten
+from compression.codec import decode
+from server.storage.ports import Contribution
+
+Payload = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregationSettings:
+    """How a round's updates become a change of the model."""
+
+    aggregator: AggregatorConfig
+    server_learning_rate: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltModel:
+    """A candidate with what is worth knowing of its making."""
+
+    data: bytes
+    sha256: str
+    excluded: tuple[str, ...]  # devices whose update got no weight
+    metrics: Mapping[str, float]
+
+
+def build_candidate(
+    base: bytes,
+    contributions: Sequence[Contribution],
+    payloads: Sequence[Payload],
+    settings: AggregationSettings,
+) -> BuiltModel:
+    """Apply the aggregate of the contributions to the base model: x' = x + lr * aggregate.
+
+    Args:
+        base: safetensors file of the base version.
+        contributions: admitted updates.
+        payloads: their encoded updates, in the same order.
+        settings: rule and server learning rate.
+
+    Returns:
+        The candidate. Computed in float64, rounded to float32 once.
+
+    Raises:
+        AggregationError: if the rule does not admit these contributions, or a payload is damaged.
+    """
+    weights, metadata = decode_model(base)
+    layout = layout_of(weights)
+    updates = [
+        Update(
+            key=contribution.device_id,
+            vector=_decode(payload, layout.dim, contribution),
+            num_samples=contribution.num_samples,
+        )
+        for contribution, payload in zip(contributions, payloads, strict=True)
+    ]
+    aggregate = GradientAggregator(settings.aggregator).aggregate(updates)
+    before = flatten(weights, layout).astype(np.float64)
+    after = before + settings.server_learning_rate * aggregate.vector
+    with np.errstate(over="ignore"):  # an overflow is found by the validation that follows
+        rounded = after.astype(np.float32)
+    data = encode_model(unflatten(rounded, layout), metadata)
+    return BuiltModel(
+        data=data,
+        sha256=hashlib.sha256(data).hexdigest(),
+        excluded=tuple(
+            key
+            for key, weight in zip(aggregate.keys, aggregate.weights, strict=True)
+            if weight == 0
+        ),
+        metrics=_metrics(contributions, aggregate),
+    )
+
+
+def candidate_problem(
+    candidate: bytes, base: bytes, *, max_update_norm: float | None
+) -> str | None:
+    """Why a candidate must not be published; None: nothing is wrong with it.
+
+    Checks that the file decodes with the base's tensors, that every value is finite, and that the
+    change from the base is no longer than `max_update_norm` (L2, float64).
+    """
+    try:
+        new, _ = decode_model(candidate)
+        old, _ = decode_model(base)
+    except AggregationError as error:
+        return f"the candidate does not decode: {error}"
+    if layout_of(new) != layout_of(old):
+        return "the candidate's tensors are not those of its base version"
+    after, before = flatten(new, layout_of(new)), flatten(old, layout_of(old))
+    if not np.isfinite(after).all():
+        return "the candidate holds NaN or infinity"
+    norm = float(np.linalg.norm(after.astype(np.float64) - before))
+    if max_update_norm is not None and norm > max_update_norm:
+        return f"update norm {norm:g} exceeds max-update-norm={max_update_norm:g}"
+    return None
+
+
+def model_dim(model: bytes) -> int:
+    """Elements of an update to this model.
+
+    Raises:
+        AggregationError: if `model` is no safetensors file of float32 tensors.
+    """
+    weights, _ = decode_model(model)
+    return layout_of(weights).dim
+
+
+def _decode(payload: Payload, dim: int, contribution: Contribution) -> NDArray[np.float32]:
+    if len(payload) != contribution.payload_bytes:
+        msg = (
+            f"the stored update of {contribution.device_id} has {len(payload)} bytes, "
+            f"{contribution.payload_bytes} were admitted"
+        )
+        raise AggregationError(msg)
+    return decode(payload, dim=dim)
+
+
+def _metrics(contributions: Sequence[Contribution], aggregate: Aggregate) -> dict[str, float]:
+    metrics = {
+        "contributions": float(len(contributions)),
+        "num_samples": float(sum(c.num_samples for c in contributions)),
+        "num_clipped": float(aggregate.num_clipped),
+        "excluded": float(np.count_nonzero(aggregate.weights == 0)),
+        "update_norm": float(np.linalg.norm(aggregate.vector)),
+        "max_contribution_norm": float(aggregate.norms.max()),
+    }
+    for name in ("loss_before", "loss_after"):
+        told = [(getattr(c, name), c.num_samples) for c in contributions]
+        known = [(loss, weight) for loss, weight in told if loss is not None]
+        if known:
+            # Devices report these themselves: a hint for people, never an input of a decision.
+            total = sum(weight for _, weight in known)
+            metrics[name] = sum(loss * weight for loss, weight in known) / total
+    return metrics

@@ -1,0 +1,335 @@
+"""The one loop that drives a task's rounds.
+
+Every coordinator runs one driver per task; the lease decides which of them leads. `tick` reads one
+consistent snapshot, computes the next event and commits it; what follows from a phase is done after
+its commit and may be done twice, also by another coordinator that took over in between.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from server.config import RoundsConfig
+from server.errors import StoreUnavailable, Unavailable
+from server.round.aggregation import Aggregation
+from server.round.selection import ServerDeviceSelector
+from server.round.state import (
+    AggregationFailed,
+    BaseVersionChanged,
+    CandidateFailed,
+    CandidatePassed,
+    CandidateReady,
+    CohortSelected,
+    DeadlineReached,
+    Event,
+    GoalReached,
+    Phase,
+    Round,
+    step,
+)
+from server.storage.ports import (
+    CommitResult,
+    FinishedRound,
+    Lease,
+    ModelVersion,
+    RoundStore,
+    Snapshot,
+)
+from server.tasks import TaskInfo
+
+ERROR_PAUSE_S: Final = 1.0
+
+
+class RoundObserver(Protocol):
+    """Told after a commit; may be told twice, must not fail."""
+
+    def new_traceparent(self, task: str, round_number: int) -> str: ...
+
+    def phase_entered(self, round_: Round, *, before: Round | None) -> None: ...
+
+    def round_finished(self, record: FinishedRound) -> None: ...
+
+    def leading(self, task: str, *, leads: bool) -> None: ...
+
+    def span(self, name: str, round_: Round) -> AbstractContextManager[object]: ...
+
+    def tick_failed(self, task: str, error: Exception) -> None: ...
+
+
+class AuditLog(Protocol):
+    """Where finished rounds are written down. Idempotent by (task, round)."""
+
+    async def record(self, finished: FinishedRound) -> None: ...
+
+
+class Wakeup(Protocol):
+    """Waits for news of a task."""
+
+    def mark(self, task: str) -> int: ...
+
+    async def wait(self, task: str, *, timeout_s: float, since: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverPorts:
+    """What a driver works with."""
+
+    store: RoundStore
+    aggregation: Aggregation
+    observer: RoundObserver
+    audit: AuditLog
+    wakeup: Wakeup
+
+
+class RoundDriver:
+    """Drives the rounds of one task while it holds the lease.
+
+    Args:
+        info: what to learn and how.
+        rounds: lease and polling times.
+        ports: stores and observers.
+        owner: unique name of this process; the lease is held in it.
+    """
+
+    def __init__(
+        self, info: TaskInfo, *, rounds: RoundsConfig, ports: DriverPorts, owner: str
+    ) -> None:
+        self._info = info
+        self._task = info.config
+        self._rounds = rounds
+        self._ports = ports
+        self._owner = owner
+        self._lease: Lease | None = None
+        self._wait_s = rounds.poll_interval_s
+
+    async def run(self) -> None:
+        """Tick until cancelled; then give the lease back."""
+        wakeup = self._ports.wakeup
+        try:
+            while True:
+                mark = wakeup.mark(self._task.name)
+                if not await self._guarded_tick():
+                    await wakeup.wait(self._task.name, timeout_s=self._wait_s, since=mark)
+        finally:
+            if self._lease is not None:
+                with suppress(StoreUnavailable):
+                    await self._ports.store.release_lease(self._task.name, self._lease)
+
+    async def tick(self) -> bool:
+        """Do the next thing, if there is one.
+
+        Returns:
+            True where something was done and another tick may find more to do.
+
+        Raises:
+            StoreUnavailable: nothing is known of the last commit; the next tick finds out.
+        """
+        lease = await self._lead()
+        if lease is None:
+            return False
+        snapshot = await self._ports.store.snapshot(self._task.name)
+        self._wait_s = self._rounds.poll_interval_s
+        round_ = snapshot.round
+        if round_ is None or round_.is_terminal:
+            settled = await self._settle()
+            return await self._open(snapshot, lease) or settled
+        if snapshot.current_version != round_.base_version:
+            event = BaseVersionChanged(
+                at_ms=snapshot.now_ms, current_version=snapshot.current_version
+            )
+            return await self._finish(round_, event, snapshot, lease)
+        if round_.phase is Phase.SELECTING:
+            done = await self._select(round_, snapshot, lease)
+        elif round_.phase is Phase.COLLECTING:
+            done = await self._collect(round_, snapshot, lease)
+        elif round_.phase is Phase.AGGREGATING:
+            done = await self._aggregate(round_, lease)
+        else:
+            done = await self._validate(round_, lease)
+        return done
+
+    async def _guarded_tick(self) -> bool:
+        try:
+            return await self.tick()
+        except Unavailable as error:
+            self._ports.observer.tick_failed(self._task.name, error)
+        except Exception as error:  # the loop is an edge: it must outlive a defect
+            self._ports.observer.tick_failed(self._task.name, error)
+            await asyncio.sleep(ERROR_PAUSE_S)
+        return False
+
+    async def _lead(self) -> Lease | None:
+        lease = await self._ports.store.acquire_lease(
+            self._task.name, owner=self._owner, ttl_ms=int(self._rounds.lease_ttl_s * 1000)
+        )
+        if (lease is None) != (self._lease is None):
+            self._ports.observer.leading(self._task.name, leads=lease is not None)
+        self._lease = lease
+        return lease
+
+    async def _open(self, snapshot: Snapshot, lease: Lease) -> bool:
+        if snapshot.published_rounds >= self._task.num_rounds:
+            return False
+        number = snapshot.round.number + 1 if snapshot.round else 1
+        round_ = Round(
+            task=self._task.name,
+            number=number,
+            version=1,
+            phase=Phase.SELECTING,
+            base_version=snapshot.current_version,
+            reporting_goal=self._task.reporting_goal,
+            min_contributions=self._task.quorum,
+            collection_timeout_ms=int(self._task.collection_timeout_s * 1000),
+            opened_at_ms=snapshot.now_ms,
+            phase_since_ms=snapshot.now_ms,
+            seed=secrets.randbits(128) if self._task.seed is None else self._task.seed,
+            traceparent=self._ports.observer.new_traceparent(self._task.name, number),
+        )
+        result = await self._ports.store.commit(round_, lease=lease)
+        return self._committed(result, round_, None)
+
+    async def _select(self, round_: Round, snapshot: Snapshot, lease: Lease) -> bool:
+        wanted = self._info.cohort_wanted
+        waited_s = (snapshot.now_ms - round_.phase_since_ms) / 1000
+        enough = wanted if waited_s < self._task.selection_timeout_s else self._task.quorum
+        if snapshot.waiting < enough:
+            return False
+        cohort = ServerDeviceSelector().select(
+            await self._ports.store.candidates(self._task.name),
+            policy=self._info.selection,
+            round_number=round_.number,
+            seed=round_.seed,
+        )
+        if len(cohort) < enough:
+            return False
+        event = CohortSelected(at_ms=snapshot.now_ms, cohort_size=len(cohort))
+        after = step(round_, event)
+        result = await self._ports.store.open_cohort(after, cohort=cohort, lease=lease)
+        return self._committed(result, after, round_)
+
+    async def _collect(self, round_: Round, snapshot: Snapshot, lease: Lease) -> bool:
+        now, accepted = snapshot.now_ms, snapshot.accepted
+        if accepted >= round_.reporting_goal:
+            return await self._advance(round_, GoalReached(at_ms=now, accepted=accepted), lease)
+        if now < round_.deadline_ms:
+            self._wait_s = min(self._wait_s, (round_.deadline_ms - now) / 1000)
+            return False
+        event = DeadlineReached(at_ms=now, accepted=accepted)
+        if step(round_, event).is_terminal:
+            return await self._finish(round_, event, snapshot, lease)
+        return await self._advance(round_, event, lease)
+
+    async def _aggregate(self, round_: Round, lease: Lease) -> bool:
+        async with self._keeping_lease():
+            outcome = await self._ports.aggregation.aggregate(round_)
+        snapshot = await self._ports.store.snapshot(self._task.name)
+        event: Event = (
+            AggregationFailed(at_ms=snapshot.now_ms, detail=outcome)
+            if isinstance(outcome, str)
+            else CandidateReady(at_ms=snapshot.now_ms, candidate=outcome)
+        )
+        if step(round_, event).is_terminal:
+            return await self._finish(round_, event, snapshot, lease)
+        return await self._advance(round_, event, lease)
+
+    async def _validate(self, round_: Round, lease: Lease) -> bool:
+        async with self._keeping_lease():
+            with self._ports.observer.span("validate", round_):
+                problem = await self._ports.aggregation.problem(round_)
+        snapshot = await self._ports.store.snapshot(self._task.name)
+        at_ms = snapshot.now_ms
+        event: Event = (
+            CandidatePassed(at_ms=at_ms)
+            if problem is None
+            else CandidateFailed(at_ms=at_ms, detail=problem)
+        )
+        return await self._finish(round_, event, snapshot, lease)
+
+    async def _advance(self, round_: Round, event: Event, lease: Lease) -> bool:
+        after = step(round_, event)
+        result = await self._ports.store.commit(after, lease=lease)
+        return self._committed(result, after, round_)
+
+    async def _finish(self, round_: Round, event: Event, snapshot: Snapshot, lease: Lease) -> bool:
+        after = step(round_, event)
+        store, task = self._ports.store, self._task.name
+        model = None
+        if after.phase is Phase.PUBLISHED:
+            model = await self._new_version(after, snapshot)
+        contributions = await store.contributions(task, round_.number)
+        record = FinishedRound(
+            task=task,
+            number=round_.number,
+            decision=after.phase.value,
+            reason=": ".join(
+                filter(None, (after.reason.value if after.reason else "", after.detail))
+            ),
+            base_version=round_.base_version,
+            model_version=model.version if model else None,
+            cohort=await store.cohort(task, round_.number),
+            contributors=tuple(c.device_id for c in contributions),
+            rejected=await store.rejections(task, round_.number),
+            excluded=round_.candidate.excluded if round_.candidate else 0,
+            started_at_ms=round_.opened_at_ms,
+            finished_at_ms=after.phase_since_ms,
+            bytes_up=sum(c.payload_bytes for c in contributions),
+            traceparent=round_.traceparent,
+            metrics=dict(round_.candidate.metrics) if round_.candidate else {},
+        )
+        with self._ports.observer.span(after.phase.value, round_):
+            result = await store.finish(after, record=record, model=model, lease=lease)
+        if result is CommitResult.COMMITTED:
+            self._ports.observer.round_finished(record)
+        return self._committed(result, after, round_)
+
+    async def _new_version(self, round_: Round, snapshot: Snapshot) -> ModelVersion:
+        candidate = round_.candidate
+        if candidate is None:
+            msg = f"round {round_.number} reached {round_.phase.value} without a candidate"
+            raise RuntimeError(msg)
+        base = await self._ports.store.model(self._task.name, round_.base_version)
+        return ModelVersion(
+            version=snapshot.latest_version + 1,
+            parent=round_.base_version,
+            round_number=round_.number,
+            sha256=candidate.sha256,
+            size_bytes=candidate.size_bytes,
+            dim=base.dim,
+            created_at_ms=round_.phase_since_ms,
+            metrics=dict(candidate.metrics),
+        )
+
+    async def _settle(self) -> bool:
+        """Write down and clean up after finished rounds; also those a dead leader left."""
+        finished = await self._ports.store.unaudited(self._task.name)
+        for record in finished:
+            await self._ports.audit.record(record)
+            await self._ports.aggregation.purge(record.task, record.number)
+            await self._ports.store.mark_audited(record.task, record.number)
+        return bool(finished)
+
+    def _committed(self, result: CommitResult, after: Round, before: Round | None) -> bool:
+        if result is CommitResult.COMMITTED:
+            self._ports.observer.phase_entered(after, before=before)
+        # After any other result the next tick reads what is true now.
+        return result is not CommitResult.FENCED
+
+    @asynccontextmanager
+    async def _keeping_lease(self) -> AsyncIterator[None]:
+        """Prolong the lease while something long runs."""
+        keeper = asyncio.create_task(self._keep_lease())
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self._rounds.lease_ttl_s / 3)
+            with suppress(StoreUnavailable):
+                await self._lead()

@@ -1,0 +1,276 @@
+"""The round as a pure state machine.
+
+Rule 1: a phase changes only in `step`, and only as the literal table `ALLOWED` says.
+Rule 2: no I/O, no clock, no randomness; time arrives inside events, in milliseconds of the store's
+clock.
+
+An event that the present phase does not name, or whose guard does not hold, is rejected and changes
+nothing. Terminal phases accept nothing. The driver persists each new value by compare-and-set on
+(`number`, `version`) and performs effects only after the commit, so a step may be computed twice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Final, assert_never
+
+
+class Phase(Enum):
+    """Where a round stands."""
+
+    SELECTING = "selecting"  # waits for enough eligible devices
+    COLLECTING = "collecting"  # the cohort is fixed; updates are admitted
+    AGGREGATING = "aggregating"  # the contributions are fixed; the candidate is computed
+    VALIDATING = "validating"  # the candidate is stored; it is checked
+    PUBLISHED = "published"  # the candidate is the task's current model version
+    ABANDONED = "abandoned"  # no model came of it; `reason` says why
+
+
+class AbandonReason(Enum):
+    """Why a round ended without a model version."""
+
+    TOO_FEW_CONTRIBUTIONS = "too_few_contributions"
+    AGGREGATION_FAILED = "aggregation_failed"
+    VALIDATION_FAILED = "validation_failed"
+    BASE_VERSION_CHANGED = "base_version_changed"  # somebody rolled the model back meanwhile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateModel:
+    """The model a round proposes, already durable in the blob store."""
+
+    sha256: str
+    size_bytes: int
+    excluded: int  # contributions the rule gave no weight
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round of one task. `version` counts its committed changes, from 1."""
+
+    task: str
+    number: int
+    version: int
+    phase: Phase
+    base_version: int
+    reporting_goal: int
+    min_contributions: int
+    collection_timeout_ms: int
+    opened_at_ms: int
+    phase_since_ms: int
+    seed: int
+    cohort_size: int = 0
+    deadline_ms: int = 0  # COLLECTING only: no update is admitted at or after it
+    candidate: CandidateModel | None = None
+    reason: AbandonReason | None = None
+    detail: str = ""
+    traceparent: str = ""
+
+    def __post_init__(self) -> None:
+        if self.number < 1 or self.version < 1 or self.base_version < 1:
+            msg = (
+                f"number={self.number}, version={self.version} and "
+                f"base_version={self.base_version} must be >= 1"
+            )
+            raise ValueError(msg)
+        if not 1 <= self.min_contributions <= self.reporting_goal:
+            msg = (
+                f"min_contributions={self.min_contributions} must satisfy "
+                f"1 <= min_contributions <= reporting_goal={self.reporting_goal}"
+            )
+            raise ValueError(msg)
+        if self.collection_timeout_ms < 1:
+            msg = f"collection_timeout_ms={self.collection_timeout_ms} must be >= 1"
+            raise ValueError(msg)
+
+    @property
+    def is_terminal(self) -> bool:
+        return not ALLOWED[self.phase]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CohortSelected:
+    """The cohort is chosen; its members may submit from now on."""
+
+    at_ms: int
+    cohort_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoalReached:
+    """As many updates as wanted were admitted."""
+
+    at_ms: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadlineReached:
+    """The collection deadline passed."""
+
+    at_ms: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateReady:
+    """The aggregate was applied and the candidate stored."""
+
+    at_ms: int
+    candidate: CandidateModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregationFailed:
+    """The rule refused the contributions."""
+
+    at_ms: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidatePassed:
+    """The candidate passed every check."""
+
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateFailed:
+    """A check failed."""
+
+    at_ms: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseVersionChanged:
+    """The task's current model is no longer the one this round trains from."""
+
+    at_ms: int
+    current_version: int
+
+
+Event = (
+    CohortSelected
+    | GoalReached
+    | DeadlineReached
+    | CandidateReady
+    | AggregationFailed
+    | CandidatePassed
+    | CandidateFailed
+    | BaseVersionChanged
+)
+
+ALLOWED: Final[Mapping[Phase, Mapping[type[Event], frozenset[Phase]]]] = {
+    Phase.SELECTING: {
+        CohortSelected: frozenset({Phase.COLLECTING}),
+        BaseVersionChanged: frozenset({Phase.ABANDONED}),
+    },
+    Phase.COLLECTING: {
+        GoalReached: frozenset({Phase.AGGREGATING}),
+        DeadlineReached: frozenset({Phase.AGGREGATING, Phase.ABANDONED}),
+        BaseVersionChanged: frozenset({Phase.ABANDONED}),
+    },
+    Phase.AGGREGATING: {
+        CandidateReady: frozenset({Phase.VALIDATING}),
+        AggregationFailed: frozenset({Phase.ABANDONED}),
+        BaseVersionChanged: frozenset({Phase.ABANDONED}),
+    },
+    Phase.VALIDATING: {
+        CandidatePassed: frozenset({Phase.PUBLISHED}),
+        CandidateFailed: frozenset({Phase.ABANDONED}),
+        BaseVersionChanged: frozenset({Phase.ABANDONED}),
+    },
+    Phase.PUBLISHED: {},
+    Phase.ABANDONED: {},
+}
+
+
+class RoundEventRejected(Exception):
+    """The round's phase does not allow the event; the round is unchanged."""
+
+    def __init__(self, round_: Round, event: Event, why: str) -> None:
+        super().__init__(
+            f"round {round_.number} in phase {round_.phase.value} rejects "
+            f"{type(event).__name__}: {why}"
+        )
+        self.phase = round_.phase
+        self.event = event
+
+
+def step(round_: Round, event: Event) -> Round:
+    """Apply one event.
+
+    Returns:
+        The round after the event, its `version` one higher.
+
+    Raises:
+        RoundEventRejected: if the phase does not name the event or its guard does not hold.
+
+    Guarantees:
+        Every change of phase is in `ALLOWED`.
+        The same round and event give the same result.
+        Terminal phases accept nothing.
+    """
+    if type(event) not in ALLOWED[round_.phase]:
+        raise RoundEventRejected(round_, event, "not allowed in this phase")
+    after = _apply(round_, event)
+    return replace(after, version=round_.version + 1, phase_since_ms=event.at_ms)
+
+
+def _apply(round_: Round, event: Event) -> Round:  # noqa: C901, PLR0911  # one case an event
+    match event:
+        case CohortSelected():
+            return _start_collecting(round_, event)
+        case GoalReached():
+            if event.accepted < round_.reporting_goal:
+                why = f"accepted={event.accepted} < reporting_goal={round_.reporting_goal}"
+                raise RoundEventRejected(round_, event, why)
+            return replace(round_, phase=Phase.AGGREGATING)
+        case DeadlineReached():
+            return _end_collecting(round_, event)
+        case CandidateReady():
+            return replace(round_, phase=Phase.VALIDATING, candidate=event.candidate)
+        case AggregationFailed():
+            return _abandon(round_, AbandonReason.AGGREGATION_FAILED, event.detail)
+        case CandidatePassed():
+            return replace(round_, phase=Phase.PUBLISHED)
+        case CandidateFailed():
+            return _abandon(round_, AbandonReason.VALIDATION_FAILED, event.detail)
+        case BaseVersionChanged():
+            if event.current_version == round_.base_version:
+                raise RoundEventRejected(round_, event, "the base version is still current")
+            detail = f"version {event.current_version} replaced {round_.base_version}"
+            return _abandon(round_, AbandonReason.BASE_VERSION_CHANGED, detail)
+        case _:
+            assert_never(event)
+
+
+def _start_collecting(round_: Round, event: CohortSelected) -> Round:
+    if event.cohort_size < round_.min_contributions:
+        why = f"cohort_size={event.cohort_size} < min_contributions={round_.min_contributions}"
+        raise RoundEventRejected(round_, event, why)
+    return replace(
+        round_,
+        phase=Phase.COLLECTING,
+        cohort_size=event.cohort_size,
+        # A cohort smaller than the goal can still be complete before the deadline.
+        reporting_goal=min(round_.reporting_goal, event.cohort_size),
+        deadline_ms=event.at_ms + round_.collection_timeout_ms,
+    )
+
+
+def _end_collecting(round_: Round, event: DeadlineReached) -> Round:
+    if event.at_ms < round_.deadline_ms:
+        why = f"at_ms={event.at_ms} is before deadline_ms={round_.deadline_ms}"
+        raise RoundEventRejected(round_, event, why)
+    if event.accepted < round_.min_contributions:
+        detail = f"{event.accepted} of at least {round_.min_contributions}"
+        return _abandon(round_, AbandonReason.TOO_FEW_CONTRIBUTIONS, detail)
+    return replace(round_, phase=Phase.AGGREGATING)
+
+
+def _abandon(round_: Round, reason: AbandonReason, detail: str) -> Round:
+    return replace(round_, phase=Phase.ABANDONED, reason=reason, detail=detail)

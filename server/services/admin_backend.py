@@ -1,0 +1,92 @@
+"""The admin API's questions, answered from the round store."""
+
+from server.services.admin_models import ModelInfo, RoundSummary, TaskStatus, TaskSummary
+from server.storage.ports import FinishedRound, ModelVersion, RoundStore
+from server.tasks import TaskDirectory
+
+
+class StoreBackend:
+    """`AdminBackend` over the round store; any replica answers alike."""
+
+    def __init__(self, *, store: RoundStore, tasks: TaskDirectory) -> None:
+        self._store = store
+        self._tasks = tasks
+
+    async def list_tasks(self) -> list[TaskSummary]:
+        """Every task, in the order of the configuration."""
+        found = [await self.task_status(name) for name in self._tasks.names]
+        return [
+            TaskSummary(**status.model_dump(include=set(TaskSummary.model_fields)))
+            for status in found
+        ]
+
+    async def task_status(self, task: str) -> TaskStatus:
+        """One task and its latest round."""
+        config = self._tasks[task].config
+        snapshot = await self._store.snapshot(task)
+        round_ = snapshot.round
+        return TaskStatus(
+            task=task,
+            phase=round_.phase.value if round_ else None,
+            published_rounds=snapshot.published_rounds,
+            num_rounds=config.num_rounds,
+            model_version=snapshot.current_version,
+            round_number=round_.number if round_ else None,
+            cohort_size=round_.cohort_size if round_ else 0,
+            accepted=snapshot.accepted,
+            waiting=snapshot.waiting,
+            model=_model_info(await self._store.model(task, snapshot.current_version)),
+        )
+
+    async def finished_rounds(self, task: str, *, limit: int) -> list[RoundSummary]:
+        """The latest finished rounds, newest first."""
+        self._tasks[task]
+        found = await self._store.finished_rounds(task, limit=limit)
+        return [_round_summary(record) for record in reversed(found)]
+
+    async def list_models(self, task: str) -> list[ModelInfo]:
+        """Every published version, newest first."""
+        self._tasks[task]
+        return [_model_info(model) for model in reversed(await self._store.models(task))]
+
+    async def model(self, task: str, version: int) -> ModelInfo:
+        """One published version."""
+        self._tasks[task]
+        return _model_info(await self._store.model(task, version))
+
+    async def rollback(self, task: str, version: int) -> ModelInfo:
+        """Make an earlier version current."""
+        self._tasks[task]
+        return _model_info(await self._store.rollback(task, version))
+
+
+def _model_info(model: ModelVersion) -> ModelInfo:
+    return ModelInfo(
+        version=model.version,
+        parent=model.parent,
+        round_number=model.round_number,
+        sha256=model.sha256,
+        size_bytes=model.size_bytes,
+        dim=model.dim,
+        created_at_ms=model.created_at_ms,
+        metrics=model.metrics,
+    )
+
+
+def _round_summary(record: FinishedRound) -> RoundSummary:
+    return RoundSummary(
+        number=record.number,
+        decision=record.decision,
+        reason=record.reason,
+        base_version=record.base_version,
+        model_version=record.model_version,
+        cohort_size=len(record.cohort),
+        accepted=len(record.contributors),
+        rejected=record.rejected,
+        excluded=record.excluded,
+        started_at_ms=record.started_at_ms,
+        finished_at_ms=record.finished_at_ms,
+        bytes_up=record.bytes_up,
+        traceparent=record.traceparent,
+        metrics=record.metrics,
+    )

@@ -1,0 +1,119 @@
+"""What the admin API says, and what it asks of the server.
+
+Times are milliseconds since the Unix epoch by the store's clock. Device ids do not appear: rounds
+are told by their counts.
+"""
+
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True, protected_namespaces=())
+
+
+class ErrorAnswer(_Answer):
+    """Why a request was refused."""
+
+    reason: str = Field(description="stable name, as in the device API's ErrorReason")
+    message: str = Field(description="for a person")
+
+
+class CheckAnswer(_Answer):
+    """One check of a process."""
+
+    ok: bool
+    detail: str
+    critical: bool
+
+
+class HealthAnswer(_Answer):
+    """Whether the process can serve."""
+
+    ready: bool
+    checks: dict[str, CheckAnswer]
+
+
+class TaskSummary(_Answer):
+    """A task in a list."""
+
+    task: str
+    phase: str | None = Field(description="phase of the latest round; null before the first")
+    published_rounds: int = Field(ge=0)
+    num_rounds: int = Field(ge=1, description="rounds after which the task is finished")
+    model_version: int = Field(ge=1, description="current version")
+
+
+class ModelInfo(_Answer):
+    """One published model version."""
+
+    version: int = Field(ge=1)
+    parent: int | None = Field(description="version it was trained from; null: the initial model")
+    round_number: int | None = Field(description="round that made it; null: the initial model")
+    sha256: str
+    size_bytes: int = Field(ge=1)
+    dim: int = Field(ge=1, description="elements of an update")
+    created_at_ms: int = Field(ge=0)
+    metrics: dict[str, float] = Field(description="held-out evaluation")
+
+
+class TaskStatus(TaskSummary):
+    """A task with its latest round."""
+
+    round_number: int | None = Field(description="latest round; null before the first")
+    cohort_size: int = Field(ge=0, description="devices selected for the round")
+    accepted: int = Field(ge=0, description="contributions so far")
+    waiting: int = Field(ge=0, description="devices that offer themselves for selection")
+    model: ModelInfo
+
+
+class RoundSummary(_Answer):
+    """One finished round."""
+
+    number: int = Field(ge=1)
+    decision: str = Field(description="published or abandoned")
+    reason: str = Field(description="why it was abandoned; empty otherwise")
+    base_version: int = Field(ge=1)
+    model_version: int | None = Field(description="version published; null: none")
+    cohort_size: int = Field(ge=0)
+    accepted: int = Field(ge=0, description="contributions")
+    rejected: int = Field(ge=0, description="updates refused")
+    excluded: int = Field(ge=0, description="contributions the rule gave no weight")
+    started_at_ms: int = Field(ge=0)
+    finished_at_ms: int = Field(ge=0)
+    bytes_up: int = Field(ge=0, description="payload bytes of the contributions")
+    traceparent: str = Field(description="W3C trace of the round; empty: not traced")
+    metrics: dict[str, float]
+
+
+class AdminBackend(Protocol):
+    """What the admin API asks of the server; refusals are raised as `ServiceError`.
+
+    A task that is not configured raises `UnknownTask`, a version that was never published
+    `UnknownModelVersion`.
+    """
+
+    async def list_tasks(self) -> list[TaskSummary]:
+        """Every task, in the order of the configuration."""
+        ...
+
+    async def task_status(self, task: str) -> TaskStatus:
+        """One task and its latest round."""
+        ...
+
+    async def finished_rounds(self, task: str, *, limit: int) -> list[RoundSummary]:
+        """The latest finished rounds, newest first, at most `limit`."""
+        ...
+
+    async def list_models(self, task: str) -> list[ModelInfo]:
+        """Every published version, newest first."""
+        ...
+
+    async def model(self, task: str, version: int) -> ModelInfo:
+        """One published version."""
+        ...
+
+    async def rollback(self, task: str, version: int) -> ModelInfo:
+        """Make an earlier version current and return it; repeating it changes nothing."""
+        ...

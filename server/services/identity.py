@@ -1,0 +1,57 @@
+"""Who is calling: the certificate's word against the request's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from server.errors import DeviceIdMismatch, UnauthenticatedDevice
+
+if TYPE_CHECKING:  # generic in the stubs only
+    Context = grpc.aio.ServicerContext[Any, Any]
+else:
+    Context = grpc.aio.ServicerContext
+
+
+class PeerIdentity:
+    """Compares the device id of a request with the one the peer proved.
+
+    Args:
+        required: True where the transport is mutual TLS. False believes every device by its word,
+            as `tls.insecure` says.
+    """
+
+    def __init__(self, *, required: bool) -> None:
+        self._required = required
+
+    def check(self, context: Context, device_id: str) -> None:
+        """Refuse a request in another device's name.
+
+        Raises:
+            UnauthenticatedDevice: if the peer showed no certificate with a common name.
+            DeviceIdMismatch: if it names another device.
+        """
+        if not self._required:
+            return
+        proved = self._common_name(context)
+        if proved != device_id:
+            msg = f"the certificate is of {proved}, the request says {device_id}"
+            raise DeviceIdMismatch(msg)
+
+    def check_any(self, context: Context) -> None:
+        """Refuse a peer without a certificate.
+
+        Raises:
+            UnauthenticatedDevice: if the peer showed no certificate with a common name.
+        """
+        if self._required:
+            self._common_name(context)
+
+    @staticmethod
+    def _common_name(context: Context) -> str:
+        names = context.auth_context().get("x509_common_name") or ()
+        for name in names:
+            return name.decode("utf-8", "replace")
+        msg = "the peer showed no client certificate"
+        raise UnauthenticatedDevice(msg)

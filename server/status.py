@@ -1,0 +1,67 @@
+"""The one table from errors to gRPC statuses and wire reasons.
+
+A status says what the peer should do next (never retry, fix its state first, back off); the reason
+says what happened. Unknown exceptions become INTERNAL with no detail: nothing of the server leaks.
+"""
+
+from typing import Final
+
+import grpc
+
+from protos.fedagg.v1 import errors_pb2
+from server import errors
+from server.errors import ServiceError
+
+ERROR_METADATA_KEY: Final = "fedagg-error-bin"
+MAX_MESSAGE_CHARS: Final = 1000
+
+STATUS: Final[dict[type[errors.ServiceError], grpc.StatusCode]] = {
+    errors.MalformedRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.MalformedUpdate: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NonCanonicalUpdate: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.WrongShape: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.WrongDtype: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NonFiniteUpdate: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UpdateTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.TruncatedStream: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.DigestMismatch: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.OffsetOutOfRange: grpc.StatusCode.OUT_OF_RANGE,
+    errors.InvalidCsr: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownTask: grpc.StatusCode.NOT_FOUND,
+    errors.UnknownRound: grpc.StatusCode.NOT_FOUND,
+    errors.UnknownModelVersion: grpc.StatusCode.NOT_FOUND,
+    errors.RoundClosed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.DeviceNotSelected: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.WrongModelVersion: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.TaskFinished: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SubmissionConflict: grpc.StatusCode.ALREADY_EXISTS,
+    errors.AlreadyContributed: grpc.StatusCode.ALREADY_EXISTS,
+    errors.UnauthenticatedDevice: grpc.StatusCode.UNAUTHENTICATED,
+    errors.DeviceIdMismatch: grpc.StatusCode.PERMISSION_DENIED,
+    errors.EnrollmentTokenInvalid: grpc.StatusCode.PERMISSION_DENIED,
+    errors.EnrollmentTokenUsed: grpc.StatusCode.PERMISSION_DENIED,
+    errors.EnrollmentDisabled: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+def status_code(error: ServiceError) -> grpc.StatusCode:
+    """Status to answer `error` with; a private subclass is answered as its nearest ancestor."""
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def error_detail(error: ServiceError) -> errors_pb2.ErrorDetail:
+    """Wire form of `error`, the same in a trailer and inside a batch."""
+    return errors_pb2.ErrorDetail(
+        reason=errors_pb2.ErrorReason.Value(error.reason),
+        message=error.message[:MAX_MESSAGE_CHARS],
+        retry_after_ms=error.retry_after_ms,
+    )
+
+
+def internal_error_detail() -> errors_pb2.ErrorDetail:
+    """What a peer learns of a defect: that there was one."""
+    return errors_pb2.ErrorDetail(
+        reason=errors_pb2.ErrorReason.INTERNAL_ERROR, message="internal error"
+    )

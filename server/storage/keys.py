@@ -1,0 +1,61 @@
+"""Every Redis key, what it holds and who writes it.
+
+All keys of one task share the hash tag `{task}`, so that they lie in one slot of a cluster and a
+script may touch them together. Scripts receive the task's prefix and append the names below.
+
+| key after `fedagg:{task}:` | type | holds | written by | lives |
+|---|---|---|---|---|
+| `task` | hash | `current`, `latest` model version; `published` rounds; `num_rounds` | create_task, finish, rollback | for ever |
+| `models` | hash | version -> ModelVersion as JSON | create_task, finish | for ever |
+| `lease` | hash | `owner`, `fence`, `expires_ms` of the leader | lease | for ever |
+| `round` | hash | `number`, `version`, `phase`, `base`, `goal`, `deadline`, `accepted`, `state` (Round as JSON) of the newest round | commit, open_cohort, finish; `accepted` by admit | for ever |
+| `waiting` | zset | device -> when its offer lapses (ms) | check_in; taken out by open_cohort | for ever |
+| `offers` | hash | device -> its newest check-in id | check_in; taken out by open_cohort | for ever |
+| `devices` | hash | device -> `last round:rounds selected for` | open_cohort | for ever |
+| `cohort:<n>` | hash | device -> check-in id it was selected by | open_cohort | retention after the end |
+| `submissions:<n>` | hash | device -> admitted submission (the receipt) | admit | retention after the end |
+| `payloads:<n>` | hash | device -> payload, where small | admit | until the end |
+| `rejected:<n>` | set | devices of the cohort with a refused update | reject | retention after the end |
+| `finished` | list | FinishedRound as JSON, oldest first, the last 10,000 | finish | for ever |
+| `outbox` | hash | round -> FinishedRound not yet in the audit log | finish; taken out by mark_audited | until audited |
+| `events` | channel | a message after every change of phase, reached goal or rollback | commit, open_cohort, finish, admit, rollback | - |
+| `enrolled:<token>` | hash | `csr`, `chain` issued for a one-time token | remember_enrollment | until the token expires |
+
+In which state: `waiting` and `offers` grow in any phase; `cohort:<n>` appears with COLLECTING;
+`submissions:<n>`, `payloads:<n>` and `accepted` change in COLLECTING only, so the contributions are
+fixed by the very commit that leaves it.
+"""
+
+import hashlib
+
+
+def task_prefix(task: str) -> str:
+    """Prefix of all keys of `task`."""
+    return f"fedagg:{{{task}}}:"
+
+
+def events_channel(task: str) -> str:
+    """Pub/sub channel that announces the task's changes."""
+    return task_prefix(task) + "events"
+
+
+def payload_blob(
+    task: str, round_number: int, *, device_id: str, submission_id: str, digest: bytes
+) -> str:
+    """Blob key of one streamed payload.
+
+    The device is part of it, so that no device can name another's payload; hashed, because device
+    ids allow more than keys do.
+    """
+    device = hashlib.sha256(device_id.encode()).hexdigest()[:32]
+    return f"{payloads_prefix(task, round_number)}{device}/{submission_id}-{digest.hex()}"
+
+
+def payloads_prefix(task: str, round_number: int) -> str:
+    """Folder of all payloads of a round."""
+    return f"updates/{task}/{round_number:08d}/"
+
+
+def model_blob(task: str, sha256: str) -> str:
+    """Blob key of a model file, named by its content."""
+    return f"models/{task}/{sha256}.safetensors"

@@ -1,0 +1,72 @@
+"""How values of the domain are written in Redis, and read back.
+
+JSON for what people may look at; a bar-separated line for submissions, which a script takes apart.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from server.round.state import AbandonReason, CandidateModel, Phase, Round
+from server.storage.ports import Contribution, FinishedRound, ModelVersion, Submission
+
+
+def dump_round(round_: Round) -> str:
+    tree = dataclasses.asdict(round_)
+    tree["phase"] = round_.phase.value
+    tree["reason"] = round_.reason.value if round_.reason else None
+    return _dump(tree)
+
+
+def load_round(text: bytes) -> Round:
+    tree: dict[str, Any] = json.loads(text)
+    tree["phase"] = Phase(tree["phase"])
+    tree["reason"] = AbandonReason(tree["reason"]) if tree["reason"] else None
+    tree["candidate"] = CandidateModel(**tree["candidate"]) if tree["candidate"] else None
+    return Round(**tree)
+
+
+def dump_model(model: ModelVersion) -> str:
+    return _dump(dataclasses.asdict(model))
+
+
+def load_model(text: bytes) -> ModelVersion:
+    return ModelVersion(**json.loads(text))
+
+
+def dump_finished(record: FinishedRound) -> str:
+    return _dump(dataclasses.asdict(record))
+
+
+def load_finished(text: bytes) -> FinishedRound:
+    tree = json.loads(text)
+    tree["cohort"] = tuple(tree["cohort"])
+    tree["contributors"] = tuple(tree["contributors"])
+    return FinishedRound(**tree)
+
+
+def dump_facts(submission: Submission) -> str:
+    """The part of a stored submission between its digest and its time."""
+    inline = int(submission.inline_payload is not None)
+    before = "" if submission.loss_before is None else repr(submission.loss_before)
+    after = "" if submission.loss_after is None else repr(submission.loss_after)
+    return f"{submission.num_samples}|{submission.payload_bytes}|{inline}|{before}|{after}"
+
+
+def load_contribution(device: bytes, line: bytes) -> Contribution:
+    submission_id, digest, samples, size, inline, before, after, at = line.decode().split("|")
+    return Contribution(
+        device_id=device.decode(),
+        submission_id=submission_id,
+        digest=bytes.fromhex(digest),
+        num_samples=int(samples),
+        payload_bytes=int(size),
+        inline=inline == "1",
+        loss_before=float(before) if before else None,
+        loss_after=float(after) if after else None,
+        accepted_at_ms=int(at),
+    )
+
+
+def _dump(tree: dict[str, Any]) -> str:
+    return json.dumps(tree, separators=(",", ":"), sort_keys=True)

@@ -1,0 +1,296 @@
+"""The round store on Redis (6.2 or newer) or Valkey.
+
+Every method is one command or one script: atomic, and safe to send again when its answer was lost.
+Needs nothing newer than EVAL; no transaction spans two round trips. `server/storage/keys.py` lists
+the keys and their writers.
+"""
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+from server.errors import UnknownModelVersion, UnknownTask
+from server.round.selection import Candidate
+from server.round.state import Phase, Round
+from server.storage import records
+from server.storage.keys import task_prefix
+from server.storage.ports import (
+    Admission,
+    AdmissionVerdict,
+    CheckInAnswer,
+    CheckInVerdict,
+    CommitResult,
+    Contribution,
+    FinishedRound,
+    Lease,
+    ModelVersion,
+    Snapshot,
+    Submission,
+)
+from server.storage.redis_client import Argument, RedisClient, Reply
+
+_COMMIT_RESULTS: Final = {
+    0: CommitResult.COMMITTED,
+    1: CommitResult.STALE,
+    2: CommitResult.FENCED,
+    3: CommitResult.BASE_CHANGED,
+}
+
+
+class RedisRoundStore:
+    """`RoundStore` over one `RedisClient`.
+
+    Args:
+        client: shared with whoever else talks to the same Redis.
+        receipt_retention_s: how long the receipts of a finished round still answer retries.
+    """
+
+    def __init__(self, client: RedisClient, *, receipt_retention_s: int = 7 * 86_400) -> None:
+        self._client = client
+        self._retention_s = receipt_retention_s
+
+    async def ping(self) -> None:
+        """Raise `StoreUnavailable` unless the store answers."""
+        await self._client.command("PING")
+
+    async def create_task(self, task: str, *, model: ModelVersion, num_rounds: int) -> None:
+        """Make the task exist with `model` as version 1; keep what is there already."""
+        await self._script("create_task", task, records.dump_model(model), num_rounds)
+
+    async def snapshot(self, task: str) -> Snapshot:
+        """Read clock, round and counters at one instant.
+
+        Raises:
+            UnknownTask: if the task was never created.
+        """
+        now, current, latest, published, state, accepted, waiting = _rows(
+            await self._script("snapshot", task)
+        )
+        if current is None:
+            msg = f"no task named {task}"
+            raise UnknownTask(msg)
+        return Snapshot(
+            now_ms=_int(now),
+            round=records.load_round(_bytes(state)) if state else None,
+            accepted=_int(accepted or 0),
+            waiting=_int(waiting),
+            current_version=_int(current),
+            latest_version=_int(latest),
+            published_rounds=_int(published),
+        )
+
+    async def acquire_lease(self, task: str, *, owner: str, ttl_ms: int) -> Lease | None:
+        """Take or prolong the lease; None while somebody else holds it."""
+        fence = _int(await self._script("lease", task, owner, ttl_ms))
+        return Lease(owner=owner, fence=fence) if fence else None
+
+    async def release_lease(self, task: str, lease: Lease) -> None:
+        """Give the lease back, so that the next leader need not wait for its end."""
+        await self._script("release_lease", task, lease.fence)
+
+    async def commit(self, round_: Round, *, lease: Lease) -> CommitResult:
+        """Store `round_` if what is stored is the version before it and `lease` is the newest."""
+        return await self._commit("commit", round_, lease)
+
+    async def open_cohort(
+        self, round_: Round, *, cohort: Sequence[str], lease: Lease
+    ) -> CommitResult:
+        """Commit, and in the same step make `cohort` the devices that may submit."""
+        return await self._commit("open_cohort", round_, lease, *cohort)
+
+    async def finish(
+        self, round_: Round, *, record: FinishedRound, model: ModelVersion | None, lease: Lease
+    ) -> CommitResult:
+        """Commit a terminal phase; publish `model` and keep the record.
+
+        Returns BASE_CHANGED, changing nothing, where a model is given and the round's base is no
+        longer the task's current version.
+        """
+        version = model.version if model else 0
+        body = records.dump_model(model) if model else ""
+        tail = (records.dump_finished(record), self._retention_s, version, body)
+        return await self._commit("finish", round_, lease, *tail)
+
+    async def candidates(self, task: str) -> tuple[Candidate, ...]:
+        """Devices whose offer stands, with what is known of their participation."""
+        rows = _rows(await self._script("candidates", task))
+        return tuple(
+            _candidate(_bytes(rows[i]), _bytes(rows[i + 1]), _bytes(rows[i + 2]))
+            for i in range(0, len(rows), 3)
+        )
+
+    async def cohort(self, task: str, round_number: int) -> tuple[str, ...]:
+        """Devices selected for a round, sorted."""
+        rows = _rows(await self._client.command("HKEYS", self._of(task, "cohort", round_number)))
+        return tuple(sorted(_bytes(row).decode() for row in rows))
+
+    async def check_in(
+        self, task: str, *, device_id: str, check_in_id: str, ttl_ms: int, wanted: int
+    ) -> CheckInAnswer:
+        """Register an offer, or tell the selection that it led to.
+
+        `wanted` is the cohort size whose completion is news for the driver.
+        """
+        rows = _rows(await self._script("check_in", task, device_id, check_in_id, ttl_ms, wanted))
+        verdict = CheckInVerdict(_int(rows[0]))
+        traceparent = ""
+        if verdict is CheckInVerdict.ASSIGNED:
+            traceparent = records.load_round(_bytes(rows[4])).traceparent
+        return CheckInAnswer(
+            verdict=verdict,
+            round_number=_int(rows[1]),
+            ttl_ms=_int(rows[2]),
+            base_version=_int(rows[3] or 0),
+            traceparent=traceparent,
+        )
+
+    async def admit(self, submissions: Sequence[Submission]) -> list[Admission]:
+        """Admit updates of one task, each at most once.
+
+        Durable when it returns, as far as the store's settings reach. The verdicts come in order;
+        two submissions of one device in one call are judged one after the other.
+        """
+        return await self._judge("admit", submissions)
+
+    async def probe(self, submission: Submission) -> Admission:
+        """The verdict `admit` would give now, storing nothing."""
+        return (await self._judge("probe", [submission]))[0]
+
+    async def note_rejection(self, task: str, round_number: int, device_id: str) -> None:
+        """Count the device among those whose update was refused in this round, once."""
+        await self._script("reject", task, round_number, device_id)
+
+    async def contributions(self, task: str, round_number: int) -> tuple[Contribution, ...]:
+        """What was admitted, sorted by device: the order does not tell who was first."""
+        key = self._of(task, "submissions", round_number)
+        rows = _rows(await self._client.command("HGETALL", key))
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        found = (records.load_contribution(_bytes(k), _bytes(v)) for k, v in pairs)
+        return tuple(sorted(found, key=lambda contribution: contribution.device_id))
+
+    async def inline_payloads(
+        self, task: str, round_number: int, device_ids: Sequence[str]
+    ) -> list[bytes]:
+        """Payloads kept in Redis, in the order asked."""
+        key = self._of(task, "payloads", round_number)
+        rows = _rows(await self._client.command("HMGET", key, *device_ids)) if device_ids else []
+        return [_bytes(row) for row in rows]
+
+    async def rejections(self, task: str, round_number: int) -> int:
+        """Devices with a refused update in this round."""
+        return _int(await self._client.command("SCARD", self._of(task, "rejected", round_number)))
+
+    async def model(self, task: str, version: int) -> ModelVersion:
+        """Metadata of one version.
+
+        Raises:
+            UnknownModelVersion: if the task has no such version.
+        """
+        row = await self._client.command("HGET", task_prefix(task) + "models", version)
+        if row is None:
+            raise _unknown_version(task, version)
+        return records.load_model(_bytes(row))
+
+    async def models(self, task: str) -> tuple[ModelVersion, ...]:
+        """All versions, oldest first."""
+        rows = _rows(await self._client.command("HVALS", task_prefix(task) + "models"))
+        found = [records.load_model(_bytes(row)) for row in rows]
+        return tuple(sorted(found, key=lambda model: model.version))
+
+    async def rollback(self, task: str, version: int) -> ModelVersion:
+        """Make an earlier version current; a round that trains from another one is abandoned.
+
+        Raises:
+            UnknownModelVersion: if the task has no such version.
+        """
+        row = await self._script("rollback", task, version)
+        if row is None:
+            raise _unknown_version(task, version)
+        return records.load_model(_bytes(row))
+
+    async def finished_rounds(self, task: str, *, limit: int) -> tuple[FinishedRound, ...]:
+        """The newest `limit` finished rounds, oldest first."""
+        key = task_prefix(task) + "finished"
+        rows = _rows(await self._client.command("LRANGE", key, -limit, -1))
+        return tuple(records.load_finished(_bytes(row)) for row in rows)
+
+    async def unaudited(self, task: str) -> tuple[FinishedRound, ...]:
+        """Finished rounds that no audit log has yet, oldest first."""
+        rows = _rows(await self._client.command("HVALS", task_prefix(task) + "outbox"))
+        found = [records.load_finished(_bytes(row)) for row in rows]
+        return tuple(sorted(found, key=lambda record: record.number))
+
+    async def mark_audited(self, task: str, round_number: int) -> None:
+        """Tell that the round's audit line is on disk."""
+        await self._client.command("HDEL", task_prefix(task) + "outbox", round_number)
+
+    async def remember_enrollment(
+        self, token_id: str, *, csr_sha256: str, chain_pem: bytes, ttl_s: int
+    ) -> tuple[str, bytes]:
+        """Bind a one-time token to a request; returns what the first caller bound it to."""
+        key = f"fedagg:enrolled:{token_id}"
+        rows = _rows(
+            await self._client.script("remember_enrollment", key, csr_sha256, chain_pem, ttl_s)
+        )
+        return _bytes(rows[0]).decode(), _bytes(rows[1])
+
+    async def _judge(self, mode: str, submissions: Sequence[Submission]) -> list[Admission]:
+        args: list[Argument] = [mode]
+        for s in submissions:
+            payload = s.inline_payload or b""
+            args += (s.round_number, s.device_id, s.submission_id, s.digest.hex())
+            args += (s.model_version, records.dump_facts(s), payload if mode == "admit" else b"")
+        rows = _rows(await self._script("admit", submissions[0].task, *args))
+        return [
+            Admission(verdict=AdmissionVerdict(_int(rows[i])), accepted_at_ms=_int(rows[i + 1]))
+            for i in range(0, len(rows), 2)
+        ]
+
+    async def _commit(
+        self, script: str, round_: Round, lease: Lease, *tail: Argument
+    ) -> CommitResult:
+        code = await self._script(
+            script,
+            round_.task,
+            lease.fence,
+            round_.number,
+            round_.version - 1,
+            round_.phase.value,
+            round_.base_version,
+            round_.reporting_goal,
+            round_.deadline_ms if round_.phase is Phase.COLLECTING else 0,
+            records.dump_round(round_),
+            *tail,
+        )
+        return _COMMIT_RESULTS[_int(code)]
+
+    async def _script(self, name: str, task: str, *args: Argument) -> Reply:
+        return await self._client.script(name, task_prefix(task), *args)
+
+    def _of(self, task: str, name: str, round_number: int) -> str:
+        return f"{task_prefix(task)}{name}:{round_number}"
+
+
+def _candidate(device: bytes, lapses: bytes, known: bytes) -> Candidate:
+    last, _, count = known.decode().partition(":")
+    return Candidate(
+        device_id=device.decode(),
+        waiting_since_ms=int(float(lapses)),
+        last_round=int(last) if last else None,
+        participations=int(count or 0),
+    )
+
+
+def _unknown_version(task: str, version: int) -> UnknownModelVersion:
+    return UnknownModelVersion(f"task {task} has no model version {version}")
+
+
+def _int(reply: Reply) -> int:
+    return int(cast("bytes | int", reply))
+
+
+def _bytes(reply: Reply) -> bytes:
+    return cast("bytes", reply)
+
+
+def _rows(reply: Reply) -> list[Reply]:
+    return cast("list[Reply]", reply)

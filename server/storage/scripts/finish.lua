@@ -1,0 +1,25 @@
+-- KEYS[1] prefix. ARGV: the transition, then record JSON, retention in s, model version ('0': none)
+-- and model JSON. The round's end, its record and, where there is one, the new current
+-- model are one step. Returns 3 where the base is no longer the current version.
+local prefix, number, base = KEYS[1], ARGV[2], ARGV[5]
+local record, retention, version, model = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local task = prefix .. 'task'
+if version ~= '0' then
+  if redis.call('HGET', task, 'current') ~= base then return 3 end
+  if tonumber(redis.call('HGET', task, 'latest')) + 1 ~= tonumber(version) then return 1 end
+end
+local code = transition(prefix)
+if code ~= 0 then return code end
+if version ~= '0' then
+  redis.call('HSET', prefix .. 'models', version, model)
+  redis.call('HSET', task, 'current', version, 'latest', version)
+  redis.call('HINCRBY', task, 'published', 1)
+end
+redis.call('RPUSH', prefix .. 'finished', record)
+redis.call('LTRIM', prefix .. 'finished', -10000, -1)
+redis.call('HSET', prefix .. 'outbox', number, record)
+redis.call('UNLINK', prefix .. 'payloads:' .. number)
+for _, name in ipairs({'cohort:', 'submissions:', 'rejected:'}) do
+  redis.call('EXPIRE', prefix .. name .. number, retention)
+end
+return 0

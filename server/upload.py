@@ -1,0 +1,110 @@
+"""Decoding and storing of updates, away from the event loop.
+
+`check_inline` and `UploadSink` apply the same checks to a payload in one piece and to one that
+arrives in chunks: length, digest, codec's canonical form, dimension, dtype and finiteness.
+"""
+
+from collections.abc import Iterable
+
+import xxhash
+
+from compression import codec
+from server import errors
+from server.errors import DigestMismatch, InvalidInput, TruncatedStream, UpdateTooLarge
+from server.storage.blobs import PartWriter
+from server.storage.ports import Submission
+
+_REFUSALS: dict[type[codec.CodecError], type[InvalidInput]] = {
+    codec.MalformedUpdateError: errors.MalformedUpdate,
+    codec.NonCanonicalUpdateError: errors.NonCanonicalUpdate,
+    codec.WrongShapeError: errors.WrongShape,
+    codec.WrongDtypeError: errors.WrongDtype,
+    codec.NonFiniteUpdateError: errors.NonFiniteUpdate,
+}
+
+
+def check_inline(submission: Submission, *, dim: int) -> None:
+    """Check a payload that came in one message.
+
+    Raises:
+        InvalidInput: the subclass that says what is wrong.
+    """
+    payload = submission.inline_payload or b""
+    _check_length(len(payload), submission.payload_bytes)
+    _check_digest(xxhash.xxh3_128_digest(payload), submission.digest)
+    try:
+        codec.decode(payload, dim=dim)
+    except codec.CodecError as error:
+        raise _refusal(error) from error
+
+
+class UploadSink:
+    """Checks and stores a payload chunk by chunk; holds no more than one chunk.
+
+    Blocking: for a worker thread, one call at a time. Nothing is visible in the store before
+    `commit`, and `commit` refuses unless the whole payload is right.
+
+    Args:
+        submission: what the header declared.
+        dim: dimension of the task's model.
+        writer: where the bytes go.
+    """
+
+    def __init__(self, submission: Submission, *, dim: int, writer: PartWriter) -> None:
+        self._submission = submission
+        self._writer = writer
+        self._hash = xxhash.xxh3_128()
+        self._validator = codec.DenseValidator(dim=dim)
+        self._received = 0
+
+    def feed(self, chunks: Iterable[bytes | memoryview]) -> None:
+        """Take the next bytes.
+
+        Raises:
+            InvalidInput: as soon as a chunk is wrong.
+            StoreUnavailable: if the store cannot take them.
+        """
+        for chunk in chunks:
+            self._received += len(chunk)
+            if self._received > self._submission.payload_bytes:
+                msg = f"more than the declared {self._submission.payload_bytes} bytes arrived"
+                raise UpdateTooLarge(msg)
+            try:
+                self._validator.feed(chunk)
+            except codec.CodecError as error:
+                raise _refusal(error) from error
+            self._hash.update(chunk)
+            self._writer.write(chunk)
+
+    def commit(self) -> None:
+        """Check the whole and make it durable under its key."""
+        _check_length(self._received, self._submission.payload_bytes)
+        _check_digest(self._hash.digest(), self._submission.digest)
+        try:
+            self._validator.finish()
+        except codec.CodecError as error:
+            raise _refusal(error) from error
+        self._writer.commit()
+
+    def abort(self, *, keep: bool) -> None:
+        """Give up; with `keep`, what was received waits for a resumed upload."""
+        self._writer.abort(keep=keep)
+
+
+def _check_length(received: int, declared: int) -> None:
+    if received < declared:
+        msg = f"{received} of the declared {declared} bytes arrived"
+        raise TruncatedStream(msg)
+    if received > declared:
+        msg = f"{received} bytes arrived, {declared} were declared"
+        raise UpdateTooLarge(msg)
+
+
+def _check_digest(actual: bytes, declared: bytes) -> None:
+    if actual != declared:
+        msg = f"the payload hashes to {actual.hex()}, {declared.hex()} was declared"
+        raise DigestMismatch(msg)
+
+
+def _refusal(error: codec.CodecError) -> InvalidInput:
+    return _REFUSALS.get(type(error), errors.MalformedUpdate)(str(error))

@@ -1,0 +1,1 @@
+"""Simulated populations: data sets, data splits, models, attackers and fleets of devices."""

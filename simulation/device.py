@@ -1,0 +1,167 @@
+"""One simulated device: a real client with a shard of a data set, honest or malicious."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from client import (
+    Assignment,
+    ClientConfig,
+    ClientEvent,
+    ClientHooks,
+    EventKind,
+    FedaggError,
+    MobileClient,
+    RefusedError,
+    RetryPolicy,
+    RoundOutcome,
+    TlsFiles,
+)
+from client.torch_trainer import TorchTrainer
+from simulation.attacks import Vector
+from simulation.device_fleet import DeviceSpec
+from simulation.event_log import EventLog
+from simulation.models import build_model
+from simulation.scenarios import local_data, poisoned, trainer_seed
+
+# A simulated device is mains-powered and in no hurry to save its radio: it looks again for a
+# restarting server every second or two, and never gives up within a round.
+_RETRY: Final = RetryPolicy(initial_s=0.1, max_s=2.0, max_attempts=1_000, total_s=600.0)
+
+
+def run_all(specs: Sequence[DeviceSpec]) -> None:
+    """Run devices side by side until their task is finished or SIGTERM arrives.
+
+    Exits with status 1 if a server can never accept one of them.
+    """
+    # More processes than cores: a thread pool per process would only be in the way.
+    torch.set_num_threads(1)
+    if not all(asyncio.run(_run_until_terminated(specs))):
+        sys.exit(1)
+
+
+async def run_device(spec: DeviceSpec) -> bool:
+    """Run one device until its task is finished; cancelling it stops it in order.
+
+    Returns:
+        False if the server can never accept the device; its log says why.
+
+    Raises:
+        DatasetError, PartitionError: if it has no data.
+    """
+    with EventLog(spec.log_path, spec.device_id) as log:
+        recorder = _Recorder(log)
+        async with MobileClient(
+            _client_config(spec), _trainer(spec), hooks=_hooks(spec, recorder)
+        ) as client:
+            try:
+                await client.run(spec.max_rounds)
+            except asyncio.CancelledError:
+                recorder.end("stopped")
+                raise
+            except FedaggError as error:
+                log.write("failed", error=str(error))
+                return False
+        recorder.end("finished")
+        return True
+
+
+async def _run_until_terminated(specs: Sequence[DeviceSpec]) -> list[bool]:
+    devices = asyncio.gather(*(run_device(spec) for spec in specs))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, devices.cancel)
+    try:
+        return await devices
+    except asyncio.CancelledError:
+        return []
+
+
+def _client_config(spec: DeviceSpec) -> ClientConfig:
+    tls = None
+    if spec.root_ca is not None:
+        tls = TlsFiles(
+            root_ca=spec.root_ca, certificate=spec.certificate, private_key=spec.private_key
+        )
+    return ClientConfig(
+        servers=spec.servers,
+        task=spec.task,
+        device_id=spec.device_id,
+        tls=tls,
+        insecure=tls is None,
+        retry=_RETRY,
+    )
+
+
+def _trainer(spec: DeviceSpec) -> TorchTrainer:
+    data = local_data(spec.scenario, spec.index, spec.data_dir)
+    return TorchTrainer(
+        build_model(spec.scenario.dataset),
+        torch.from_numpy(data.x),
+        torch.from_numpy(data.y),
+        seed=trainer_seed(spec.scenario, spec.index),
+    )
+
+
+def _hooks(spec: DeviceSpec, recorder: "_Recorder") -> ClientHooks:
+    def transform(update: Vector, assignment: Assignment) -> Vector:
+        return poisoned(spec.scenario, spec.index, assignment.round, update)
+
+    return ClientHooks(
+        update_transform=transform if spec.scenario.is_attacker(spec.index) else None,
+        on_event=recorder.record,
+    )
+
+
+class _Recorder:
+    """Turns the client's events into lines of the log, and adds the traffic up."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._accepted = 0
+        self._bytes_up = 0
+        self._bytes_down = 0
+
+    def record(self, event: ClientEvent) -> None:
+        match event:
+            case ClientEvent(kind=EventKind.ASSIGNED, assignment=Assignment() as assignment):
+                self._log.write(
+                    "checked_in", round=assignment.round, model_version=assignment.model_version
+                )
+            case ClientEvent(kind=EventKind.SUBMITTING, assignment=Assignment() as assignment):
+                self._log.write(
+                    "submitting", round=assignment.round, submission_id=event.submission_id
+                )
+            case ClientEvent(kind=EventKind.ACCEPTED, receipt=receipt) if receipt is not None:
+                self._accepted += 1
+                self._log.write(
+                    "acked",
+                    round=receipt.round,
+                    submission_id=receipt.submission_id,
+                    digest=receipt.payload_digest.hex(),
+                )
+            case ClientEvent(kind=EventKind.ENDED, outcome=RoundOutcome() as outcome):
+                self._bytes_up += outcome.bytes_up
+                self._bytes_down += outcome.bytes_down
+                if outcome.error is not None:
+                    self._refused(outcome, outcome.error)
+
+    def _refused(self, outcome: RoundOutcome, error: FedaggError) -> None:
+        self._log.write(
+            "refused",
+            outcome=outcome.outcome.value,
+            reason=error.reason.name if isinstance(error, RefusedError) else type(error).__name__,
+            round=outcome.round,
+            submission_id=outcome.submission_id,
+            detail=outcome.detail,
+        )
+
+    def end(self, event: str) -> None:
+        self._log.write(
+            event,
+            accepted=self._accepted,
+            bytes_up=self._bytes_up,
+            bytes_down=self._bytes_down,
+        )

@@ -1,0 +1,115 @@
+"""What a simulated device wrote down: the independent count of what a server acknowledged.
+
+One JSON object per line, one file per device. Every line has `event` and `device`; further
+fields by event:
+
+    checked_in   round, model_version
+    submitting   round, submission_id            the first byte leaves next
+    acked        round, submission_id, digest    hex of the payload digest in the receipt
+    refused      outcome, reason, round, submission_id, detail
+    finished     accepted, bytes_up, bytes_down  the task is finished
+    stopped      accepted, bytes_up, bytes_down  the device was told to end
+    failed       error                           the server can never accept the device
+
+`refused` also tells of a lost connection or a missed deadline: `outcome` says which. A line is
+one write to a file opened for appending, so a killed process leaves whole lines only, and a
+device that starts again continues its file. An acknowledged update is in the log whatever kills
+the process afterwards; an update with `submitting` but without `acked` may or may not count.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from simulation.errors import SimulationError
+
+Field = str | int | float | None
+
+
+class EventLog:
+    """Appends events to one device's file."""
+
+    def __init__(self, path: Path, device_id: str) -> None:
+        """Open the file, creating it where it is absent; its directory must exist."""
+        self._device_id = device_id
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def write(self, event: str, **fields: Field) -> None:
+        """Append one event; it survives the death of this process."""
+        line = json.dumps({"event": event, "device": self._device_id} | fields)
+        os.write(self._file, f"{line}\n".encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckedUpdate:
+    """One update a server promised to count, as the device holds the promise.
+
+    Attributes:
+        digest: payload digest, 32 lower-case hex digits.
+    """
+
+    device_id: str
+    round: int
+    submission_id: str
+    digest: str
+
+
+def read_events(paths: Iterable[Path]) -> Iterator[dict[str, Field]]:
+    """Read event logs, file by file, in the order written.
+
+    Raises:
+        SimulationError: if a line is no event.
+    """
+    for path in paths:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                message = f"{path}:{number} is no event: {line[:80]!r}"
+                raise SimulationError(message) from error
+            if not isinstance(event, dict) or "event" not in event:
+                message = f"{path}:{number} is no event: {line[:80]!r}"
+                raise SimulationError(message)
+            yield event
+
+
+def acked_updates(log_dir: Path) -> tuple[AckedUpdate, ...]:
+    """Collect every acknowledged update of the devices that log into a directory.
+
+    Returns:
+        One entry per `acked` line, ordered by round, device and submission; a repeated line is
+        repeated here.
+
+    Raises:
+        SimulationError: if a log is damaged.
+    """
+    acked = [
+        AckedUpdate(
+            device_id=str(event["device"]),
+            round=int(event["round"] or 0),
+            submission_id=str(event["submission_id"]),
+            digest=str(event["digest"]),
+        )
+        for event in read_events(sorted(log_dir.glob("*.jsonl")))
+        if event["event"] == "acked"
+    ]
+    return tuple(sorted(acked, key=lambda ack: (ack.round, ack.device_id, ack.submission_id)))

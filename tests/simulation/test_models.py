@@ -1,0 +1,120 @@
+"""The models: torch is the oracle of what numpy computes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from simulation.errors import ModelError
+from simulation.models import LAYER_SIZES, build_model, evaluate, initial_weights
+
+
+def random_samples(
+    num_samples: int, num_features: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    x = rng.random((num_samples, num_features), dtype=np.float32)
+    return x, rng.integers(0, 10, num_samples)
+
+
+@pytest.mark.parametrize("name", LAYER_SIZES)
+def test_numpy_scores_equal_those_of_torch(name: str) -> None:
+    weights = initial_weights(name, 7)
+    # More rows than one step takes, and not a multiple of it.
+    x, y = random_samples(4100, LAYER_SIZES[name][0], 1)
+    model = build_model(name).double()
+    model.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})
+    with torch.no_grad():
+        outputs = model(torch.tensor(x, dtype=torch.float64))
+    targets = torch.tensor(y)
+    ours = evaluate(weights, x, y)
+    # float32 sums of up to 784 terms against float64: relative error below 784 * 2^-24.
+    assert ours.loss == pytest.approx(
+        float(nn.functional.cross_entropy(outputs, targets)), rel=5e-5
+    )
+    assert ours.accuracy == pytest.approx(
+        float((outputs.argmax(1) == targets).double().mean()), abs=1 / 4100
+    )
+    assert ours.num_samples == 4100
+
+
+def test_weights_have_the_names_and_order_of_the_torch_module() -> None:
+    for name in LAYER_SIZES:
+        state = build_model(name).state_dict()
+        weights = initial_weights(name, 0)
+        assert list(weights) == list(state)
+        assert [w.shape for w in weights.values()] == [tuple(t.shape) for t in state.values()]
+        assert all(w.dtype == np.float32 for w in weights.values())
+
+
+def test_weights_fill_the_range_that_torch_draws_from() -> None:
+    weights = initial_weights("mnist", 3)
+    for name, fan_in in (("0.weight", 784), ("0.bias", 784), ("2.weight", 128), ("2.bias", 128)):
+        bound = fan_in**-0.5
+        assert np.abs(weights[name]).max() <= np.float32(bound)
+    # 100,352 uniform values: the largest misses the bound by about bound / 50,000, and their
+    # standard deviation is bound / sqrt(3) within 0.2 %.
+    first = weights["0.weight"]
+    assert np.abs(first).max() > 0.999 * 784**-0.5
+    assert first.std() == pytest.approx(784**-0.5 / 3**0.5, rel=0.01)
+
+
+def test_the_seed_alone_decides_the_weights() -> None:
+    first, again, other = (initial_weights("digits", seed)["0.weight"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_overflowing_models_score_as_bad_not_as_errors() -> None:
+    x, y = random_samples(20, 64, 0)
+    huge = {name: value * np.float32(1e30) for name, value in initial_weights("digits", 0).items()}
+    score = evaluate(huge, x, y)
+    assert score.accuracy == 0.0
+    assert score.loss == float("inf")
+
+
+def test_large_finite_outputs_keep_a_finite_loss() -> None:
+    weights = {"w": np.array([[1e4], [-1e4]], dtype=np.float32), "b": np.zeros(2, dtype=np.float32)}
+    x = np.ones((2, 1), dtype=np.float32)
+    score = evaluate(weights, x, np.array([0, 1]))
+    assert score.accuracy == 0.5
+    assert score.loss == pytest.approx((0 + 2e4) / 2)
+
+
+@pytest.mark.parametrize(
+    "drop", [["0.weight"], ["0.weight", "0.bias"], ["0.weight", "0.bias", "2.weight", "2.bias"]]
+)
+def test_what_is_no_model_is_refused(drop: list[str]) -> None:
+    x, y = random_samples(3, 64, 0)
+    weights = {
+        name: value for name, value in initial_weights("digits", 0).items() if name not in drop
+    }
+    weights |= {"extra": np.zeros((10, 3), np.float32)} if len(drop) == 1 else {}
+    with pytest.raises(ModelError):
+        evaluate(weights, x, y)
+
+
+def test_unknown_names_and_empty_samples_are_refused() -> None:
+    with pytest.raises(ModelError, match="no model for data set 'cifar'"):
+        initial_weights("cifar", 0)
+    with pytest.raises(ModelError, match="no model for data set 'cifar'"):
+        build_model("cifar")
+    with pytest.raises(ModelError, match="0 samples"):
+        evaluate(initial_weights("digits", 0), np.empty((0, 64), np.float32), np.empty(0, np.int64))
+
+
+@pytest.mark.slow
+def test_evaluating_loads_no_torch() -> None:
+    program = (
+        "import sys; from simulation.models import evaluate, initial_weights; "
+        "from simulation import datasets; d = datasets.load('digits'); "
+        "evaluate(initial_weights('digits', 0), d.x_test, d.y_test); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)

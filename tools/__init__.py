@@ -1,0 +1,1 @@
+"""Scripts for people who change the project; nothing here is installed."""
