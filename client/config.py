@@ -57,7 +57,8 @@ class ClientConfig:
         inline_max_bytes: payloads up to this size travel in one message, 0 to 1 MiB.
         max_model_bytes: larger models are refused before any memory is taken for them.
         deadline_margin_s: the round counts as over this much before its time to live is, for
-            the time the assignment was under way.
+            the time the assignment was under way; training is asked to stop once more as much
+            before that.
         progress_interval_s: while training, ask this often whether the round still waits; None:
             never ask.
         retry: backoff of every call.

@@ -129,7 +129,8 @@ class Participation:
 
     async def _run_trainer(self, model: ReceivedModel) -> TrainingResult:
         stop, round_closed = threading.Event(), asyncio.Event()
-        reserve_s = self._upload_s()
+        # Training has to end while the last step, the encoding and the upload still fit.
+        reserve_s = 2 * self._upload_s() + self._device.config.deadline_margin_s
 
         def should_stop() -> bool:
             return stop.is_set() or not self._deadline.leaves(reserve_s)

@@ -107,12 +107,6 @@ class Metrics:
     model_download_bytes_total: Annotated[
         Counter, MetricSpec("Model bytes sent to devices.", labels=("task",))
     ]
-    update_l2_norm: Annotated[
-        Histogram,
-        MetricSpec(
-            "L2 norm of each contribution before clipping.", labels=("task",), buckets=_NORM_BUCKETS
-        ),
-    ]
     updates_clipped_total: Annotated[
         Counter,
         MetricSpec("Contributions whose norm exceeded the clipping norm.", labels=("task",)),
@@ -172,12 +166,6 @@ class Metrics:
             "1 where a live process of this host drives the task's rounds.",
             labels=("task",),
             workers="livemax",
-        ),
-    ]
-    store_roundtrip_seconds: Annotated[
-        Histogram,
-        MetricSpec(
-            "Time of one call to the state store.", labels=("operation",), buckets=_STORE_BUCKETS
         ),
     ]
     enrollments_total: Annotated[

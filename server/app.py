@@ -88,7 +88,7 @@ async def build_server(
     )
     tasks = TaskDirectory([await _create_task(task, store, blobs) for task in config.tasks])
     notifier = Notifier(client.redis, tasks.names)
-    audit = AuditTrail(AuditLogger(config.audit_path), files)
+    audit = AuditTrail(AuditLogger(config.audit_path), files, metrics)
 
     def driver(info: TaskInfo) -> RoundDriver:
         task = info.config
@@ -139,9 +139,7 @@ async def build_server(
                 blobs=blobs,
                 workers=files,
                 observer=observation,
-                in_flight=config.limits.uploads_in_flight,
-                queued=config.limits.uploads_queued,
-                inline_max_bytes=config.limits.inline_max_bytes,
+                limits=config.limits,
             ),
             news=notifier,
             identity=PeerIdentity(required=config.tls.is_complete),
@@ -151,7 +149,7 @@ async def build_server(
     )
     token = config.admin.token
     admin = create_admin_app(
-        StoreBackend(store=store, tasks=tasks),
+        StoreBackend(store=store, tasks=tasks, on_rollback=observation.rolled_back),
         health,
         token=token.get_secret_value() if token else None,
     )

@@ -111,6 +111,9 @@ class LimitsConfig(_Section):
     uploads_in_flight: int = Field(
         default=8, ge=1, le=1024, description="chunked uploads read at the same time"
     )
+    upload_stall_s: float = Field(
+        default=20, ge=1, le=3600, description="a chunked upload silent for this long is ended"
+    )
     uploads_queued: int = Field(
         default=1024, ge=0, description="chunked uploads waiting beyond those; more: OVERLOADED"
     )
@@ -133,7 +136,9 @@ class AdminConfig(_Section):
     """The admin API under /api/v1."""
 
     token: SecretStr | None = Field(
-        default=None, description="bearer token; required where listen.http is not loopback"
+        default=None,
+        min_length=16,
+        description="bearer token; required where listen.http is not loopback",
     )
 
 

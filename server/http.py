@@ -25,7 +25,9 @@ class HttpServer:
 
     def __init__(self, app: ASGIApp, address: str) -> None:
         self._socket = _listen(address)
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            app, log_config=None, log_level="warning", access_log=False, lifespan="off"
+        )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
 

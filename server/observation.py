@@ -110,6 +110,11 @@ class Observation:
     def upload_ended(self) -> None:
         self.metrics.uploads_in_flight.dec()
 
+    def rolled_back(self, task: str, version: int) -> None:
+        self.metrics.rollbacks_total.labels(task=task).inc()
+        self.metrics.model_version.labels(task=task).set(version)
+        self.log.warning("rolled_back", task=task, model_version=version)
+
     def checked_in(self, task: str, outcome: str) -> None:
         self.metrics.check_ins_total.labels(task=task, outcome=outcome).inc()
 
@@ -123,15 +128,18 @@ class AuditTrail:
     Args:
         logger: the file.
         workers: threads that may wait for the disk.
+        metrics: counts the lines.
     """
 
-    def __init__(self, logger: AuditLogger, workers: Workers) -> None:
+    def __init__(self, logger: AuditLogger, workers: Workers, metrics: Metrics) -> None:
         self._logger = logger
         self._workers = workers
+        self._lines = metrics.audit_entries_total
 
     async def record(self, finished: FinishedRound) -> None:
         """Durable when it returns."""
-        await self._workers.run(self._logger.append, audit_entry(finished))
+        if await self._workers.run(self._logger.append, audit_entry(finished)):
+            self._lines.labels(task=finished.task).inc()
 
 
 def audit_entry(finished: FinishedRound) -> AuditEntry:

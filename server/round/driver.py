@@ -307,7 +307,9 @@ class RoundDriver:
         finished = await self._ports.store.unaudited(self._task.name)
         for record in finished:
             await self._ports.audit.record(record)
-            await self._ports.aggregation.purge(record.task, record.number)
+            # The round before, too: an upload may have broken off after its purge.
+            for number in {record.number, max(1, record.number - 1)}:
+                await self._ports.aggregation.purge(record.task, number)
             await self._ports.store.mark_audited(record.task, record.number)
         return bool(finished)
 

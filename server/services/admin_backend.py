@@ -1,16 +1,31 @@
 """The admin API's questions, answered from the round store."""
 
+from collections.abc import Callable
+
 from server.services.admin_models import ModelInfo, RoundSummary, TaskStatus, TaskSummary
 from server.storage.ports import FinishedRound, ModelVersion, RoundStore
 from server.tasks import TaskDirectory
 
 
 class StoreBackend:
-    """`AdminBackend` over the round store; any replica answers alike."""
+    """`AdminBackend` over the round store; any replica answers alike.
 
-    def __init__(self, *, store: RoundStore, tasks: TaskDirectory) -> None:
+    Args:
+        store: what is asked.
+        tasks: what is served.
+        on_rollback: told the task and the version that an operator made current.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: RoundStore,
+        tasks: TaskDirectory,
+        on_rollback: Callable[[str, int], None],
+    ) -> None:
         self._store = store
         self._tasks = tasks
+        self._on_rollback = on_rollback
 
     async def list_tasks(self) -> list[TaskSummary]:
         """Every task, in the order of the configuration."""
@@ -57,7 +72,9 @@ class StoreBackend:
     async def rollback(self, task: str, version: int) -> ModelInfo:
         """Make an earlier version current."""
         self._tasks[task]
-        return _model_info(await self._store.rollback(task, version))
+        model = await self._store.rollback(task, version)
+        self._on_rollback(task, version)
+        return _model_info(model)
 
 
 def _model_info(model: ModelVersion) -> ModelInfo:

@@ -18,7 +18,7 @@ from opentelemetry import trace
 from monitoring.logs import EventLogger
 from monitoring.rpc_meter import RpcMeter
 from monitoring.tracing import context_from_metadata
-from protos.fedagg.v1 import errors_pb2
+from protos.fedagg.v1 import enrollment_pb2, errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.errors import ServiceError
 from server.services.device_service import FederationService
@@ -27,7 +27,12 @@ from server.status import ERROR_METADATA_KEY, error_detail, internal_error_detai
 
 SERVICE: Final = "fedagg.v1.Federation"
 METHODS: Final = tuple(
-    f"/{SERVICE}/{method.name}" for method in pb.DESCRIPTOR.services_by_name["Federation"].methods
+    f"/{service.full_name}/{method.name}"
+    for service in (
+        pb.DESCRIPTOR.services_by_name["Federation"],
+        enrollment_pb2.DESCRIPTOR.services_by_name["Enrollment"],
+    )
+    for method in service.methods
 )
 
 if TYPE_CHECKING:  # generic in the stubs only

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from protos.fedagg.v1 import federation_pb2 as pb
 from server import errors
+from server.config import LimitsConfig
 from server.convert import check_size, receipt_of, submission_of, upload_part
 from server.errors import (
     InvalidInput,
@@ -77,10 +78,9 @@ class Submissions:
         blobs: keeps large payloads.
         workers: threads for decoding and file work.
         observer: metrics.
-        in_flight: chunked uploads read at once. The others are not read, so flow control holds
-            their bytes back at the devices and memory stays bounded.
-        queued: chunked uploads that may wait; further ones are told to come back.
-        inline_max_bytes: payloads up to this go into the round store.
+        limits: uploads in flight (the others are not read, so flow control holds their bytes back
+            at the devices and memory stays bounded), uploads queued (further ones are told to come
+            back), the stall after which an upload is ended, and the largest inline payload.
     """
 
     def __init__(  # noqa: PLR0913  # its collaborators and limits
@@ -91,19 +91,18 @@ class Submissions:
         blobs: BlobStore,
         workers: Workers,
         observer: SubmissionObserver,
-        in_flight: int,
-        queued: int,
-        inline_max_bytes: int,
+        limits: LimitsConfig,
     ) -> None:
         self._tasks = tasks
         self._store = store
         self._blobs = blobs
         self._workers = workers
         self._observer = observer
-        self._window = asyncio.Semaphore(in_flight)
-        self._capacity = in_flight + queued
+        self._window = asyncio.Semaphore(limits.uploads_in_flight)
+        self._capacity = limits.uploads_in_flight + limits.uploads_queued
         self._uploads = 0
-        self._inline_max_bytes = inline_max_bytes
+        self._stall_s = limits.upload_stall_s
+        self._inline_max_bytes = min(INLINE_LIMIT_BYTES, limits.inline_max_bytes)
 
     async def submit_inline(self, update: pb.InlineUpdate) -> pb.SubmissionReceipt:
         """Take one update that came in one message."""
@@ -155,7 +154,7 @@ class Submissions:
         self._observer.upload_started()
         try:
             async with self._window:
-                return await self._receive(messages, check_device)
+                return await self._receive(_unless_stalled(messages, self._stall_s), check_device)
         finally:
             self._uploads -= 1
             self._observer.upload_ended()
@@ -190,7 +189,7 @@ class Submissions:
     async def _check(self, submission: Submission) -> None:
         task = self._tasks[submission.task]
         size = len(submission.inline_payload or b"")
-        if size > min(INLINE_LIMIT_BYTES, self._inline_max_bytes):
+        if size > self._inline_max_bytes:
             msg = f"{size} bytes are too many for one message: use SubmitUpdate"
             raise UpdateTooLarge(msg)
         check_size(submission.payload_bytes, limit=task.max_update_bytes)
@@ -316,6 +315,20 @@ class Submissions:
             await self._store.note_rejection(
                 submission.task, submission.round_number, submission.device_id
             )
+
+
+async def _unless_stalled(messages: AsyncIterator[bytes], stall_s: float) -> AsyncIterator[bytes]:
+    """Pass messages on; a peer that falls silent must not hold a place in the window."""
+    while True:
+        try:
+            async with asyncio.timeout(stall_s):
+                message = await anext(messages)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            msg = f"nothing arrived for {stall_s:g} s"
+            raise Overloaded(msg, retry_after_ms=OVERLOAD_RETRY_MS) from error
+        yield message
 
 
 def status_query(request: pb.GetUploadStatusRequest) -> Submission:

@@ -111,7 +111,7 @@ class RedisClient:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.redis.aclose()
+        await self.redis.aclose(close_connection_pool=True)
 
     async def _load(self, name: str) -> str:
         text = (_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8")

@@ -107,7 +107,8 @@ class RedisRoundStore:
         """
         version = model.version if model else 0
         body = records.dump_model(model) if model else ""
-        tail = (records.dump_finished(record), self._retention_s, version, body)
+        count = len(record.contributors)
+        tail = (records.dump_finished(record), self._retention_s, version, body, count)
         return await self._commit("finish", round_, lease, *tail)
 
     async def candidates(self, task: str) -> tuple[Candidate, ...]:

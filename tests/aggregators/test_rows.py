@@ -43,7 +43,7 @@ def test_rows_may_be_memory_maps_and_strided_views(tmp_path: Path) -> None:
 def test_entries_that_are_not_finite_are_refused(bad: float) -> None:
     matrix = np.zeros((3, 10), dtype=np.float32)
     matrix[1, 7] = bad
-    with pytest.raises(AggregationError, match="rows must be finite: .* columns 0 to 9"):
+    with pytest.raises(AggregationError, match=r"rows must be finite: .* columns 0 to 9"):
         list(as_rows(matrix).blocks())
 
 

@@ -48,7 +48,11 @@ def test_only_the_back_off_block_is_retryable() -> None:
 
 
 def test_the_drawn_tree_is_the_real_one() -> None:
-    drawn = [line for line in inspect.getdoc(errors).splitlines() if "Error " in f"{line} "]
+    drawn = [
+        line
+        for line in inspect.cleandoc(errors.__doc__ or "").splitlines()
+        if "Error " in f"{line} "
+    ]
     names = [line.strip("│├└─ ").split()[0] for line in drawn if "─" in line]
     assert sorted(names) == sorted(
         cls.__name__ for cls in _below(FedaggError) if cls is not FedaggError

@@ -74,7 +74,7 @@ def test_the_same_seed_and_round_give_the_same_weights() -> None:
 
 
 def test_weights_come_back_in_the_order_received() -> None:
-    result = toy_trainer().train(dict(reversed(start().items())), PLAN, never)
+    result = toy_trainer().train(dict(reversed(list(start().items()))), PLAN, never)
     assert list(result.weights) == ["bias", "weight"]
 
 

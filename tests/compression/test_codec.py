@@ -156,6 +156,9 @@ def test_every_truncation_is_malformed() -> None:
 def test_excess_bytes_are_malformed(excess: int) -> None:
     payload = encode_dense(np.ones(3, dtype=np.float32))
     assert_refused(payload + bytes(excess), MalformedUpdateError)
+    for cut in range(len(payload) + excess):
+        verdict = verdict_of_validator(payload + bytes(excess), [cut], 3)
+        assert verdict == verdict_of_decode(payload + bytes(excess), 3)
 
 
 @pytest.mark.parametrize("bits", NOT_FINITE)

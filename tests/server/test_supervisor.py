@@ -308,15 +308,12 @@ signal.pause()
 LAUNCHER = textwrap.dedent("""
     import asyncio, sys
     from server.child_process import ProcessSpec
-    from server.supervisor import ProcessEventKind, Supervisor
+    from server.supervisor import Supervisor
 
-    def show(event):
-        if event.kind is ProcessEventKind.READY:
-            print(event.pid, flush=True)
-
-    command = (sys.executable, "-I", "-S", "-c", "import signal; signal.pause()")
+    announce = "import os, signal; os.write(1, b'%d\\\\n' % os.getpid()); signal.pause()"
+    command = (sys.executable, "-I", "-S", "-c", announce)
     specs = [ProcessSpec(name=name, command=command) for name in "ab"]
-    asyncio.run(Supervisor(specs, on_event=show).run())
+    asyncio.run(Supervisor(specs).run())
     print("stopped", flush=True)
 """)
 
@@ -330,11 +327,10 @@ def test_a_signal_to_the_launcher_ends_every_process(number: signal.Signals) -> 
         assert launcher.stdout is not None
         watches = [os.pidfd_open(int(launcher.stdout.readline())) for _ in range(2)]
         launcher.send_signal(number)
-        rest = launcher.stdout.read()
         assert launcher.wait(20) == (-number if number is signal.SIGKILL else 0)
-    for watch in watches:
-        wait_for_end(watch)
-    assert rest == ("" if number is signal.SIGKILL else "stopped\n")
+        for watch in watches:
+            wait_for_end(watch)
+        assert launcher.stdout.read() == ("" if number is signal.SIGKILL else "stopped\n")
 
 
 def test_a_child_whose_parent_is_already_gone_does_not_start() -> None:

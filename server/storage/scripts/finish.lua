@@ -1,9 +1,11 @@
--- KEYS[1] prefix. ARGV: the transition, then record JSON, retention in s, model version ('0': none)
--- and model JSON. The round's end, its record and, where there is one, the new current
+-- KEYS[1] prefix. ARGV: the transition, then record JSON, retention in s, model version ('0': none),
+-- model JSON and the number of contributions in the record: where another update was admitted since
+-- the record was made, it is stale. The round's end, its record and, where there is one, the new current
 -- model are one step. Returns 3 where the base is no longer the current version.
 local prefix, number, base = KEYS[1], ARGV[2], ARGV[5]
 local record, retention, version, model = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local task = prefix .. 'task'
+if redis.call('HLEN', prefix .. 'submissions:' .. number) ~= tonumber(ARGV[13]) then return 1 end
 if version ~= '0' then
   if redis.call('HGET', task, 'current') ~= base then return 3 end
   if tonumber(redis.call('HGET', task, 'latest')) + 1 ~= tonumber(version) then return 1 end

@@ -1,0 +1,1 @@
+"""The `fedagg` command: run the service, simulated devices, a demonstration, administration."""

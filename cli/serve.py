@@ -1,0 +1,72 @@
+"""`fedagg serve`: the service on this host, kept running."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from cli.output import FormatOption, Output, OutputFormat
+from cli.service import Service
+from monitoring.logs import EventLogger, configure_logging, get_logger
+from server.config import ServerConfig, load_config
+from server.supervisor import ProcessEvent, ProcessEventKind, Supervisor
+
+_log: Final = get_logger("fedagg.serve")
+
+
+def serve(
+    config: Annotated[
+        Path, typer.Option("--config", help="Configuration file; see docs/samples/server.toml.")
+    ],
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=64, help="Coordinator processes; default: as configured."),
+    ] = None,
+    output_format: FormatOption = OutputFormat.TEXT,
+) -> None:
+    """Run the coordinators, and the embedded store if one is configured, until SIGTERM.
+
+    A process that dies is started again. Logs go to standard error, as JSON lines with
+    --format json or where it is no terminal.
+    """
+    with Output(output_format) as output:
+        settings = load_config(config)
+        log_format = "json" if output.is_json else "auto"
+        configure_logging(
+            level=settings.observability.log_level, log_format=log_format, stream=sys.stderr
+        )
+        with Service(
+            config, settings, workers=workers or settings.listen.workers, log_format=log_format
+        ) as service:
+            asyncio.run(supervise(service, settings))
+
+
+async def supervise(service: Service, config: ServerConfig) -> None:
+    """Run the service's processes until SIGTERM or SIGINT, and log what happens to them.
+
+    Raises:
+        StartupError: if a process ends before it was ever ready.
+    """
+
+    def tell(event: ProcessEvent) -> None:
+        service.observe(event)
+        _log_event(_log, event)
+
+    def ready() -> None:
+        listen = config.listen
+        _log.info("serving", grpc=listen.grpc, http=listen.http, metrics=listen.metrics)
+
+    await Supervisor(service.specs, on_event=tell, on_ready=ready).run()
+    _log.info("stopped")
+
+
+def _log_event(log: EventLogger, event: ProcessEvent) -> None:
+    match event.kind:
+        case ProcessEventKind.STARTED | ProcessEventKind.READY:
+            log.info(f"process_{event.kind.value}", name=event.name, pid=event.pid)
+        case ProcessEventKind.EXITED:
+            log.info("process_exited", name=event.name, pid=event.pid, status=event.exit_code)
+        case ProcessEventKind.RESTARTING:
+            log.warning("process_restarting", name=event.name, delay_s=event.delay_s)

@@ -1,0 +1,248 @@
+"""The round's state machine: on the table, deny by default, every walk ends terminal or waiting."""
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.round.state import (
+    ALLOWED,
+    AbandonReason,
+    AggregationFailed,
+    BaseVersionChanged,
+    CandidateFailed,
+    CandidateModel,
+    CandidatePassed,
+    CandidateReady,
+    CohortSelected,
+    DeadlineReached,
+    Event,
+    GoalReached,
+    Phase,
+    Round,
+    RoundEventRejected,
+    step,
+)
+
+EVENT_TYPES = get_args(Event)
+CANDIDATE = CandidateModel(sha256="ab" * 32, size_bytes=10, excluded=0)
+
+
+def new_round(**changes: object) -> Round:
+    round_ = Round(
+        task="keyboard",
+        number=3,
+        version=1,
+        phase=Phase.SELECTING,
+        base_version=7,
+        reporting_goal=4,
+        min_contributions=2,
+        collection_timeout_ms=1_000,
+        opened_at_ms=50,
+        phase_since_ms=50,
+        seed=0,
+    )
+    return replace(round_, **changes)  # type: ignore[arg-type]  # tests name the fields
+
+
+def collecting() -> Round:
+    return step(new_round(), CohortSelected(at_ms=100, cohort_size=6))
+
+
+def aggregating() -> Round:
+    return step(collecting(), GoalReached(at_ms=200, accepted=4))
+
+
+def validating() -> Round:
+    return step(aggregating(), CandidateReady(at_ms=300, candidate=CANDIDATE))
+
+
+times = st.integers(0, 5_000)
+events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(CohortSelected, at_ms=times, cohort_size=st.integers(0, 9)),
+    st.builds(GoalReached, at_ms=times, accepted=st.integers(0, 9)),
+    st.builds(DeadlineReached, at_ms=times, accepted=st.integers(0, 9)),
+    st.builds(CandidateReady, at_ms=times, candidate=st.just(CANDIDATE)),
+    st.builds(AggregationFailed, at_ms=times, detail=st.just("x")),
+    st.builds(CandidatePassed, at_ms=times),
+    st.builds(CandidateFailed, at_ms=times, detail=st.just("x")),
+    st.builds(BaseVersionChanged, at_ms=times, current_version=st.integers(6, 8)),
+)
+
+
+def test_a_round_that_goes_well_is_published() -> None:
+    published = step(validating(), CandidatePassed(at_ms=400))
+    assert published.phase is Phase.PUBLISHED
+    assert published.candidate == CANDIDATE
+    assert published.version == 5
+    assert published.phase_since_ms == 400
+
+
+def test_collecting_starts_with_a_deadline_on_the_stores_clock() -> None:
+    assert collecting().deadline_ms == 1_100
+
+
+def test_a_cohort_smaller_than_the_goal_lowers_the_goal() -> None:
+    assert step(new_round(), CohortSelected(at_ms=0, cohort_size=3)).reporting_goal == 3
+
+
+def test_a_cohort_below_the_minimum_is_rejected() -> None:
+    with pytest.raises(RoundEventRejected, match="cohort_size=1 < min_contributions=2"):
+        step(new_round(), CohortSelected(at_ms=0, cohort_size=1))
+
+
+def test_the_goal_is_not_reached_before_it_is() -> None:
+    with pytest.raises(RoundEventRejected, match="accepted=3 < reporting_goal=4"):
+        step(collecting(), GoalReached(at_ms=200, accepted=3))
+
+
+def test_the_deadline_is_not_reached_before_it_is() -> None:
+    with pytest.raises(RoundEventRejected, match="before deadline_ms=1100"):
+        step(collecting(), DeadlineReached(at_ms=1_099, accepted=3))
+
+
+def test_at_the_deadline_the_minimum_is_enough() -> None:
+    assert step(collecting(), DeadlineReached(at_ms=1_100, accepted=2)).phase is Phase.AGGREGATING
+
+
+def test_at_the_deadline_fewer_than_the_minimum_abandon_the_round() -> None:
+    abandoned = step(collecting(), DeadlineReached(at_ms=1_100, accepted=1))
+    assert abandoned.phase is Phase.ABANDONED
+    assert abandoned.reason is AbandonReason.TOO_FEW_CONTRIBUTIONS
+    assert abandoned.detail == "1 of at least 2"
+
+
+@pytest.mark.parametrize(
+    ("round_", "event", "reason"),
+    [
+        (
+            aggregating(),
+            AggregationFailed(at_ms=300, detail="n too small"),
+            AbandonReason.AGGREGATION_FAILED,
+        ),
+        (validating(), CandidateFailed(at_ms=400, detail="NaN"), AbandonReason.VALIDATION_FAILED),
+        (
+            collecting(),
+            BaseVersionChanged(at_ms=150, current_version=5),
+            AbandonReason.BASE_VERSION_CHANGED,
+        ),
+    ],
+)
+def test_a_round_that_fails_says_why(round_: Round, event: Event, reason: AbandonReason) -> None:
+    abandoned = step(round_, event)
+    assert abandoned.reason is reason
+    assert abandoned.detail
+
+
+def test_an_unchanged_base_version_is_no_reason_to_abandon() -> None:
+    with pytest.raises(RoundEventRejected, match="still current"):
+        step(collecting(), BaseVersionChanged(at_ms=150, current_version=7))
+
+
+@given(st.lists(events, max_size=30))
+def test_every_change_of_phase_is_in_the_table(walk: list[Event]) -> None:
+    round_ = new_round()
+    for event in walk:
+        try:
+            after = step(round_, event)
+        except RoundEventRejected:
+            continue
+        assert after.phase in ALLOWED[round_.phase][type(event)]
+        assert after.version == round_.version + 1
+        round_ = after
+
+
+@given(st.lists(events, max_size=30))
+def test_every_walk_ends_terminal_or_waiting(walk: list[Event]) -> None:
+    round_ = new_round()
+    for event in walk:
+        try:
+            round_ = step(round_, event)
+        except RoundEventRejected:
+            continue
+    assert round_.is_terminal == (round_.phase in {Phase.PUBLISHED, Phase.ABANDONED})
+    # A phase that is not terminal waits for an event that can take it to the end.
+    assert round_.is_terminal or _can_end(round_.phase)
+
+
+@given(event=events)
+def test_terminal_phases_accept_nothing(event: Event) -> None:
+    for end in (
+        step(validating(), CandidatePassed(at_ms=400)),
+        step(validating(), CandidateFailed(at_ms=400, detail="x")),
+    ):
+        with pytest.raises(RoundEventRejected):
+            step(end, event)
+
+
+@given(st.sampled_from([new_round(), collecting(), aggregating(), validating()]), events)
+def test_a_phase_denies_every_event_it_does_not_name(round_: Round, event: Event) -> None:
+    if type(event) not in ALLOWED[round_.phase]:
+        with pytest.raises(RoundEventRejected, match="not allowed in this phase"):
+            step(round_, event)
+
+
+@given(st.sampled_from([new_round(), collecting(), aggregating(), validating()]), events)
+def test_the_same_round_and_event_give_the_same_result(round_: Round, event: Event) -> None:
+    def attempt() -> Round | str:
+        try:
+            return step(round_, event)
+        except RoundEventRejected as error:
+            return str(error)
+
+    assert attempt() == attempt()
+
+
+def test_the_table_covers_every_phase_and_every_event() -> None:
+    assert set(ALLOWED) == set(Phase)
+    named = {event for events_ in ALLOWED.values() for event in events_}
+    assert named == set(EVENT_TYPES)
+
+
+def test_every_target_in_the_table_is_reachable() -> None:
+    cases: list[tuple[Round, Event]] = [
+        (new_round(), CohortSelected(at_ms=0, cohort_size=4)),
+        (new_round(), BaseVersionChanged(at_ms=0, current_version=1)),
+        (collecting(), GoalReached(at_ms=0, accepted=4)),
+        (collecting(), DeadlineReached(at_ms=1_100, accepted=4)),
+        (collecting(), DeadlineReached(at_ms=1_100, accepted=0)),
+        (collecting(), BaseVersionChanged(at_ms=0, current_version=1)),
+        (aggregating(), CandidateReady(at_ms=0, candidate=CANDIDATE)),
+        (aggregating(), AggregationFailed(at_ms=0, detail="x")),
+        (aggregating(), BaseVersionChanged(at_ms=0, current_version=1)),
+        (validating(), CandidatePassed(at_ms=0)),
+        (validating(), CandidateFailed(at_ms=0, detail="x")),
+        (validating(), BaseVersionChanged(at_ms=0, current_version=1)),
+    ]
+    reached = {(round_.phase, type(event), step(round_, event).phase) for round_, event in cases}
+    table = {
+        (phase, event, target)
+        for phase, events_ in ALLOWED.items()
+        for event, targets in events_.items()
+        for target in targets
+    }
+    assert reached == table
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"number": 0}, "number=0"),
+        ({"base_version": 0}, "base_version=0"),
+        ({"min_contributions": 5}, "min_contributions=5 must satisfy"),
+        ({"min_contributions": 0}, "min_contributions=0 must satisfy"),
+        ({"collection_timeout_ms": 0}, "collection_timeout_ms=0 must be >= 1"),
+    ],
+)
+def test_an_impossible_round_cannot_exist(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        new_round(**changes)
+
+
+def _can_end(phase: Phase, seen: frozenset[Phase] = frozenset()) -> bool:
+    if not ALLOWED[phase]:
+        return True
+    targets = {target for group in ALLOWED[phase].values() for target in group} - seen
+    return any(_can_end(target, seen | {phase}) for target in targets)
