@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -112,13 +113,20 @@ def stratified_split(
 
 
 def _load_digits(name: str, data_dir: Path | None) -> Dataset:
-    # scikit-learn is large and only this data set needs it.
-    from sklearn.datasets import load_digits  # noqa: PLC0415
-
-    del data_dir  # comes with the package
-    pixels, targets = load_digits(return_X_y=True)
-    x = np.ascontiguousarray(pixels / _DIGITS_MAX_PIXEL, dtype=np.float32)
-    y = np.ascontiguousarray(targets, dtype=np.int64)
+    del data_dir  # comes with scikit-learn
+    # Importing scikit-learn takes seconds, in every process, for a file of 57 KB.
+    package = find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        message = "digits needs scikit-learn; install it with `pip install fedagg[sim]`"
+        raise DatasetError(message)
+    path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
+    try:
+        table = np.loadtxt(path, delimiter=",", dtype=np.int64)
+    except (OSError, ValueError) as error:
+        message = f"digits cannot be read from scikit-learn: {error}"
+        raise DatasetError(message) from error
+    x = (table[:, :-1] / _DIGITS_MAX_PIXEL).astype(np.float32)
+    y = table[:, -1].copy()
     train, test = stratified_split(y, test_fraction=_TEST_FRACTION, seed=_SPLIT_SEED)
     return Dataset(
         name=name,

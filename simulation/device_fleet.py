@@ -5,10 +5,10 @@ This module is loaded before the processes fork, so nothing in it may import grp
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from simulation.fleet import Fleet, FleetConfig
+from simulation.models import build_model
 from simulation.scenarios import Scenario, local_data
 
 
@@ -65,7 +65,11 @@ def load_shared(specs: Sequence[DeviceSpec]) -> None:
         DatasetError: if the data set cannot be loaded.
         PartitionError: if it has too few samples for the population.
     """
-    import_module("torch")
+    # Torch is of no use to the program that only describes a fleet.
+    from torch.optim import SGD  # noqa: PLC0415
+
+    # The first optimizer of a process loads torch's compiler, which takes longer than torch.
+    SGD(build_model(specs[0].scenario.dataset).parameters())
     for scenario, data_dir in {(spec.scenario, spec.data_dir) for spec in specs}:
         local_data(scenario, 0, data_dir)
 

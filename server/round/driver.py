@@ -7,14 +7,15 @@ its commit and may be done twice, also by another coordinator that took over in 
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from server.config import RoundsConfig
-from server.errors import StoreUnavailable, Unavailable
+from server.errors import Unavailable
 from server.round.aggregation import Aggregation
+from server.round.leadership import Leadership
+from server.round.records import finished_round, published_version
 from server.round.selection import ServerDeviceSelector
 from server.round.state import (
     AggregationFailed,
@@ -34,7 +35,6 @@ from server.storage.ports import (
     CommitResult,
     FinishedRound,
     Lease,
-    ModelVersion,
     RoundStore,
     Snapshot,
 )
@@ -101,8 +101,13 @@ class RoundDriver:
         self._task = info.config
         self._rounds = rounds
         self._ports = ports
-        self._owner = owner
-        self._lease: Lease | None = None
+        self._leadership = Leadership(
+            ports.store,
+            task=info.name,
+            owner=owner,
+            ttl_s=rounds.lease_ttl_s,
+            on_change=lambda leads: ports.observer.leading(info.name, leads=leads),
+        )
         self._wait_s = rounds.poll_interval_s
 
     async def run(self) -> None:
@@ -114,9 +119,7 @@ class RoundDriver:
                 if not await self._guarded_tick():
                     await wakeup.wait(self._task.name, timeout_s=self._wait_s, since=mark)
         finally:
-            if self._lease is not None:
-                with suppress(StoreUnavailable):
-                    await self._ports.store.release_lease(self._task.name, self._lease)
+            await self._leadership.give_back()
 
     async def tick(self) -> bool:
         """Do the next thing, if there is one.
@@ -127,7 +130,7 @@ class RoundDriver:
         Raises:
             StoreUnavailable: nothing is known of the last commit; the next tick finds out.
         """
-        lease = await self._lead()
+        lease = await self._leadership.claim()
         if lease is None:
             return False
         snapshot = await self._ports.store.snapshot(self._task.name)
@@ -160,15 +163,6 @@ class RoundDriver:
             self._ports.observer.tick_failed(self._task.name, error)
             await asyncio.sleep(ERROR_PAUSE_S)
         return False
-
-    async def _lead(self) -> Lease | None:
-        lease = await self._ports.store.acquire_lease(
-            self._task.name, owner=self._owner, ttl_ms=int(self._rounds.lease_ttl_s * 1000)
-        )
-        if (lease is None) != (self._lease is None):
-            self._ports.observer.leading(self._task.name, leads=lease is not None)
-        self._lease = lease
-        return lease
 
     async def _open(self, snapshot: Snapshot, lease: Lease) -> bool:
         if snapshot.published_rounds >= self._task.num_rounds:
@@ -223,7 +217,7 @@ class RoundDriver:
         return await self._advance(round_, event, lease)
 
     async def _aggregate(self, round_: Round, lease: Lease) -> bool:
-        async with self._keeping_lease():
+        async with self._leadership.kept():
             outcome = await self._ports.aggregation.aggregate(round_)
         snapshot = await self._ports.store.snapshot(self._task.name)
         event: Event = (
@@ -236,7 +230,7 @@ class RoundDriver:
         return await self._advance(round_, event, lease)
 
     async def _validate(self, round_: Round, lease: Lease) -> bool:
-        async with self._keeping_lease():
+        async with self._leadership.kept():
             with self._ports.observer.span("validate", round_):
                 problem = await self._ports.aggregation.problem(round_)
         snapshot = await self._ports.store.snapshot(self._task.name)
@@ -258,49 +252,21 @@ class RoundDriver:
         store, task = self._ports.store, self._task.name
         model = None
         if after.phase is Phase.PUBLISHED:
-            model = await self._new_version(after, snapshot)
-        contributions = await store.contributions(task, round_.number)
-        record = FinishedRound(
-            task=task,
-            number=round_.number,
-            decision=after.phase.value,
-            reason=": ".join(
-                filter(None, (after.reason.value if after.reason else "", after.detail))
-            ),
-            base_version=round_.base_version,
-            model_version=model.version if model else None,
+            base = await store.model(task, round_.base_version)
+            version = snapshot.latest_version + 1
+            model = published_version(after, version=version, dim=base.dim)
+        record = finished_round(
+            after,
             cohort=await store.cohort(task, round_.number),
-            contributors=tuple(c.device_id for c in contributions),
+            contributions=await store.contributions(task, round_.number),
             rejected=await store.rejections(task, round_.number),
-            excluded=round_.candidate.excluded if round_.candidate else 0,
-            started_at_ms=round_.opened_at_ms,
-            finished_at_ms=after.phase_since_ms,
-            bytes_up=sum(c.payload_bytes for c in contributions),
-            traceparent=round_.traceparent,
-            metrics=dict(round_.candidate.metrics) if round_.candidate else {},
+            model=model,
         )
         with self._ports.observer.span(after.phase.value, round_):
             result = await store.finish(after, record=record, model=model, lease=lease)
         if result is CommitResult.COMMITTED:
             self._ports.observer.round_finished(record)
         return self._committed(result, after, round_)
-
-    async def _new_version(self, round_: Round, snapshot: Snapshot) -> ModelVersion:
-        candidate = round_.candidate
-        if candidate is None:
-            msg = f"round {round_.number} reached {round_.phase.value} without a candidate"
-            raise RuntimeError(msg)
-        base = await self._ports.store.model(self._task.name, round_.base_version)
-        return ModelVersion(
-            version=snapshot.latest_version + 1,
-            parent=round_.base_version,
-            round_number=round_.number,
-            sha256=candidate.sha256,
-            size_bytes=candidate.size_bytes,
-            dim=base.dim,
-            created_at_ms=round_.phase_since_ms,
-            metrics=dict(candidate.metrics),
-        )
 
     async def _settle(self) -> bool:
         """Write down and clean up after finished rounds; also those a dead leader left."""
@@ -318,20 +284,3 @@ class RoundDriver:
             self._ports.observer.phase_entered(after, before=before)
         # After any other result the next tick reads what is true now.
         return result is not CommitResult.FENCED
-
-    @asynccontextmanager
-    async def _keeping_lease(self) -> AsyncIterator[None]:
-        """Prolong the lease while something long runs."""
-        keeper = asyncio.create_task(self._keep_lease())
-        try:
-            yield
-        finally:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
-
-    async def _keep_lease(self) -> None:
-        while True:
-            await asyncio.sleep(self._rounds.lease_ttl_s / 3)
-            with suppress(StoreUnavailable):
-                await self._lead()

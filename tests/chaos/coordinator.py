@@ -5,7 +5,8 @@ another one before the round store the service uses.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,11 +20,13 @@ from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from server.config import LimitsConfig, RoundsConfig
+from server.errors import StoreUnavailable
 from server.kernels import Workers
 from server.observation import AuditTrail, Observation
 from server.round.aggregation import Aggregation
 from server.round.candidate import AggregationSettings
 from server.round.driver import DriverPorts, RoundDriver
+from server.round.state import Round
 from server.services.device_service import FederationService, ServicePorts
 from server.services.identity import PeerIdentity
 from server.services.models import ModelCatalog
@@ -31,37 +34,56 @@ from server.services.rpc import METHODS, ServiceInterceptor, federation_handlers
 from server.services.submissions import Submissions
 from server.storage.blobs import BlobStore
 from server.storage.notifier import Notifier
-from server.storage.ports import Durability
+from server.storage.ports import (
+    CommitResult,
+    Contribution,
+    Durability,
+    FinishedRound,
+    Lease,
+    ModelVersion,
+)
 from server.storage.redis_client import Argument, RedisClient, Reply
 from server.storage.redis_store import RedisRoundStore
 from server.tasks import TaskDirectory, TaskInfo
-from tests.chaos.faults import Crash, FaultPoint
+from tests.chaos.faults import Crash, Fault, FaultPoint
 from tests.chaos.operations import LEASE_MS, OFFER_MS
+from tests.chaos.promise import require
 
 CLOCK_KEY: Final = "test:clock"
 CLOCK: Final = f"local function now_ms() return tonumber(redis.call('GET', '{CLOCK_KEY}')) end"
 MAX_TICKS: Final = 50
 
 
-class FaultyClient(RedisClient):
-    """Every command passes a fault point. `mutations` change the scripts: name -> (old, new)."""
+@dataclass(frozen=True, kw_only=True)
+class Sabotage:
+    """Defects put in on purpose, to see that the simulation finds them.
 
-    def __init__(
-        self, url: str, *, faults: FaultPoint, mutations: Mapping[str, tuple[str, str]]
-    ) -> None:
+    Attributes:
+        scripts: text of the store's scripts -> what it is replaced with.
+        repeated_contributions: the aggregation reads the first contribution twice.
+        dropped_contributions: the aggregation does not read the last of several contributions.
+    """
+
+    scripts: Mapping[str, str] = field(default_factory=dict)
+    repeated_contributions: bool = False
+    dropped_contributions: bool = False
+
+
+class FaultyClient(RedisClient):
+    """Every command passes a fault point."""
+
+    def __init__(self, url: str, *, faults: FaultPoint, sabotage: Sabotage) -> None:
         super().__init__(url, clock=CLOCK)
-        self._faults = faults
-        self._mutations = mutations
+        self.faults = faults
+        self._scripts = sabotage.scripts
 
     async def command(self, *args: Argument) -> Reply:
-        if args[0] == "SCRIPT LOAD":  # happens once and changes nothing
-            return await super().command(args[0], self._mutated(str(args[1])))
-        return await self._faults.around(lambda: super(FaultyClient, self).command(*args))
-
-    def _mutated(self, script: str) -> str:
-        for old, new in self._mutations.values():
-            script = script.replace(old, new)
-        return script
+        if args[0] == "SCRIPT LOAD":  # happens at first use only: no place for a repeatable fault
+            script = str(args[1])
+            for sound, broken in self._scripts.items():
+                script = script.replace(sound, broken)
+            return await super().command(args[0], script)
+        return await self.faults.around(lambda: super(FaultyClient, self).command(*args))
 
 
 class FaultyBlobs(BlobStore):
@@ -79,3 +101,235 @@ class FaultyBlobs(BlobStore):
 
     async def delete_prefix(self, prefix: str) -> int:
         return await self._faults.around(lambda: super(FaultyBlobs, self).delete_prefix(prefix))
+
+
+@dataclass
+class Fences:
+    """The newest fencing token that any coordinator was given."""
+
+    newest: int = 0
+
+
+class WatchedStore(RedisRoundStore):
+    """Sees that nobody commits with an outdated fencing token."""
+
+    def __init__(self, client: RedisClient, *, fences: Fences, sabotage: Sabotage) -> None:
+        super().__init__(client)
+        self._fences = fences
+        self._sabotage = sabotage
+
+    async def acquire_lease(self, task: str, *, owner: str, ttl_ms: int) -> Lease | None:
+        lease = await super().acquire_lease(task, owner=owner, ttl_ms=ttl_ms)
+        if lease is not None:
+            self._fences.newest = max(self._fences.newest, lease.fence)
+        return lease
+
+    async def commit(self, round_: Round, *, lease: Lease) -> CommitResult:
+        newest = self._fences.newest
+        return self._judged(await super().commit(round_, lease=lease), lease, newest)
+
+    async def open_cohort(
+        self, round_: Round, *, cohort: Sequence[str], lease: Lease
+    ) -> CommitResult:
+        newest = self._fences.newest
+        result = await super().open_cohort(round_, cohort=cohort, lease=lease)
+        return self._judged(result, lease, newest)
+
+    async def finish(
+        self, round_: Round, *, record: FinishedRound, model: ModelVersion | None, lease: Lease
+    ) -> CommitResult:
+        newest = self._fences.newest
+        result = await super().finish(round_, record=record, model=model, lease=lease)
+        return self._judged(result, lease, newest)
+
+    async def contributions(self, task: str, round_number: int) -> tuple[Contribution, ...]:
+        found = await super().contributions(task, round_number)
+        if self._sabotage.repeated_contributions:
+            return found[:1] + found
+        if self._sabotage.dropped_contributions and len(found) > 1:
+            return found[:-1]
+        return found
+
+    def _judged(self, result: CommitResult, lease: Lease, newest: int) -> CommitResult:
+        outdated = result is CommitResult.COMMITTED and lease.fence < newest
+        require(not outdated, f"committed with token {lease.fence} after {newest} was given")
+        return result
+
+
+class Laboratory:
+    """What outlives a simulation: connections, threads, metrics. Use it in one event loop."""
+
+    def __init__(self, url: str, *, coordinators: int, sabotage: Sabotage) -> None:
+        self.sabotage = sabotage
+        self.metrics = Metrics.declare(create_registry())
+        self.observation = Observation(
+            metrics=self.metrics, log=get_logger("tests.chaos"), tracer=trace.NoOpTracer()
+        )
+        self.kernels = Workers("kernel", threads=1)
+        self.files = Workers("files", threads=2)
+        self.control = RedisClient(url)  # of the test itself: never fails
+        self.driver_clients = [self._client(url) for _ in range(coordinators)]
+        self.service_clients = [self._client(url) for _ in range(coordinators)]
+
+    async def close(self) -> None:
+        for client in (self.control, *self.driver_clients, *self.service_clients):
+            await client.close()
+        self.kernels.close()
+        self.files.close()
+
+    def _client(self, url: str) -> FaultyClient:
+        return FaultyClient(url, faults=FaultPoint(), sabotage=self.sabotage)
+
+
+class Coordinator:
+    """A service on a port of its own and a driver that works only when told.
+
+    Args:
+        lab: shared parts.
+        index: which of the laboratory's connections to use.
+        info: the one task.
+        data_dir: of this simulation, shared by its coordinators.
+        fences: shared by the coordinators.
+    """
+
+    def __init__(
+        self, lab: Laboratory, index: int, info: TaskInfo, *, data_dir: Path, fences: Fences
+    ) -> None:
+        self._info = info
+        self._index = index
+        self._generation = 0
+        self.driver_faults = lab.driver_clients[index].faults
+        self.service_faults = lab.service_clients[index].faults
+        self._blobs = BlobStore(
+            str(data_dir / "blobs"), durability=Durability.PROCESS, num_threads=1
+        )
+        self._driver_blobs = FaultyBlobs(str(data_dir / "blobs"), faults=self.driver_faults)
+        self._driver_ports = self._wire_driver(lab, index, data_dir, fences)
+        self.driver = self._new_driver()
+        self._tick: asyncio.Task[None] | None = None
+        self._server = grpc.aio.server(
+            interceptors=[
+                ServiceInterceptor(
+                    meter=RpcMeter(lab.metrics, METHODS), log=get_logger("tests.chaos")
+                )
+            ]
+        )
+        self._server.add_generic_rpc_handlers(
+            (federation_handlers(self._wire_service(lab, index, fences)),)
+        )
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self.kill()
+        await self._server.stop(None)
+        self._blobs.close()
+        self._driver_blobs.close()
+
+    @property
+    def is_paused(self) -> bool:
+        return self._tick is not None
+
+    async def drive(self, fault: Fault | None) -> None:
+        """Let the driver work until it has nothing to do or the fault stops it."""
+        if self._tick is not None:
+            return
+        self.driver_faults.arm(fault)
+        self._tick = asyncio.create_task(self._tick_until_idle())
+        await self._until_stopped()
+
+    async def resume(self) -> None:
+        """Let a driver that stood still go on."""
+        if self._tick is not None:
+            self.driver_faults.resume()
+            await self._until_stopped()
+
+    async def kill(self) -> None:
+        """End the driver, whatever it is doing; the next one is a stranger to the lease."""
+        if self._tick is not None:
+            self._tick.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._tick
+            self._tick = None
+        self.driver_faults.reset()
+        self.driver = self._new_driver()
+
+    async def _until_stopped(self) -> None:
+        if self._tick is None:
+            return
+        paused = asyncio.create_task(self.driver_faults.paused.wait())
+        await asyncio.wait({self._tick, paused}, return_when=asyncio.FIRST_COMPLETED)
+        paused.cancel()
+        if not self._tick.done():
+            return
+        tick, self._tick = self._tick, None
+        self.driver_faults.reset()
+        try:
+            tick.result()
+        except Crash:
+            self.driver = self._new_driver()
+        except StoreUnavailable:
+            pass  # what the driver's own loop waits after
+
+    async def _tick_until_idle(self) -> None:
+        for _ in range(MAX_TICKS):
+            if not await self.driver.tick():
+                return
+        require(False, f"the driver still finds work after {MAX_TICKS} ticks")  # noqa: FBT003
+
+    def _new_driver(self) -> RoundDriver:
+        self._generation += 1
+        return RoundDriver(
+            self._info,
+            rounds=RoundsConfig(lease_ttl_s=LEASE_MS / 1000),
+            ports=self._driver_ports,
+            owner=f"coordinator-{self._index}.{self._generation}",
+        )
+
+    def _wire_driver(
+        self, lab: Laboratory, index: int, data_dir: Path, fences: Fences
+    ) -> DriverPorts:
+        client = lab.driver_clients[index]
+        store = WatchedStore(client, fences=fences, sabotage=lab.sabotage)
+        return DriverPorts(
+            store=store,
+            aggregation=Aggregation(
+                store=store,
+                blobs=self._driver_blobs,
+                workers=lab.kernels,
+                settings=AggregationSettings(aggregator=AggregatorConfig()),
+                observer=lab.observation,
+            ),
+            observer=lab.observation,
+            audit=AuditTrail(AuditLogger(data_dir / "audit.jsonl"), lab.files),
+            wakeup=Notifier(client.redis, [self._info.name]),
+        )
+
+    def _wire_service(self, lab: Laboratory, index: int, fences: Fences) -> FederationService:
+        client = lab.service_clients[index]
+        store = WatchedStore(client, fences=fences, sabotage=lab.sabotage)
+        tasks = TaskDirectory([self._info])
+        limits = LimitsConfig()
+        return FederationService(
+            ServicePorts(
+                tasks=tasks,
+                store=store,
+                models=ModelCatalog(
+                    store=store, blobs=self._blobs, cache_bytes=limits.model_cache_bytes
+                ),
+                submissions=Submissions(
+                    tasks=tasks,
+                    store=store,
+                    blobs=self._blobs,
+                    workers=lab.files,
+                    observer=lab.observation,
+                    limits=limits,
+                ),
+                news=Notifier(client.redis, tasks.names),
+                identity=PeerIdentity(required=False),
+                observer=lab.observation,
+                check_in_ttl_s=OFFER_MS / 1000,
+            )
+        )

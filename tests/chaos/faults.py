@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from server.errors import StoreUnavailable
 
@@ -53,8 +53,14 @@ class FaultPoint:
         self._left = fault.call if fault else 0
 
     def resume(self) -> None:
+        """Let the call that stands still go on."""
         self.paused.clear()
         self._gate.set()
+
+    def reset(self) -> None:
+        """Forget the fault."""
+        self.arm(None)
+        self.resume()
 
     async def around(self, call: Callable[[], Awaitable[T]]) -> T:
         """Pass a call on, unless it is the one to fail."""
@@ -84,5 +90,3 @@ class FaultPoint:
                 self.paused.set()
                 await self._gate.wait()
 
-
-NEVER: Final = Fault(kind=FaultKind.LOSE, moment=Moment.BEFORE, call=1 << 30)

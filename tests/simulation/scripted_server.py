@@ -1,18 +1,26 @@
 """A coordinator that follows a script: every device takes part in every round, on its own."""
 
+# ruff: noqa: N802 - the methods have the names of the protocol
+
+from __future__ import annotations  # the grpc types are generic in the stubs only
+
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import NoReturn, TypeAlias
 
 import grpc
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from aggregators.vectors import decode_model, encode_model, flatten, layout_of
+from aggregators.vectors import encode_model
 from compression import codec
 from protos.fedagg.v1 import errors_pb2, federation_pb2, federation_pb2_grpc
 from simulation.models import initial_weights
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
 TASK = "digits"
 _DIM = 64 * 64 + 64 + 64 * 10 + 10
@@ -25,24 +33,26 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
     Attributes:
         num_rounds: rounds each device is given.
         refuse_round: this round's updates are refused as ROUND_CLOSED; 0: none.
+        is_unknown: every check-in is refused as UNKNOWN_TASK.
         updates: accepted update and its header, by (device, round).
     """
 
     num_rounds: int = 2
     refuse_round: int = 0
-    max_wait_ms: int = 0
+    is_unknown: bool = False
     model: bytes = field(default_factory=lambda: encode_model(initial_weights("digits", 0)))
     offers: dict[str, int] = field(default_factory=dict)
     updates: dict[tuple[str, int], tuple[federation_pb2.UpdateHeader, NDArray[np.float32]]] = field(
         default_factory=dict
     )
 
-    async def CheckIn(  # noqa: N802
+    async def CheckIn(
         self,
         request: federation_pb2.CheckInRequest,
-        context: grpc.aio.ServicerContext,
+        context: _Context,
     ) -> federation_pb2.CheckInResponse:
-        del context
+        if self.is_unknown:
+            await _refuse(context, grpc.StatusCode.NOT_FOUND, errors_pb2.UNKNOWN_TASK)
         number = self.offers[request.device_id] = self.offers.get(request.device_id, 0) + 1
         if number > self.num_rounds:
             return federation_pb2.CheckInResponse(
@@ -63,10 +73,10 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
         )
         return federation_pb2.CheckInResponse(assignment=assignment)
 
-    async def FetchModel(  # noqa: N802
+    async def FetchModel(
         self,
         request: federation_pb2.FetchModelRequest,
-        context: grpc.aio.ServicerContext,
+        context: _Context,
     ) -> AsyncIterator[federation_pb2.ModelChunk]:
         del context
         yield federation_pb2.ModelChunk(
@@ -77,23 +87,20 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
             data=self.model[request.offset :],
         )
 
-    async def SubmitInlineUpdate(  # noqa: N802
+    async def SubmitInlineUpdate(
         self,
         request: federation_pb2.InlineUpdate,
-        context: grpc.aio.ServicerContext,
+        context: _Context,
     ) -> federation_pb2.SubmissionReceipt:
         header = request.header
         if header.round == self.refuse_round:
-            detail = errors_pb2.ErrorDetail(reason=errors_pb2.ROUND_CLOSED, message="too late")
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                "too late",
-                (("fedagg-error-bin", detail.SerializeToString()),),
-            )
+            await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, errors_pb2.ROUND_CLOSED)
         if header.payload_digest != xxhash.xxh3_128_digest(request.payload):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "digest")
         vector = codec.decode(request.payload, dim=_DIM).copy()
-        self.updates[header.device_id, header.round] = (header, vector)
+        async with self.changed:
+            self.updates[header.device_id, header.round] = (header, vector)
+            self.changed.notify_all()
         return federation_pb2.SubmissionReceipt(
             task=header.task,
             round=header.round,
@@ -103,7 +110,41 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
             accepted_at_ms=1,
         )
 
-    def initial_vector(self) -> NDArray[np.float32]:
-        """The model as the devices receive it."""
-        tensors, _ = decode_model(self.model)
-        return flatten(tensors, layout_of(tensors))
+    async def wait_for_devices(self, count: int) -> None:
+        """Return once updates of `count` devices were accepted."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: len({key[0] for key in self.updates}) >= count)
+
+    # Small updates from patient devices need none of these.
+
+    async def SubmitUpdate(
+        self,
+        request_iterator: AsyncIterator[federation_pb2.SubmitUpdateRequest],
+        context: _Context,
+    ) -> federation_pb2.SubmissionReceipt:
+        raise NotImplementedError
+
+    def SubmitUpdates(
+        self,
+        request_iterator: AsyncIterator[federation_pb2.SubmitUpdatesRequest],
+        context: _Context,
+    ) -> AsyncIterator[federation_pb2.SubmitUpdatesResponse]:
+        raise NotImplementedError
+
+    async def GetUploadStatus(
+        self, request: federation_pb2.GetUploadStatusRequest, context: _Context
+    ) -> federation_pb2.GetUploadStatusResponse:
+        raise NotImplementedError
+
+    async def ReportProgress(
+        self, request: federation_pb2.ReportProgressRequest, context: _Context
+    ) -> federation_pb2.ReportProgressResponse:
+        raise NotImplementedError
+
+
+async def _refuse(
+    context: _Context, code: grpc.StatusCode, reason: errors_pb2.ErrorReason.ValueType
+) -> NoReturn:
+    detail = errors_pb2.ErrorDetail(reason=reason, message="as scripted")
+    trailer = (("fedagg-error-bin", detail.SerializeToString()),)
+    await context.abort(code, "as scripted", trailer)

@@ -1,14 +1,19 @@
 """Simulated devices against a real gRPC server: what they send, and what they write down."""
 
 import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from simulation.device import run_device
-from simulation.device_fleet import DeviceSpec, device_fleet
+from simulation.device_fleet import DeviceSpec, device_fleet, load_shared
 from simulation.event_log import AckedUpdate, acked_updates, read_events
+from simulation.fleet import Fleet
 from simulation.scenarios import Scenario, local_data
 from tests.simulation.scripted_server import TASK, ScriptedServer
 
@@ -93,8 +98,7 @@ async def test_a_cancelled_device_says_so(scripted_server: Server, tmp_path: Pat
     server.num_rounds = 1_000_000
     spec = spec_of(0, address, tmp_path)
     device = asyncio.create_task(run_device(spec))
-    while not server.updates:
-        await asyncio.sleep(0)  # one turn of the loop; the server runs on it too
+    await server.wait_for_devices(1)
     device.cancel()
     with pytest.raises(asyncio.CancelledError):
         await device
@@ -106,12 +110,42 @@ async def test_a_cancelled_device_says_so(scripted_server: Server, tmp_path: Pat
 async def test_a_device_that_can_never_be_accepted_gives_up(
     scripted_server: Server, tmp_path: Path
 ) -> None:
+    server, address = scripted_server
+    server.is_unknown = True
+    spec = spec_of(0, address, tmp_path)
+    assert not await run_device(spec)
+    (failed,) = read_events([spec.log_path])
+    assert failed["event"] == "failed"
+    assert "UNKNOWN_TASK" in str(failed["error"])
+
+
+async def test_a_device_stops_after_the_updates_it_was_asked_for(
+    scripted_server: Server, tmp_path: Path
+) -> None:
     _, address = scripted_server
-    spec = DeviceSpec(
-        scenario=Scenario(), index=0, servers=(address,), task=TASK, log_dir=tmp_path, max_rounds=1
-    )
+    spec = replace(spec_of(0, address, tmp_path), max_rounds=1)
     assert await run_device(spec)
-    assert events_of(spec)[-1] == "finished"
+    assert events_of(spec) == ["checked_in", "submitting", "acked", "finished"]
+
+
+def write_loaded_modules(specs: Sequence[DeviceSpec]) -> None:
+    names = ("torch", "torch._dynamo", "grpc")
+    facts = {name: name in sys.modules for name in names}
+    facts["threads"] = len(list(Path("/proc/self/task").iterdir())) > 1
+    specs[0].log_path.write_text(json.dumps(facts))
+
+
+@pytest.mark.slow
+def test_processes_fork_with_torch_loaded_but_neither_grpc_nor_threads(tmp_path: Path) -> None:
+    spec = spec_of(0, "127.0.0.1:1", tmp_path)
+    with Fleet([spec], write_loaded_modules, prepare=load_shared) as fleet:
+        fleet.wait(60.0)
+    assert json.loads(spec.log_path.read_text()) == {
+        "torch": True,
+        "torch._dynamo": True,
+        "grpc": False,
+        "threads": False,
+    }
 
 
 @pytest.mark.slow
@@ -137,8 +171,7 @@ async def test_a_stopped_fleet_of_devices_ends_in_order(
     specs = [spec_of(index, address, tmp_path) for index in range(2)]
     with device_fleet(specs) as fleet:
         await asyncio.to_thread(fleet.wait_started)
-        while {device for device, _ in server.updates} != {"device-0000", "device-0001"}:
-            await asyncio.sleep(0)
+        await server.wait_for_devices(2)
         result = await asyncio.to_thread(fleet.stop)
     assert result.exit_codes == (0, 0)
     assert [events_of(spec)[-1] for spec in specs] == ["stopped", "stopped"]

@@ -1,0 +1,58 @@
+"""What is kept of a round when it ends: its record and, if it was published, the new version."""
+
+from collections.abc import Sequence
+
+from server.round.state import Round
+from server.storage.ports import Contribution, FinishedRound, ModelVersion
+
+
+def finished_round(
+    ended: Round,
+    *,
+    cohort: tuple[str, ...],
+    contributions: Sequence[Contribution],
+    rejected: int,
+    model: ModelVersion | None,
+) -> FinishedRound:
+    """The record of a round in a terminal phase."""
+    candidate = ended.candidate
+    reason = ended.reason.value if ended.reason else ""
+    return FinishedRound(
+        task=ended.task,
+        number=ended.number,
+        decision=ended.phase.value,
+        reason=": ".join(part for part in (reason, ended.detail) if part),
+        base_version=ended.base_version,
+        model_version=model.version if model else None,
+        cohort=cohort,
+        contributors=tuple(contribution.device_id for contribution in contributions),
+        rejected=rejected,
+        excluded=candidate.excluded if candidate else 0,
+        started_at_ms=ended.opened_at_ms,
+        finished_at_ms=ended.phase_since_ms,
+        bytes_up=sum(contribution.payload_bytes for contribution in contributions),
+        traceparent=ended.traceparent,
+        metrics=dict(candidate.metrics) if candidate else {},
+    )
+
+
+def published_version(published: Round, *, version: int, dim: int) -> ModelVersion:
+    """Metadata of the version that a published round's candidate becomes.
+
+    Raises:
+        ValueError: if the round has no candidate.
+    """
+    candidate = published.candidate
+    if candidate is None:
+        msg = f"round {published.number} has no candidate"
+        raise ValueError(msg)
+    return ModelVersion(
+        version=version,
+        parent=published.base_version,
+        round_number=published.number,
+        sha256=candidate.sha256,
+        size_bytes=candidate.size_bytes,
+        dim=dim,
+        created_at_ms=published.phase_since_ms,
+        metrics=dict(candidate.metrics),
+    )
