@@ -12,6 +12,11 @@ from server.config import ConfigError, load_config
 app = typer.Typer(help="Configuration files.", no_args_is_help=True)
 
 
+@app.callback()
+def _group() -> None:
+    """Make `check` a subcommand, though it is the only one."""
+
+
 @app.command("check")
 def check(
     file: Annotated[Path, typer.Argument(help="Server configuration (TOML).")],

@@ -1,18 +1,17 @@
 """`fedagg device`: simulated devices, real clients with real data, against a running server."""
 
-import signal
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Final, Never
+from typing import Annotated, Final
 
 import typer
 
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
+from cli.signals import terminate_as_interrupt
 from simulation.device_fleet import DeviceSpec, device_fleet
 from simulation.event_log import read_events
 from simulation.scenarios import Scenario
@@ -37,7 +36,9 @@ def device(  # each is an option
     count: Annotated[int, typer.Option("--count", min=1, help="Devices to run.")] = 1,
     num_devices: Annotated[
         int | None,
-        typer.Option("--num-devices", min=1, help="Devices the data is split over; default: index + count."),
+        typer.Option(
+            "--num-devices", min=1, help="Devices the data is split over; default: index + count."
+        ),
     ] = None,
     alpha: Annotated[
         float, typer.Option("--alpha", help="Dirichlet concentration of the split; inf: even.")
@@ -48,7 +49,9 @@ def device(  # each is an option
         int, typer.Option("--attackers", min=0, help="The first so many devices are malicious.")
     ] = 0,
     attack_scale: Annotated[float, typer.Option("--attack-scale", help="Strength, > 0.")] = 1.0,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where the data lies.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where the data lies.")
+    ] = None,
     log_dir: Annotated[
         Path | None, typer.Option("--log-dir", help="Keep the devices' event logs here.")
     ] = None,
@@ -57,7 +60,8 @@ def device(  # each is an option
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Speak plain text.")] = False,
     root_ca: Annotated[
-        Path | None, typer.Option("--root-ca", help="Certificates that may sign the server's (PEM).")
+        Path | None,
+        typer.Option("--root-ca", help="Certificates that may sign the server's (PEM)."),
     ] = None,
     certificate: Annotated[
         Path | None, typer.Option("--certificate", help="The device's certificate chain (PEM).")
@@ -127,15 +131,12 @@ def run_devices(specs: Sequence[DeviceSpec], output: Output) -> None:
         CliError: if a server can never accept one of the devices, or a process died.
     """
     fleet = device_fleet(specs)
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    with terminate_as_interrupt():
         fleet.start()
         try:
             result, is_stopped = fleet.wait(), False
         except KeyboardInterrupt:
             result, is_stopped = fleet.stop(), True
-    finally:
-        signal.signal(signal.SIGTERM, before)
     summaries = [summary_of(spec.log_path) for spec in specs if spec.log_path.exists()]
     _tell(summaries, output)
     failed = [summary for summary in summaries if summary.outcome == "failed"]
@@ -169,9 +170,3 @@ def _tell(summaries: Sequence[DeviceSummary], output: Output) -> None:
     output.table(
         columns, [(s.device, s.outcome, s.accepted, s.bytes_up, s.bytes_down) for s in summaries]
     )
-
-
-def _interrupt(number: int, frame: FrameType | None) -> Never:
-    """End a wait on SIGTERM the way SIGINT does."""
-    del number, frame
-    raise KeyboardInterrupt

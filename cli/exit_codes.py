@@ -1,13 +1,12 @@
 """Exit statuses of every command, and the error that carries one.
 
-    0    done
-    1    failed
-    2    wrong arguments
-    3    wrong configuration
-    4    the server cannot be reached
-    5    the server refused
-    130  interrupted (128 + SIGINT)
-    143  terminated (128 + SIGTERM)
+0    done
+1    failed
+2    wrong arguments
+3    wrong configuration
+4    the server cannot be reached
+5    the server refused
+130  interrupted, by SIGINT or SIGTERM
 """
 
 from enum import IntEnum
@@ -31,7 +30,6 @@ class ExitCode(IntEnum):
     UNREACHABLE = 4
     REFUSED = 5
     INTERRUPTED = 130
-    TERMINATED = 143
 
 
 class CliError(Exception):

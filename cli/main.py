@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, config, device, serve
-from cli.demo import command as demo
+from cli import config, device, serve
+from cli.admin.app import app as admin_app
+from cli.demo.command import demo
 
 app = typer.Typer(
     name="fedagg",
@@ -47,10 +48,10 @@ def _root(
     del show_version  # the callback has answered
 
 
-app.command("demo")(demo.demo)
+app.command("demo")(demo)
 app.command("serve")(serve.serve)
 app.command("device")(device.device)
-app.add_typer(admin.app, name="admin")
+app.add_typer(admin_app, name="admin")
 app.add_typer(config.app, name="config")
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import typer
 
 from cli.output import FormatOption, Output, OutputFormat
 from cli.service import Service
-from monitoring.logs import EventLogger, configure_logging, get_logger
+from monitoring.logs import EventLogger, LogFormat, configure_logging, get_logger
 from server.config import ServerConfig, load_config
 from server.supervisor import ProcessEvent, ProcessEventKind, Supervisor
 
@@ -22,7 +22,9 @@ def serve(
     ],
     workers: Annotated[
         int | None,
-        typer.Option("--workers", min=1, max=64, help="Coordinator processes; default: as configured."),
+        typer.Option(
+            "--workers", min=1, max=64, help="Coordinator processes; default: as configured."
+        ),
     ] = None,
     output_format: FormatOption = OutputFormat.TEXT,
 ) -> None:
@@ -33,7 +35,7 @@ def serve(
     """
     with Output(output_format) as output:
         settings = load_config(config)
-        log_format = "json" if output.is_json else "auto"
+        log_format: LogFormat = "json" if output.is_json else "auto"
         configure_logging(
             level=settings.observability.log_level, log_format=log_format, stream=sys.stderr
         )

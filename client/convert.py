@@ -52,8 +52,11 @@ _CLASS_OF_STATUS: Final[dict[grpc.StatusCode, type[RefusedError]]] = {
     grpc.StatusCode.ABORTED: ServiceUnavailableError,
 }
 # A server that shuts down cancels its calls; a cancellation of our own is never an RPC error.
+# INTERNAL without a detail is gRPC's own word, not the server's: it says so also where the server
+# answered an upload early and a message was still on its way.
 _CONNECTION_LOST: Final = frozenset(
     {
+        grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.CANCELLED,

@@ -12,7 +12,6 @@
 same payloads with the same error, however the payload is cut into chunks.
 """
 
-import math
 import struct
 from typing import Final, TypeAlias
 
@@ -30,7 +29,7 @@ ELEMENT_BYTES: Final = 4
 _HEADER: Final = struct.Struct("<4sBBHQ")
 _REFUSED_DTYPES: Final = {2: "float16", 3: "float64"}
 _LITTLE_FLOAT32: Final = np.dtype("<f4")
-_CHECK_CHUNK: Final = 1 << 14  # values checked at a time: 128 KiB of float64, fits in L2
+_CHECK_CHUNK: Final = 1 << 16  # values checked at a time: 64 KiB of answers, fits in L2
 
 
 class CodecError(ValueError):
@@ -87,7 +86,7 @@ def encode_dense(vector: Vector) -> bytes:
     if vector.dtype != np.float32:
         message = f"vector.dtype={vector.dtype} must be float32"
         raise WrongDtypeError(message)
-    _finite_norm_squared(vector, offset=0)
+    _check_finite(vector, offset=0)
     header = _HEADER.pack(MAGIC, CODEC_DENSE, DTYPE_FLOAT32, 0, vector.shape[0])
     return b"".join((header, np.ascontiguousarray(vector, dtype=_LITTLE_FLOAT32).data))
 
@@ -115,7 +114,7 @@ def decode(payload: bytes | memoryview, *, dim: int) -> Vector:
     _check_header(bytes(view[:HEADER_BYTES]), dim)
     body = view[HEADER_BYTES:]
     values = _values_of(body[: min(len(body), ELEMENT_BYTES * dim)])
-    _finite_norm_squared(values, offset=0)
+    _check_finite(values, offset=0)
     if len(body) != ELEMENT_BYTES * dim:
         raise _wrong_length(len(body), dim)
     vector: Vector = values.astype(np.float32, copy=not values.flags.aligned)
@@ -130,7 +129,7 @@ class DenseValidator:
     later call raises the same error. Not safe for use from several threads at once.
     """
 
-    __slots__ = ("_carry", "_dim", "_norm_squared", "_num_values", "_refusal", "_seen_header")
+    __slots__ = ("_carry", "_dim", "_num_values", "_refusal", "_seen_header")
 
     def __init__(self, *, dim: int) -> None:
         """Expect an update of dimension `dim`."""
@@ -138,13 +137,7 @@ class DenseValidator:
         self._carry = b""  # bytes of an incomplete header or value
         self._seen_header = False
         self._num_values = 0
-        self._norm_squared = 0.0
         self._refusal: CodecError | None = None
-
-    @property
-    def norm_squared(self) -> float:
-        """Squared L2 norm of the values fed so far; its last bits depend on the boundaries."""
-        return self._norm_squared
 
     def feed(self, chunk: memoryview | bytes) -> None:
         """Check the next bytes of the payload.
@@ -207,7 +200,7 @@ class DenseValidator:
         self._add(_values_of(view))
 
     def _add(self, values: Vector) -> None:
-        self._norm_squared += _finite_norm_squared(values, offset=self._num_values)
+        _check_finite(values, offset=self._num_values)
         self._num_values += values.shape[0]
 
 
@@ -247,20 +240,11 @@ def _values_of(body: memoryview) -> Vector:
     return np.frombuffer(body, dtype=_LITTLE_FLOAT32, count=len(body) // ELEMENT_BYTES)
 
 
-def _finite_norm_squared(values: Vector, *, offset: int) -> float:
-    """Sum the squares, refusing the first block that holds a value that is not finite.
-
-    Squares of finite float32 cannot overflow float64, so the sum is finite exactly if every value
-    is: one pass serves both purposes.
-    """
-    total = 0.0
+def _check_finite(values: Vector, *, offset: int) -> None:
+    """Refuse the first value that is not finite; it is coordinate `offset` or later."""
     for start in range(0, values.shape[0], _CHECK_CHUNK):
-        with np.errstate(invalid="ignore"):  # widening a signalling NaN warns
-            block = values[start : start + _CHECK_CHUNK].astype(np.float64)
-        squares = float(np.add.reduce(np.multiply(block, block)))
-        if not math.isfinite(squares):
-            position = offset + start + int(np.argmin(np.isfinite(block)))
+        finite = np.isfinite(values[start : start + _CHECK_CHUNK])
+        if not finite.all():
+            position = offset + start + int(finite.argmin())
             message = f"value at coordinate {position} must be finite"
             raise NonFiniteUpdateError(message)
-        total += squares
-    return total

@@ -41,9 +41,10 @@ from server.services.identity import PeerIdentity
 from server.services.models import ModelCatalog
 from server.services.rpc import METHODS, ServiceInterceptor
 from server.services.submissions import Submissions
+from server.services.uploads import Uploads
 from server.storage.blobs import BlobStore
 from server.storage.embedded import durability_problem
-from server.storage.keys import model_blob
+from server.storage.keys import installation_blob, model_blob
 from server.storage.notifier import Notifier
 from server.storage.ports import ModelVersion
 from server.storage.redis_client import SERVER_CLOCK, RedisClient
@@ -86,6 +87,7 @@ async def build_server(
     observation = Observation(
         metrics=metrics, log=get_logger("server.round"), tracer=tracing.tracer("server.round")
     )
+    await _check_installation(store, blobs, config)
     tasks = TaskDirectory([await _create_task(task, store, blobs) for task in config.tasks])
     notifier = Notifier(client.redis, tasks.names)
     audit = AuditTrail(AuditLogger(config.audit_path), files, metrics)
@@ -104,7 +106,11 @@ async def build_server(
             observer=observation,
         )
         ports = DriverPorts(
-            store=store, aggregation=aggregation, observer=observation, audit=audit, wakeup=notifier
+            store=store,
+            aggregation=aggregation,
+            observer=observation,
+            audit=audit,
+            wakeup=notifier.drivers,
         )
         return RoundDriver(info, rounds=config.rounds, ports=ports, owner=_process_name())
 
@@ -136,15 +142,15 @@ async def build_server(
             submissions=Submissions(
                 tasks=tasks,
                 store=store,
-                blobs=blobs,
-                workers=files,
+                uploads=Uploads(blobs=blobs, workers=files, limits=config.limits),
                 observer=observation,
                 limits=config.limits,
             ),
-            news=notifier,
-            identity=PeerIdentity(required=config.tls.is_complete),
+            news=notifier.devices,
+            identity=PeerIdentity(required=config.tls.is_complete, gateways=config.tls.gateways),
             observer=observation,
             check_in_ttl_s=config.rounds.check_in_ttl_s,
+            check_ins_held=config.limits.check_ins_held,
         )
     )
     token = config.admin.token
@@ -215,6 +221,27 @@ async def _check_durability(client: RedisClient, config: ServerConfig) -> None:
         msg = f"store: {problem}; set store.allow-weaker-durability = true to serve all the same"
         raise ConfigError(msg)
     _log.warning("weaker_durability", problem=problem)
+
+
+async def _check_installation(
+    store: RedisRoundStore, blobs: BlobStore, config: ServerConfig
+) -> None:
+    """Refuse stores that do not belong together: a leader would miss payloads it has receipts for.
+
+    The blob is written before the name is claimed, so that whoever reads the name finds the blob.
+    """
+    mine = secrets.token_hex(8)
+    await blobs.put(installation_blob(mine), b"")
+    name = await store.claim_installation(mine)
+    if name == mine:
+        return
+    await blobs.delete(installation_blob(mine))
+    if await blobs.size(installation_blob(name)) is None:
+        msg = (
+            f"store: {config.blob_url} does not hold the payloads of the round store's "
+            f"installation {name}; all coordinators must share one blob store"
+        )
+        raise ConfigError(msg)
 
 
 async def _create_task(config: TaskConfig, store: RedisRoundStore, blobs: BlobStore) -> TaskInfo:

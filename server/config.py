@@ -59,6 +59,9 @@ class TlsConfig(_Section):
     client_ca: Path | None = Field(
         default=None, description="authority whose certificates devices must present"
     )
+    gateways: tuple[str, ...] = Field(
+        default=(), description="common names that may submit for any device"
+    )
     insecure: bool = Field(
         default=False, description="serve without TLS; devices are then believed by their word"
     )
@@ -108,11 +111,23 @@ class StoreConfig(_Section):
 class LimitsConfig(_Section):
     """Bounds on what peers may cost. They change how fast, never what comes out."""
 
+    calls_in_flight: int = Field(
+        default=20_000, ge=100, description="calls of all kinds at once; more: RESOURCE_EXHAUSTED"
+    )
+    check_ins_held: int = Field(
+        default=10_000, ge=0, description="check-ins that may wait for a decision; more: no waiting"
+    )
+    inline_in_flight: int = Field(
+        default=8192, ge=1, description="inline updates being stored at once; more: OVERLOADED"
+    )
     uploads_in_flight: int = Field(
         default=8, ge=1, le=1024, description="chunked uploads read at the same time"
     )
     upload_stall_s: float = Field(
         default=20, ge=1, le=3600, description="a chunked upload silent for this long is ended"
+    )
+    upload_min_bytes_per_s: int = Field(
+        default=32 << 10, ge=1, description="a chunked upload slower than this over all is ended"
     )
     uploads_queued: int = Field(
         default=1024, ge=0, description="chunked uploads waiting beyond those; more: OVERLOADED"

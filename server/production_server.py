@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,6 +32,7 @@ OPTIONS: Final = (
     ("grpc.http2.lookahead_bytes", 256 << 10),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", 1024),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
@@ -67,7 +67,11 @@ class ProductionFederatedServer:
 
     def __init__(self, parts: ServerParts) -> None:
         self._parts = parts
-        self._server = grpc.aio.server(interceptors=[parts.interceptor], options=OPTIONS)
+        self._server = grpc.aio.server(
+            interceptors=[parts.interceptor],
+            options=OPTIONS,
+            maximum_concurrent_rpcs=parts.config.limits.calls_in_flight,
+        )
         # A port asks every peer for a certificate or none, and who enrolls has none yet.
         self._enrollment = (
             grpc.aio.server(interceptors=[parts.interceptor], options=OPTIONS)
@@ -119,14 +123,13 @@ class ProductionFederatedServer:
         await self._health.enter_graceful_shutdown()
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                _log.error("task_failed", error=f"{type(ended).__name__}: {ended}")
         await self._server.stop(DRAIN_S)
         if self._enrollment is not None:
             await self._enrollment.stop(DRAIN_S)
-        await self._parts.http.stop()
-        await self._parts.metrics.stop()
+        await asyncio.gather(self._parts.http.stop(), self._parts.metrics.stop())
         for close in self._parts.closers:
             await close()
         _log.info("server_stopped")

@@ -4,6 +4,7 @@
 arrives in chunks: length, digest, codec's canonical form, dimension, dtype and finiteness.
 """
 
+import threading
 from collections.abc import Iterable
 
 import xxhash
@@ -41,8 +42,8 @@ def check_inline(submission: Submission, *, dim: int) -> None:
 class UploadSink:
     """Checks and stores a payload chunk by chunk; holds no more than one chunk.
 
-    Blocking: for a worker thread, one call at a time. Nothing is visible in the store before
-    `commit`, and `commit` refuses unless the whole payload is right.
+    Blocking: for worker threads; calls of several threads run one after the other. Nothing is
+    visible in the store before `commit`, and `commit` refuses unless the whole payload is right.
 
     Args:
         submission: what the header declared.
@@ -56,6 +57,8 @@ class UploadSink:
         self._hash = xxhash.xxh3_128()
         self._validator = codec.DenseValidator(dim=dim)
         self._received = 0
+        # A cancelled call leaves its thread running: `abort` must not close the file under it.
+        self._busy = threading.Lock()
 
     def feed(self, chunks: Iterable[bytes | memoryview]) -> None:
         """Take the next bytes.
@@ -64,31 +67,37 @@ class UploadSink:
             InvalidInput: as soon as a chunk is wrong.
             StoreUnavailable: if the store cannot take them.
         """
-        for chunk in chunks:
-            self._received += len(chunk)
-            if self._received > self._submission.payload_bytes:
-                msg = f"more than the declared {self._submission.payload_bytes} bytes arrived"
-                raise UpdateTooLarge(msg)
-            try:
-                self._validator.feed(chunk)
-            except codec.CodecError as error:
-                raise _refusal(error) from error
-            self._hash.update(chunk)
-            self._writer.write(chunk)
+        with self._busy:
+            for chunk in chunks:
+                self._take(chunk)
 
     def commit(self) -> None:
         """Check the whole and make it durable under its key."""
-        _check_length(self._received, self._submission.payload_bytes)
-        _check_digest(self._hash.digest(), self._submission.digest)
-        try:
-            self._validator.finish()
-        except codec.CodecError as error:
-            raise _refusal(error) from error
-        self._writer.commit()
+        with self._busy:
+            _check_length(self._received, self._submission.payload_bytes)
+            _check_digest(self._hash.digest(), self._submission.digest)
+            try:
+                self._validator.finish()
+            except codec.CodecError as error:
+                raise _refusal(error) from error
+            self._writer.commit()
 
     def abort(self, *, keep: bool) -> None:
         """Give up; with `keep`, what was received waits for a resumed upload."""
-        self._writer.abort(keep=keep)
+        with self._busy:
+            self._writer.abort(keep=keep)
+
+    def _take(self, chunk: bytes | memoryview) -> None:
+        self._received += len(chunk)
+        if self._received > self._submission.payload_bytes:
+            msg = f"more than the declared {self._submission.payload_bytes} bytes arrived"
+            raise UpdateTooLarge(msg)
+        try:
+            self._validator.feed(chunk)
+        except codec.CodecError as error:
+            raise _refusal(error) from error
+        self._hash.update(chunk)
+        self._writer.write(chunk)
 
 
 def _check_length(received: int, declared: int) -> None:

@@ -8,6 +8,8 @@ import contextlib
 import json
 import os
 import pickle
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -60,7 +62,8 @@ class FleetResult:
     """How the processes ended.
 
     Attributes:
-        exit_codes: exit status of each process in slot order; -k where signal k ended it.
+        exit_codes: exit status of each process in slot order; -k where signal k ended it. Empty
+            where the fleet was stopped before it had processes.
     """
 
     exit_codes: tuple[int, ...] = field(default=())
@@ -177,14 +180,23 @@ class Fleet(Generic[ItemT]):
             FleetError: if the fleet is not started, or its supervisor failed.
         """
         supervisor = self._running()
-        with contextlib.suppress(BrokenPipeError):
-            _pipe(supervisor.stdin).close()
+        is_preparing = self._is_preparing()
+        if is_preparing:
+            # It looks at its input when the processes run, and before that there is nothing to end.
+            supervisor.terminate()
+        else:
+            with contextlib.suppress(BrokenPipeError):
+                _pipe(supervisor.stdin).close()
         try:
             return self.wait(self._config.grace_s + _SUPERVISOR_GRACE_S)
         except TimeoutError:
             # Its processes die with it.
             supervisor.kill()
             return self.wait()
+        except FleetError:
+            if is_preparing and supervisor.returncode == -signal.SIGTERM:
+                return FleetResult()
+            raise
 
     @property
     def is_running(self) -> bool:
@@ -208,6 +220,12 @@ class Fleet(Generic[ItemT]):
             message = "the fleet is not started"
             raise FleetError(message)
         return self._supervisor
+
+    def _is_preparing(self) -> bool:
+        if self._pids is not None or not self.is_running:
+            return False
+        has_reported, _, _ = select.select([_pipe(self._running().stdout)], [], [], 0)
+        return not has_reported
 
     def _heard(self, key: str) -> list[int]:
         if self._failure is not None:

@@ -1,2 +1,142 @@
-def demo() -> None:
-    pass
+"""`fedagg demo`: from nothing to a trained model on this machine."""
+
+import asyncio
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from cli.demo.report import DemoReport
+from cli.demo.run import Demo
+from cli.demo.settings import NUM_COORDINATORS, DemoSettings
+from cli.demo.view import DemoView
+from cli.exit_codes import CliError, ExitCode
+from cli.output import FormatOption, Output, OutputFormat
+from cli.signals import terminate_as_interrupt
+from simulation.scenarios import Scenario
+
+_DEFAULTS: Final = Scenario()
+_ATTACKERS_SHARE: Final = 0.2
+
+
+def demo(
+    devices: Annotated[
+        int, typer.Option("--devices", min=1, max=1000, help="Devices, each a real gRPC client.")
+    ] = _DEFAULTS.num_devices,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, help="Rounds to train.")] = (
+        _DEFAULTS.num_rounds
+    ),
+    aggregator: Annotated[
+        str, typer.Option("--aggregator", help="mean, median, trimmed-mean, krum or multi-krum.")
+    ] = "mean",
+    attack: Annotated[
+        str,
+        typer.Option("--attack", help="none, sign-flip, gaussian, zero, same-value or label-flip."),
+    ] = _DEFAULTS.attack,
+    attackers: Annotated[
+        int | None,
+        typer.Option(
+            "--attackers", min=0, help="Malicious devices; default: none, or a fifth under attack."
+        ),
+    ] = None,
+    attack_scale: Annotated[
+        float, typer.Option("--attack-scale", help="Strength of the attack, > 0.")
+    ] = _DEFAULTS.attack_scale,
+    alpha: Annotated[
+        float, typer.Option("--alpha", help="Dirichlet concentration of the data; inf: even.")
+    ] = _DEFAULTS.alpha,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="digits, mnist or fashion-mnist.")
+    ] = _DEFAULTS.dataset,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Root of every draw.")] = 0,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where mnist or fashion-mnist lies.")
+    ] = None,
+    keep_dir: Annotated[
+        Path | None,
+        typer.Option("--keep-dir", help="Keep models, audit log and logs in this new folder."),
+    ] = None,
+    kill_coordinator_at_round: Annotated[
+        int | None,
+        typer.Option(
+            "--kill-coordinator-at-round", min=1, help="Kill the leading coordinator there."
+        ),
+    ] = None,
+    output_format: FormatOption = OutputFormat.TEXT,
+) -> None:
+    """Train one model with simulated devices through two coordinators and a store of their own.
+
+    Everything runs on this machine and nothing is left behind, unless --keep-dir asks for it.
+    """
+    with Output(output_format) as output, ExitStack() as stack:
+        if attackers is None:
+            attackers = 0 if attack == "none" else max(1, int(_ATTACKERS_SHARE * devices))
+        settings = DemoSettings(
+            scenario=Scenario(
+                dataset=dataset,
+                num_devices=devices,
+                alpha=alpha,
+                seed=seed,
+                num_attackers=attackers,
+                attack=attack,
+                attack_scale=attack_scale,
+                num_rounds=rounds,
+            ),
+            aggregator=aggregator,
+            kill_coordinator_at_round=kill_coordinator_at_round,
+        )
+        stack.enter_context(terminate_as_interrupt())
+        folder = _folder(keep_dir, stack)
+        view = stack.enter_context(DemoView(_console_of(output), rounds))
+        view.say(_opening(settings))
+        # gRPC would reach the coordinators through a proxy that the environment names.
+        os.environ["no_grpc_proxy"] = "127.0.0.1"  # noqa: SIM112  # its name
+        report = asyncio.run(Demo(settings, folder, view, data_dir=data_dir).run())
+        stack.close()
+        _tell(report, output)
+        if not report.is_good:
+            raise typer.Exit(ExitCode.FAILURE)
+
+
+def _folder(keep_dir: Path | None, stack: ExitStack) -> Path:
+    if keep_dir is None:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedagg-demo-")))
+    keep_dir.mkdir(parents=True, exist_ok=True)
+    if any(keep_dir.iterdir()):
+        msg = f"--keep-dir={keep_dir} must be empty"
+        raise CliError(msg, exit_code=ExitCode.USAGE)
+    return keep_dir.absolute()
+
+
+def _console_of(output: Output) -> Console | None:
+    """Progress is part of the text answer; beside a JSON answer only a person may see it."""
+    if not output.is_json:
+        return output.console
+    return output.stderr if output.stderr.is_terminal else None
+
+
+def _opening(settings: DemoSettings) -> str:
+    scenario = settings.scenario
+    attack = (
+        f"{scenario.num_attackers} of them attack ({scenario.attack} x{scenario.attack_scale:g}), "
+        if scenario.attack != "none" and scenario.num_attackers
+        else ""
+    )
+    return (
+        f"{scenario.num_devices} devices, {attack}{scenario.dataset}, alpha {scenario.alpha:g}, "
+        f"{settings.aggregator}; {NUM_COORDINATORS} coordinators, 1 store"
+    )
+
+
+def _tell(report: DemoReport, output: Output) -> None:
+    if output.is_json:
+        output.json(report.as_json())
+        return
+    output.console.print(report.table())
+    output.line(report.summary())
+    if report.problem:
+        output.error(report.problem, ExitCode.FAILURE)

@@ -103,14 +103,22 @@ class Aggregation:
         """Why the round's candidate must not be published; None: nothing is wrong with it."""
         if round_.candidate is None:
             return "there is no candidate"
-        base = await self._base(round_)
         try:
+            base = await self._base(round_)
             data = await self._blobs.get(model_blob(round_.task, round_.candidate.sha256))
         except BlobNotFound as error:
-            return f"the candidate is gone: {error}"
+            return f"a model file is gone: {error}"
         return await self._workers.run(
             candidate_problem, data, base, max_update_norm=self._max_update_norm
         )
+
+    async def discard(self, round_: Round) -> None:
+        """Delete the candidate of an abandoned round, unless it is some version's file."""
+        if round_.candidate is None:
+            return
+        sha256 = round_.candidate.sha256
+        if all(model.sha256 != sha256 for model in await self._store.models(round_.task)):
+            await self._blobs.delete(model_blob(round_.task, sha256))
 
     async def purge(self, task: str, round_number: int) -> None:
         """Delete the round's payloads from the blob store."""

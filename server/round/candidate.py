@@ -4,6 +4,7 @@ Runs in a kernel thread. The same contributions give the same bytes, in whatever
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -144,5 +145,7 @@ def _metrics(contributions: Sequence[Contribution], aggregate: Aggregate) -> dic
         if known:
             # Devices report these themselves: a hint for people, never an input of a decision.
             total = sum(weight for _, weight in known)
-            metrics[name] = sum(loss * weight for loss, weight in known) / total
+            mean = sum(loss * (weight / total) for loss, weight in known)
+            if math.isfinite(mean):
+                metrics[name] = mean
     return metrics

@@ -130,11 +130,11 @@ class RoundDriver:
         Raises:
             StoreUnavailable: nothing is known of the last commit; the next tick finds out.
         """
+        self._wait_s = self._rounds.poll_interval_s
         lease = await self._leadership.claim()
         if lease is None:
             return False
         snapshot = await self._ports.store.snapshot(self._task.name)
-        self._wait_s = self._rounds.poll_interval_s
         round_ = snapshot.round
         if round_ is None or round_.is_terminal:
             settled = await self._settle()
@@ -183,7 +183,7 @@ class RoundDriver:
             traceparent=self._ports.observer.new_traceparent(self._task.name, number),
         )
         result = await self._ports.store.commit(round_, lease=lease)
-        return self._committed(result, round_, None)
+        return self._committed(await self._resolve(result, round_), round_, None)
 
     async def _select(self, round_: Round, snapshot: Snapshot, lease: Lease) -> bool:
         wanted = self._info.cohort_wanted
@@ -202,7 +202,7 @@ class RoundDriver:
         event = CohortSelected(at_ms=snapshot.now_ms, cohort_size=len(cohort))
         after = step(round_, event)
         result = await self._ports.store.open_cohort(after, cohort=cohort, lease=lease)
-        return self._committed(result, after, round_)
+        return self._committed(await self._resolve(result, after), after, round_)
 
     async def _collect(self, round_: Round, snapshot: Snapshot, lease: Lease) -> bool:
         now, accepted = snapshot.now_ms, snapshot.accepted
@@ -245,7 +245,7 @@ class RoundDriver:
     async def _advance(self, round_: Round, event: Event, lease: Lease) -> bool:
         after = step(round_, event)
         result = await self._ports.store.commit(after, lease=lease)
-        return self._committed(result, after, round_)
+        return self._committed(await self._resolve(result, after), after, round_)
 
     async def _finish(self, round_: Round, event: Event, snapshot: Snapshot, lease: Lease) -> bool:
         after = step(round_, event)
@@ -264,8 +264,11 @@ class RoundDriver:
         )
         with self._ports.observer.span(after.phase.value, round_):
             result = await store.finish(after, record=record, model=model, lease=lease)
+        result = await self._resolve(result, after)
         if result is CommitResult.COMMITTED:
             self._ports.observer.round_finished(record)
+            if model is None:
+                await self._ports.aggregation.discard(after)
         return self._committed(result, after, round_)
 
     async def _settle(self) -> bool:
@@ -278,6 +281,14 @@ class RoundDriver:
                 await self._ports.aggregation.purge(record.task, number)
             await self._ports.store.mark_audited(record.task, record.number)
         return bool(finished)
+
+    async def _resolve(self, result: CommitResult, after: Round) -> CommitResult:
+        """A commit whose answer was lost is sent again, and then it is stale against itself."""
+        if result is CommitResult.STALE:
+            stored = (await self._ports.store.snapshot(self._task.name)).round
+            if stored == after:
+                return CommitResult.COMMITTED
+        return result
 
     def _committed(self, result: CommitResult, after: Round, before: Round | None) -> bool:
         if result is CommitResult.COMMITTED:

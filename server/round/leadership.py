@@ -56,8 +56,7 @@ class Leadership:
             yield
         finally:
             keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            await asyncio.wait({keeper})  # does not swallow a cancellation of the caller
 
     async def give_back(self) -> None:
         """Let the next leader start at once."""

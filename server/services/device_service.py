@@ -64,6 +64,7 @@ class ServicePorts:
     identity: PeerIdentity
     observer: ServiceObserver
     check_in_ttl_s: float
+    check_ins_held: int
 
 
 class FederationService:
@@ -71,6 +72,7 @@ class FederationService:
 
     def __init__(self, ports: ServicePorts) -> None:
         self._ports = ports
+        self._held = 0
 
     async def check_in(self, request: pb.CheckInRequest, context: Context) -> pb.CheckInResponse:
         """Register the offer; wait for the decision as long as the device allows."""
@@ -107,7 +109,7 @@ class FederationService:
     ) -> pb.SubmissionReceipt:
         """Take one update in chunks."""
         submission, admission = await self._ports.submissions.submit_stream(
-            messages, check_device=lambda device: self._ports.identity.check(context, device)
+            messages, check_device=self._ports.identity.check_submitter(context)
         )
         return convert.receipt_of(submission, admission)
 
@@ -121,13 +123,15 @@ class FederationService:
     async def submit_updates(
         self, requests: AsyncIterator[pb.SubmitUpdatesRequest], context: Context
     ) -> AsyncIterator[pb.SubmitUpdatesResponse]:
-        """Take batches of updates from a gateway, which answers for its devices."""
-        self._ports.identity.check_any(context)
+        """Take batches of updates: a gateway's for its devices, or a device's own."""
+        check_device = self._ports.identity.check_submitter(context)
         async for request in requests:
             if not 1 <= len(request.updates) <= MAX_BATCH:
                 msg = f"{len(request.updates)} updates in a batch, must lie in [1, {MAX_BATCH}]"
                 raise MalformedRequest(msg)
-            outcomes = await self._ports.submissions.submit_batch(request.updates)
+            outcomes = await self._ports.submissions.submit_batch(
+                request.updates, check_device=check_device
+            )
             yield pb.SubmitUpdatesResponse(
                 batch_id=request.batch_id, outcomes=[_outcome(outcome) for outcome in outcomes]
             )
@@ -167,7 +171,17 @@ class FederationService:
         return pb.ReportProgressResponse(round_open=left > 0, ttl_ms=left)
 
     async def _decision(self, task: TaskInfo, offer: convert.CheckIn) -> CheckInAnswer:
-        deadline = time.monotonic() + offer.max_wait_ms / 1000
+        wait_ms = offer.max_wait_ms if self._held < self._ports.check_ins_held else 0
+        deadline = time.monotonic() + wait_ms / 1000
+        self._held += 1
+        try:
+            return await self._decided(task, offer, deadline)
+        finally:
+            self._held -= 1
+
+    async def _decided(
+        self, task: TaskInfo, offer: convert.CheckIn, deadline: float
+    ) -> CheckInAnswer:
         while True:
             mark = self._ports.news.mark(task.name)
             answer = await self._ports.store.check_in(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,10 +21,12 @@ class PeerIdentity:
     Args:
         required: True where the transport is mutual TLS. False believes every device by its word,
             as `tls.insecure` says.
+        gateways: common names that may submit for any device.
     """
 
-    def __init__(self, *, required: bool) -> None:
+    def __init__(self, *, required: bool, gateways: Iterable[str] = ()) -> None:
         self._required = required
+        self._gateways = frozenset(gateways)
 
     def check(self, context: Context, device_id: str) -> None:
         """Refuse a request in another device's name.
@@ -38,6 +41,15 @@ class PeerIdentity:
         if proved != device_id:
             msg = f"the certificate is of {proved}, the request says {device_id}"
             raise DeviceIdMismatch(msg)
+
+    def check_submitter(self, context: Context) -> Callable[[str], None]:
+        """What checks the device ids of a stream of submissions.
+
+        A gateway may name any device, every other peer only itself.
+        """
+        if self._required and self._common_name(context) in self._gateways:
+            return lambda _: None
+        return lambda device_id: self.check(context, device_id)
 
     def check_any(self, context: Context) -> None:
         """Refuse a peer without a certificate.

@@ -89,7 +89,7 @@ class ModelCatalog:
                 for start in range(0, len(data), CHUNK_BYTES)
             ]
             self._chunks[key] = chunks
-            self._cached_bytes += model.size_bytes
+            self._cached_bytes += sum(map(len, chunks))
             while self._cached_bytes > self._cache_bytes and len(self._chunks) > 1:
                 _, dropped = self._chunks.popitem(last=False)
                 self._cached_bytes -= sum(map(len, dropped))

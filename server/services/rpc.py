@@ -10,9 +10,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from opentelemetry import trace
 
 from monitoring.logs import EventLogger
@@ -20,12 +21,14 @@ from monitoring.rpc_meter import RpcMeter
 from monitoring.tracing import context_from_metadata
 from protos.fedagg.v1 import enrollment_pb2, errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
-from server.errors import ServiceError
+from server.errors import MalformedRequest, ServiceError
 from server.services.device_service import FederationService
 from server.services.identity import Context
 from server.status import ERROR_METADATA_KEY, error_detail, internal_error_detail, status_code
 
 SERVICE: Final = "fedagg.v1.Federation"
+MessageT = TypeVar("MessageT", bound=Message)
+
 METHODS: Final = tuple(
     f"/{service.full_name}/{method.name}"
     for service in (
@@ -43,32 +46,36 @@ if TYPE_CHECKING:  # generic in the stubs only
 def federation_handlers(service: FederationService) -> grpc.GenericRpcHandler:
     """Handlers of `Federation`.
 
-    Two directions carry raw messages instead of parsed ones, for their bytes' sake: SubmitUpdate's
-    requests (see `convert.upload_part`) and FetchModel's responses (see `ModelCatalog`).
+    Requests arrive raw and are parsed inside the interceptor, so that garbage is refused like any
+    other bad input. Two directions stay raw for their bytes' sake: SubmitUpdate's requests (see
+    `convert.upload_part`) and FetchModel's responses (see `ModelCatalog`).
     """
+    unary = grpc.unary_unary_rpc_method_handler
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
-            "CheckIn": grpc.unary_unary_rpc_method_handler(
-                service.check_in, pb.CheckInRequest.FromString, _serialize
-            ),
+            "CheckIn": unary(_parsed(service.check_in, pb.CheckInRequest), None, _serialize),
             "FetchModel": grpc.unary_stream_rpc_method_handler(
-                service.fetch_model, pb.FetchModelRequest.FromString, None
+                _parsed_stream(service.fetch_model, pb.FetchModelRequest), None, None
             ),
             "SubmitUpdate": grpc.stream_unary_rpc_method_handler(
                 service.submit_update, None, _serialize
             ),
-            "SubmitInlineUpdate": grpc.unary_unary_rpc_method_handler(
-                service.submit_inline_update, pb.InlineUpdate.FromString, _serialize
+            "SubmitInlineUpdate": unary(
+                _parsed(service.submit_inline_update, pb.InlineUpdate), None, _serialize
             ),
             "SubmitUpdates": grpc.stream_stream_rpc_method_handler(
-                service.submit_updates, pb.SubmitUpdatesRequest.FromString, _serialize
+                lambda messages, context: service.submit_updates(
+                    _parsed_messages(messages, pb.SubmitUpdatesRequest), context
+                ),
+                None,
+                _serialize,
             ),
-            "GetUploadStatus": grpc.unary_unary_rpc_method_handler(
-                service.get_upload_status, pb.GetUploadStatusRequest.FromString, _serialize
+            "GetUploadStatus": unary(
+                _parsed(service.get_upload_status, pb.GetUploadStatusRequest), None, _serialize
             ),
-            "ReportProgress": grpc.unary_unary_rpc_method_handler(
-                service.report_progress, pb.ReportProgressRequest.FromString, _serialize
+            "ReportProgress": unary(
+                _parsed(service.report_progress, pb.ReportProgressRequest), None, _serialize
             ),
         },
     )
@@ -179,6 +186,33 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 async def _abort(context: Context, code: grpc.StatusCode, detail: errors_pb2.ErrorDetail) -> None:
     trailer = ((ERROR_METADATA_KEY, detail.SerializeToString()),)
     await context.abort(code, detail.message, trailing_metadata=trailer)
+
+
+def _parsed(call: Call, message: type[Message]) -> Call:
+    return lambda data, context: call(_parse(data, message), context)
+
+
+def _parsed_stream(call: Call, message: type[Message]) -> Call:
+    async def stream(data: bytes, context: Context) -> AsyncIterator[Any]:
+        async for response in call(_parse(data, message), context):
+            yield response
+
+    return stream
+
+
+async def _parsed_messages(
+    messages: AsyncIterator[bytes], message: type[MessageT]
+) -> AsyncIterator[MessageT]:
+    async for data in messages:
+        yield _parse(data, message)
+
+
+def _parse(data: bytes, message: type[MessageT]) -> MessageT:
+    try:
+        return message.FromString(data)
+    except DecodeError as error:
+        msg = f"the request is not a {message.DESCRIPTOR.name}"
+        raise MalformedRequest(msg) from error
 
 
 def _serialize(message: Any) -> bytes:  # noqa: ANN401  # any message

@@ -264,8 +264,12 @@ def durability_problem(settings: Mapping[str, str], durability: Durability) -> s
     aof_enabled = {"1": "yes", "0": "no"}.get(settings.get("aof_enabled", ""), "")
     enabled = settings.get("appendonly", aof_enabled)
     policy = settings.get("appendfsync", "")
+    eviction = settings.get("maxmemory-policy", settings.get("maxmemory_policy", "noeviction"))
     machine = durability is Durability.MACHINE
     problems = {
+        f"maxmemory-policy is {eviction}: it may drop acknowledged updates; set it to noeviction": (
+            eviction != "noeviction"
+        ),
         "it does not tell whether appendonly is on": not enabled,
         "appendonly is off: a restart loses acknowledged writes": enabled == "no",
         "its last write to the append-only file failed": (

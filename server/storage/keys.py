@@ -18,8 +18,10 @@ script may touch them together. Scripts receive the task's prefix and append the
 | `rejected:<n>` | set | devices of the cohort with a refused update | reject | retention after the end |
 | `finished` | list | FinishedRound as JSON, oldest first, the last 10,000 | finish | for ever |
 | `outbox` | hash | round -> FinishedRound not yet in the audit log | finish; taken out by mark_audited | until audited |
-| `events` | channel | a message after every change of phase, reached goal or rollback | commit, open_cohort, finish, admit, rollback | - |
-| `enrolled:<token>` | hash | `csr`, `chain` issued for a one-time token | remember_enrollment | until the token expires |
+| `events` | channel | the phase after every change of it; `rollback` | commit, open_cohort, finish, rollback | - |
+| `drive` | channel | `enough` offers or the `goal` reached: news for the driver alone | check_in, admit | - |
+| `fedagg:installation` (whole key) | string | id that the blob store must know too | claim_installation | for ever |
+| `fedagg:enrolled:<token>` (whole key) | hash | `csr`, `chain` issued for a one-time token | remember_enrollment | until the token expires |
 
 In which state: `waiting` and `offers` grow in any phase; `cohort:<n>` appears with COLLECTING;
 `submissions:<n>`, `payloads:<n>` and `accepted` change in COLLECTING only, so the contributions are
@@ -27,6 +29,9 @@ fixed by the very commit that leaves it.
 """
 
 import hashlib
+from typing import Final
+
+INSTALLATION_KEY: Final = "fedagg:installation"
 
 
 def task_prefix(task: str) -> str:
@@ -35,8 +40,13 @@ def task_prefix(task: str) -> str:
 
 
 def events_channel(task: str) -> str:
-    """Pub/sub channel that announces the task's changes."""
+    """Pub/sub channel that announces the task's changes of phase."""
     return task_prefix(task) + "events"
+
+
+def drive_channel(task: str) -> str:
+    """Pub/sub channel of what only the driver need know."""
+    return task_prefix(task) + "drive"
 
 
 def payload_blob(
@@ -54,6 +64,11 @@ def payload_blob(
 def payloads_prefix(task: str, round_number: int) -> str:
     """Folder of all payloads of a round."""
     return f"updates/{task}/{round_number:08d}/"
+
+
+def installation_blob(installation: str) -> str:
+    """Blob that shows which round store these blobs belong to."""
+    return f"installation/{installation}"
 
 
 def model_blob(task: str, sha256: str) -> str:

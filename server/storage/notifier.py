@@ -6,38 +6,34 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from redis import exceptions
 from redis.asyncio import Redis
 
-from server.storage.keys import events_channel
+from monitoring.logs import get_logger
+from server.storage.keys import drive_channel, events_channel
 
 RECONNECT_S: Final = 0.2
 
+_log = get_logger(__name__)
 
-class Notifier:
-    """Wakes those who wait for a change of a task.
+
+class News:
+    """What one audience waits for.
 
     A message may be lost while the store is away, so every wait has a timeout and whoever wakes
     reads the state anew: news is a hint, never a fact.
-
-    Args:
-        redis: connection pool to subscribe with.
-        tasks: tasks to listen for.
     """
 
-    def __init__(self, redis: Redis, tasks: Iterable[str]) -> None:
-        self._redis = redis
-        self._channels = {events_channel(task).encode(): task for task in tasks}
-        self._news: defaultdict[str, int] = defaultdict(int)
+    def __init__(self) -> None:
+        self._count: defaultdict[str, int] = defaultdict(int)
         self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     def mark(self, task: str) -> int:
         """Count of news so far; take it before reading the state that may need a wait."""
-        return self._news[task]
+        return self._count[task]
 
     async def wait(self, task: str, *, timeout_s: float, since: int) -> None:
         """Return once there is news of `task` after `since`, or after `timeout_s`."""
-        if self._news[task] != since:
+        if self._count[task] != since:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[task].add(future)
@@ -47,28 +43,54 @@ class Notifier:
         finally:
             self._waiting[task].discard(future)
 
+    def wake(self, task: str) -> None:
+        """Tell everybody who waits for `task`."""
+        self._count[task] += 1
+        for future in self._waiting[task]:
+            if not future.done():
+                future.set_result(None)
+
+
+class Notifier:
+    """Listens for all tasks: devices hear of changes of phase, drivers of everything.
+
+    Args:
+        redis: connection pool to subscribe with.
+        tasks: tasks to listen for.
+    """
+
+    def __init__(self, redis: Redis, tasks: Iterable[str]) -> None:
+        self.devices = News()
+        self.drivers = News()
+        self._redis = redis
+        self._channels: dict[bytes, tuple[str, tuple[News, ...]]] = {}
+        for task in tasks:
+            both = (self.devices, self.drivers)
+            self._channels[events_channel(task).encode()] = (task, both)
+            self._channels[drive_channel(task).encode()] = (task, (self.drivers,))
+
     async def run(self) -> None:
-        """Listen until cancelled; reconnects by itself."""
+        """Listen until cancelled; whatever goes wrong, listen again."""
         if not self._channels:
             return
         while True:
             try:
                 await self._listen()
-            except (exceptions.RedisError, OSError):
+            except Exception as error:  # an edge: without news everybody polls
+                _log.warning("subscription_lost", error=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(*self._channels)
-            for task in self._channels.values():
-                self._wake(task)  # something may have happened while nobody listened
+            for channel in self._channels:
+                self._tell(channel)  # something may have happened while nobody listened
             while True:
                 message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=60)
                 if message is not None:
-                    self._wake(self._channels[message["channel"]])
+                    self._tell(message["channel"])
 
-    def _wake(self, task: str) -> None:
-        self._news[task] += 1
-        for future in self._waiting[task]:
-            if not future.done():
-                future.set_result(None)
+    def _tell(self, channel: bytes) -> None:
+        task, audiences = self._channels[channel]
+        for audience in audiences:
+            audience.wake(task)

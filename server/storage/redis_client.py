@@ -85,13 +85,16 @@ class RedisClient:
         except exceptions.NoScriptError:
             # The server restarted: scripts are not part of what it persists.
             sha = await self._load(name)
+        try:
             return await self.command("EVALSHA", sha, 1, key, *args)
+        except exceptions.NoScriptError as error:  # again: somebody flushes them all the time
+            raise _unavailable(error) from error
 
     async def settings(self) -> dict[str, str]:
         """What the server tells of its persistence; less where it forbids CONFIG."""
         found: dict[str, str] = {}
         try:
-            for name in ("append*", "no-appendfsync-on-rewrite"):
+            for name in ("append*", "no-appendfsync-on-rewrite", "maxmemory*"):
                 rows = await self.command("CONFIG", "GET", name)
                 words = (
                     [row.decode() for row in rows if isinstance(row, bytes)]
@@ -101,16 +104,21 @@ class RedisClient:
                 found.update(zip(words[::2], words[1::2], strict=True))
         except StoreRefused:
             pass
-        info = await self.command("INFO", "persistence")
-        lines = info.decode().splitlines() if isinstance(info, bytes) else []
-        pairs = (line.partition(":") for line in lines)
-        found.update((name, value) for name, _, value in pairs)
+        for section in ("persistence", "memory"):
+            info = await self.command("INFO", section)
+            lines = info.decode().splitlines() if isinstance(info, bytes) else []
+            pairs = (line.partition(":") for line in lines)
+            found.update((name, value) for name, _, value in pairs)
         return found
 
     async def close(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        left, self._queue = self._queue, []
+        for _, future in left:
+            if not future.done():
+                future.set_exception(StoreUnavailable("the round store was closed"))
         await self.redis.aclose(close_connection_pool=True)
 
     async def _load(self, name: str) -> str:

@@ -6,16 +6,19 @@ the keys and their writers.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, cast
 
 from server.errors import UnknownModelVersion, UnknownTask
 from server.round.selection import Candidate
 from server.round.state import Phase, Round
 from server.storage import records
-from server.storage.keys import task_prefix
+from server.storage.batching import Batcher
+from server.storage.keys import INSTALLATION_KEY, task_prefix
 from server.storage.ports import (
     Admission,
     AdmissionVerdict,
+    BlobNotFound,
     CheckInAnswer,
     CheckInVerdict,
     CommitResult,
@@ -27,6 +30,11 @@ from server.storage.ports import (
     Submission,
 )
 from server.storage.redis_client import Argument, RedisClient, Reply
+
+# One script call blocks everybody else: bounded to a few milliseconds.
+MAX_ADMISSION_BYTES: Final = 1 << 20
+PAYLOADS_PER_REPLY: Final = 64  # a few megabytes: one reply blocks the others on its connection
+_ADMISSION_OVERHEAD_BYTES: Final = 4096  # what judging costs, told in bytes of payload
 
 _COMMIT_RESULTS: Final = {
     0: CommitResult.COMMITTED,
@@ -47,6 +55,7 @@ class RedisRoundStore:
     def __init__(self, client: RedisClient, *, receipt_retention_s: int = 7 * 86_400) -> None:
         self._client = client
         self._retention_s = receipt_retention_s
+        self._admissions: dict[str, Batcher[Submission, Admission]] = {}
 
     async def ping(self) -> None:
         """Raise `StoreUnavailable` unless the store answers."""
@@ -150,7 +159,17 @@ class RedisRoundStore:
         Durable when it returns, as far as the store's settings reach. The verdicts come in order;
         two submissions of one device in one call are judged one after the other.
         """
-        return await self._judge("admit", submissions)
+        if len(submissions) > 1:
+            return await self._judge("admit", submissions)
+        submission = submissions[0]
+        batcher = self._admissions.get(submission.task)
+        if batcher is None:
+            batcher = self._admissions[submission.task] = Batcher(
+                partial(self._judge, "admit"),
+                size_of=_admission_size,
+                max_size=MAX_ADMISSION_BYTES,
+            )
+        return [await batcher.submit(submission)]
 
     async def probe(self, submission: Submission) -> Admission:
         """The verdict `admit` would give now, storing nothing."""
@@ -171,9 +190,19 @@ class RedisRoundStore:
     async def inline_payloads(
         self, task: str, round_number: int, device_ids: Sequence[str]
     ) -> list[bytes]:
-        """Payloads kept in Redis, in the order asked."""
+        """Payloads kept in Redis, in the order asked.
+
+        Raises:
+            BlobNotFound: if one is gone, as all are once the round has ended.
+        """
         key = self._of(task, "payloads", round_number)
-        rows = _rows(await self._client.command("HMGET", key, *device_ids)) if device_ids else []
+        rows: list[Reply] = []
+        for start in range(0, len(device_ids), PAYLOADS_PER_REPLY):
+            some = device_ids[start : start + PAYLOADS_PER_REPLY]
+            rows += _rows(await self._client.command("HMGET", key, *some))
+        if None in rows:
+            msg = f"{rows.count(None)} of {len(rows)} payloads of round {round_number} are gone"
+            raise BlobNotFound(msg)
         return [_bytes(row) for row in rows]
 
     async def rejections(self, task: str, round_number: int) -> int:
@@ -224,6 +253,11 @@ class RedisRoundStore:
         """Tell that the round's audit line is on disk."""
         await self._client.command("HDEL", task_prefix(task) + "outbox", round_number)
 
+    async def claim_installation(self, candidate: str) -> str:
+        """Name of this installation: the first candidate that anybody proposed."""
+        await self._client.command("SET", INSTALLATION_KEY, candidate, "NX")
+        return _bytes(await self._client.command("GET", INSTALLATION_KEY)).decode()
+
     async def remember_enrollment(
         self, token_id: str, *, csr_sha256: str, chain_pem: bytes, ttl_s: int
     ) -> tuple[str, bytes]:
@@ -269,6 +303,10 @@ class RedisRoundStore:
 
     def _of(self, task: str, name: str, round_number: int) -> str:
         return f"{task_prefix(task)}{name}:{round_number}"
+
+
+def _admission_size(submission: Submission) -> int:
+    return _ADMISSION_OVERHEAD_BYTES + len(submission.inline_payload or b"")
 
 
 def _candidate(device: bytes, lapses: bytes, known: bytes) -> Candidate:

@@ -7,7 +7,7 @@ another one before the round store the service uses.
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -60,13 +60,13 @@ class Sabotage:
 
     Attributes:
         scripts: text of the store's scripts -> what it is replaced with.
-        repeated_contributions: the aggregation reads the first contribution twice.
-        dropped_contributions: the aggregation does not read the last of several contributions.
+        doubled_contribution: the aggregation gives the first contribution twice its weight.
+        dropped_contribution: the aggregation does not read the last of several contributions.
     """
 
     scripts: Mapping[str, str] = field(default_factory=dict)
-    repeated_contributions: bool = False
-    dropped_contributions: bool = False
+    doubled_contribution: bool = False
+    dropped_contribution: bool = False
 
 
 class FaultyClient(RedisClient):
@@ -105,23 +105,30 @@ class FaultyBlobs(BlobStore):
 
 @dataclass
 class Fences:
-    """The newest fencing token that any coordinator was given."""
+    """Which driver was given which fencing token."""
 
-    newest: int = 0
+    owners: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> int:
+        return max(self.owners, default=0)
+
+    def note(self, lease: Lease) -> None:
+        owner = self.owners.setdefault(lease.fence, lease.owner)
+        require(owner == lease.owner, f"{owner} and {lease.owner} have token {lease.fence}")
 
 
 class WatchedStore(RedisRoundStore):
     """Sees that nobody commits with an outdated fencing token."""
 
-    def __init__(self, client: RedisClient, *, fences: Fences, sabotage: Sabotage) -> None:
+    def __init__(self, client: RedisClient, *, fences: Fences) -> None:
         super().__init__(client)
         self._fences = fences
-        self._sabotage = sabotage
 
     async def acquire_lease(self, task: str, *, owner: str, ttl_ms: int) -> Lease | None:
         lease = await super().acquire_lease(task, owner=owner, ttl_ms=ttl_ms)
         if lease is not None:
-            self._fences.newest = max(self._fences.newest, lease.fence)
+            self._fences.note(lease)
         return lease
 
     async def commit(self, round_: Round, *, lease: Lease) -> CommitResult:
@@ -142,18 +149,26 @@ class WatchedStore(RedisRoundStore):
         result = await super().finish(round_, record=record, model=model, lease=lease)
         return self._judged(result, lease, newest)
 
-    async def contributions(self, task: str, round_number: int) -> tuple[Contribution, ...]:
-        found = await super().contributions(task, round_number)
-        if self._sabotage.repeated_contributions:
-            return found[:1] + found
-        if self._sabotage.dropped_contributions and len(found) > 1:
-            return found[:-1]
-        return found
-
     def _judged(self, result: CommitResult, lease: Lease, newest: int) -> CommitResult:
         outdated = result is CommitResult.COMMITTED and lease.fence < newest
         require(not outdated, f"committed with token {lease.fence} after {newest} was given")
         return result
+
+
+class SabotagedStore(RedisRoundStore):
+    """What an aggregation reads, wrongly where the sabotage says so."""
+
+    def __init__(self, client: RedisClient, *, sabotage: Sabotage) -> None:
+        super().__init__(client)
+        self._sabotage = sabotage
+
+    async def contributions(self, task: str, round_number: int) -> tuple[Contribution, ...]:
+        found = await super().contributions(task, round_number)
+        if self._sabotage.doubled_contribution:
+            return (replace(found[0], num_samples=2 * found[0].num_samples), *found[1:])
+        if self._sabotage.dropped_contribution and len(found) > 1:
+            return found[:-1]
+        return found
 
 
 class Laboratory:
@@ -277,7 +292,7 @@ class Coordinator:
         for _ in range(MAX_TICKS):
             if not await self.driver.tick():
                 return
-        require(False, f"the driver still finds work after {MAX_TICKS} ticks")  # noqa: FBT003
+        require(False, f"the driver still finds work after {MAX_TICKS} ticks")
 
     def _new_driver(self) -> RoundDriver:
         self._generation += 1
@@ -292,24 +307,24 @@ class Coordinator:
         self, lab: Laboratory, index: int, data_dir: Path, fences: Fences
     ) -> DriverPorts:
         client = lab.driver_clients[index]
-        store = WatchedStore(client, fences=fences, sabotage=lab.sabotage)
+        store = WatchedStore(client, fences=fences)
         return DriverPorts(
             store=store,
             aggregation=Aggregation(
-                store=store,
+                store=SabotagedStore(client, sabotage=lab.sabotage),
                 blobs=self._driver_blobs,
                 workers=lab.kernels,
                 settings=AggregationSettings(aggregator=AggregatorConfig()),
                 observer=lab.observation,
             ),
             observer=lab.observation,
-            audit=AuditTrail(AuditLogger(data_dir / "audit.jsonl"), lab.files),
+            audit=AuditTrail(AuditLogger(data_dir / "audit.jsonl"), lab.files, metrics=lab.metrics),
             wakeup=Notifier(client.redis, [self._info.name]),
         )
 
     def _wire_service(self, lab: Laboratory, index: int, fences: Fences) -> FederationService:
         client = lab.service_clients[index]
-        store = WatchedStore(client, fences=fences, sabotage=lab.sabotage)
+        store = WatchedStore(client, fences=fences)
         tasks = TaskDirectory([self._info])
         limits = LimitsConfig()
         return FederationService(

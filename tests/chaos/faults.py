@@ -89,4 +89,3 @@ class FaultPoint:
                 self._gate.clear()
                 self.paused.set()
                 await self._gate.wait()
-

@@ -1,8 +1,8 @@
 """What the devices know: what they sent, what was acknowledged. The independent count.
 
-Every (round, device, payload) has a coordinate of its own in the model, which starts at zero. So the
-published models alone tell which updates went into which round, and how often, and can be compared
-with the acknowledgements; no counter of the server is asked.
+Every (round, device, payload) has a coordinate of its own in the model, which starts at zero. So
+the published models alone tell which updates went into which round, and how often, and can be
+compared with the acknowledgements; no counter of the server is asked.
 """
 
 from dataclasses import dataclass, field

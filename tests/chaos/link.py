@@ -44,9 +44,7 @@ class DeviceLink:
 
     def __init__(self, address: str) -> None:
         self._channel = grpc.aio.insecure_channel(address)
-        self._stub: FederationAsyncStub = cast(
-            "FederationAsyncStub", FederationStub(self._channel)
-        )
+        self._stub: FederationAsyncStub = FederationStub(self._channel)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -137,8 +135,8 @@ class DeviceLink:
                 call.cancel()
                 return Silence()
             await call.done_writing()
-        except asyncio.InvalidStateError:
-            pass  # answered before the end: the answer tells why
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            pass  # answered before the end, or broken: the call tells what happened
         return await call
 
 

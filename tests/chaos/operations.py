@@ -116,12 +116,10 @@ Operation = CheckIn | Upload | Drive | Kill | Resume | Advance | Rollback
 
 ALL: Final = tuple(range(DEVICES))
 _via = st.integers(0, COORDINATORS - 1)
-_devices = st.one_of(
-    st.just(ALL),
-    st.lists(st.sampled_from(ALL), unique=True, min_size=1, max_size=3).map(tuple),
-)
+_few = st.lists(st.sampled_from(ALL), unique=True, min_size=1, max_size=GOAL - 1).map(tuple)
+_devices = st.just(ALL) | _few
 _mostly_fine = st.one_of(st.just(Link.FINE), st.sampled_from(Link))
-_seldom = st.sampled_from([False] * 7 + [True])
+_seldom = st.sampled_from([False] * 3 + [True])
 
 
 def _faults(*kinds: FaultKind, calls: int) -> st.SearchStrategy[Fault]:
@@ -169,4 +167,66 @@ _operation = st.one_of(
     st.builds(Rollback, back=st.integers(0, 2)),
 )
 
-operation_lists = st.lists(_operation, max_size=30)
+
+# Some stories need several steps in order, which chance alone would seldom find.
+@st.composite
+def _assigned(draw: st.DrawFn) -> tuple[Operation, ...]:
+    via = draw(_via)
+    return (
+        CheckIn(devices=ALL, again=draw(st.booleans())),
+        Drive(via=via),
+        Drive(via=1 - via),
+        CheckIn(devices=ALL),
+    )
+
+
+@st.composite
+def _uploaded(draw: st.DrawFn) -> tuple[Operation, ...]:
+    via, path = draw(_via), draw(st.sampled_from(Path))
+    return (
+        Upload(devices=draw(_devices), path=path, payload=draw(_seldom.map(int))),
+        Upload(devices=ALL, path=path, via=via, intrude=draw(_seldom)),
+        Upload(devices=ALL, path=path, via=via, submission=draw(_seldom.map(int))),
+        Drive(via=via),
+        Drive(via=1 - via),
+    )
+
+
+@st.composite
+def _late(draw: st.DrawFn) -> tuple[Operation, ...]:
+    path = draw(st.sampled_from(Path))
+    return (
+        Upload(devices=draw(_few), path=path, link=draw(_mostly_fine)),
+        Advance(ms=draw(st.sampled_from([COLLECTION_MS, COLLECTION_MS - 1]))),
+        Upload(devices=draw(_devices), path=path),
+    )
+
+
+@st.composite
+def _taken_over(draw: st.DrawFn) -> tuple[Operation, ...]:
+    via = draw(_via)
+    return (
+        Upload(devices=ALL, path=draw(st.sampled_from(Path))),
+        Drive(via=via, fault=draw(_faults(*FaultKind, calls=16))),
+        Advance(ms=LEASE_MS + 1),
+        Drive(via=1 - via, fault=draw(st.none() | _faults(*FaultKind, calls=4))),
+        Resume(via=via),
+    )
+
+
+_steps = st.one_of(
+    _operation.map(lambda one: (one,)),
+    _assigned(),
+    _assigned(),
+    _uploaded(),
+    _late(),
+    _taken_over(),
+)
+
+
+def _joined(lists: list[list[tuple[Operation, ...]]]) -> list[Operation]:
+    return [operation for steps in lists for step in steps for operation in step]
+
+
+# Lists of lists, because one list alone would mostly be short.
+operation_lists = st.lists(st.lists(_steps, max_size=6), max_size=6).map(_joined)

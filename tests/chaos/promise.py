@@ -5,7 +5,7 @@ class BrokenPromise(AssertionError):
     """The service did what it promises never to do."""
 
 
-def require(holds: bool, problem: str) -> None:  # noqa: FBT001  # reads as an assertion
+def require(holds: bool, problem: str) -> None:
     """Fail with `problem` unless `holds`."""
     if not holds:
         raise BrokenPromise(problem)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -16,11 +17,12 @@ class CuttingProxy:
         host, _, port = target.partition(":")
         self._target = (host, int(port))
         self._budgets = list(cut_after)
+        self._connections: list[asyncio.Task[None]] = []
         self.num_cuts = 0
         self.address = ""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
         self.address = f"127.0.0.1:{port}"
         return self
@@ -32,20 +34,29 @@ class CuttingProxy:
         traceback: TracebackType | None,
     ) -> None:
         self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.append(asyncio.create_task(self._serve(reader, writer)))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         budget = [self._budgets.pop(0)] if self._budgets else None
-        upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
-        pumps = [
-            asyncio.create_task(self._pump(reader, upstream_writer, budget)),
-            asyncio.create_task(self._pump(upstream_reader, writer, budget)),
-        ]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for pump in pumps:
-            pump.cancel()
-        for end in (writer, upstream_writer):
-            end.transport.abort()
+        async with _aborting(writer):
+            upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+            async with _aborting(upstream_writer):
+                pumps = [
+                    asyncio.create_task(self._pump(reader, upstream_writer, budget)),
+                    asyncio.create_task(self._pump(upstream_reader, writer, budget)),
+                ]
+                try:
+                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for pump in pumps:
+                        pump.cancel()
+                    await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, budget: list[int] | None
@@ -59,3 +70,13 @@ class CuttingProxy:
                         return
                 sink.write(data)
                 await sink.drain()
+
+
+@contextlib.asynccontextmanager
+async def _aborting(end: asyncio.StreamWriter) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        end.transport.abort()
+        with contextlib.suppress(OSError):
+            await end.wait_closed()

@@ -102,7 +102,8 @@ class ScriptedFederation(FederationServicer):
     stored: dict[str, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
     accepted: dict[str, pb.UpdateHeader] = field(default_factory=dict)
     round_open: bool = True
-    receipt_changes: dict[str, str] = field(default_factory=dict)
+    offset_shift: int = 0
+    receipt_changes: dict[str, str | bytes] = field(default_factory=dict)
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -153,7 +154,7 @@ class ScriptedFederation(FederationServicer):
             yield pb.ModelChunk(
                 model_version=2,
                 total_bytes=len(self.model),
-                offset=start,
+                offset=start + self.offset_shift,
                 sha256=self.sha256,
                 data=self.model[start : min(start + self.chunk_bytes, end)],
             )
@@ -292,6 +293,8 @@ def make_config(
     inline_max_bytes: int = 64 * 1024,
     progress_interval_s: float | None = None,
     stall_timeout_s: float = 30.0,
+    deadline_margin_s: float = 0.5,
+    call_timeout_s: float = 20.0,
 ) -> ClientConfig:
     return ClientConfig(
         servers=addresses,
@@ -302,6 +305,8 @@ def make_config(
         inline_max_bytes=inline_max_bytes,
         progress_interval_s=progress_interval_s,
         stall_timeout_s=stall_timeout_s,
+        deadline_margin_s=deadline_margin_s,
+        call_timeout_s=call_timeout_s,
         max_wait_s=1.0,
     )
 
@@ -353,7 +358,6 @@ async def _refuse(context: _Context, fault: Refuse) -> NoReturn:
         "scripted",
         trailing_metadata=(("fedagg-error-bin", detail.SerializeToString()),),
     )
-    raise AssertionError
 
 
 async def _lose(fault: Fault | None, context: _Context) -> None:

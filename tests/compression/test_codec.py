@@ -215,13 +215,6 @@ def test_bodies_behind_a_good_header_get_one_verdict_however_they_are_cut(
         assert verdict is not None
 
 
-@given(VECTORS, CUTS)
-def test_validator_measures_the_norm(vector: Vector, cuts: list[int]) -> None:
-    squares = [float(x) ** 2 for x in vector]
-    validator = feed_all(encode_dense(vector), cuts, len(vector))
-    assert validator.norm_squared == pytest.approx(math.fsum(squares), rel=1e-14, abs=0)
-
-
 def test_bad_header_is_refused_before_the_body_arrives() -> None:
     validator = DenseValidator(dim=3)
     validator.feed(header(dim=4)[:10])

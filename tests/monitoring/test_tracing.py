@@ -2,25 +2,13 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
-    TraceServiceServicer,
-    add_TraceServiceServicer_to_server,
-)
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from monitoring.tracing import (
     configure_tracing,
@@ -28,58 +16,17 @@ from monitoring.tracing import (
     context_from_traceparent,
     current_traceparent,
 )
+from tests.monitoring.otlp_receiver import Receiver, receiving
 
 ROOT = Path(__file__).parents[2]
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 NOT_SAMPLED = TRACEPARENT[:-1] + "0"
 
 
-class Receiver(TraceServiceServicer):
-    """Keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.requests: list[ExportTraceServiceRequest] = []
-        self.endpoint = ""
-        self._lock = threading.Lock()
-
-    def Export(  # noqa: N802  # named by the protocol
-        self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
-    ) -> ExportTraceServiceResponse:
-        del context
-        with self._lock:
-            self.requests.append(request)
-        return ExportTraceServiceResponse()
-
-    @property
-    def spans(self) -> dict[str, Span]:
-        return {
-            span.name: span
-            for request in self.requests
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        }
-
-    @property
-    def services(self) -> set[str]:
-        return {
-            attribute.value.string_value
-            for request in self.requests
-            for resource in request.resource_spans
-            for attribute in resource.resource.attributes
-            if attribute.key == "service.name"
-        }
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    server = grpc.server(ThreadPoolExecutor(max_workers=1))
-    add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]  # generated
-    receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    yield receiver
-    server.stop(grace=None).wait()
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
     updates: dict[tuple[str, int], tuple[federation_pb2.UpdateHeader, NDArray[np.float32]]] = field(
         default_factory=dict
     )
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def CheckIn(
         self,
@@ -140,6 +141,15 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
         self, request: federation_pb2.ReportProgressRequest, context: _Context
     ) -> federation_pb2.ReportProgressResponse:
         raise NotImplementedError
+
+
+async def serve(script: ScriptedServer, port: int = 0) -> tuple[grpc.aio.Server, int]:
+    """Start a server on a loopback port; return it and the port."""
+    server = grpc.aio.server()
+    federation_pb2_grpc.add_FederationServicer_to_server(script, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    return server, port
 
 
 async def _refuse(

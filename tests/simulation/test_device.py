@@ -1,9 +1,6 @@
 """Simulated devices against a real gRPC server: what they send, and what they write down."""
 
 import asyncio
-import json
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +8,10 @@ import numpy as np
 import pytest
 
 from simulation.device import run_device
-from simulation.device_fleet import DeviceSpec, device_fleet, load_shared
+from simulation.device_fleet import DeviceSpec, device_fleet
 from simulation.event_log import AckedUpdate, acked_updates, read_events
-from simulation.fleet import Fleet
 from simulation.scenarios import Scenario, local_data
-from tests.simulation.scripted_server import TASK, ScriptedServer
+from tests.simulation.scripted_server import TASK, ScriptedServer, serve
 
 Server = tuple[ScriptedServer, str]
 
@@ -128,24 +124,23 @@ async def test_a_device_stops_after_the_updates_it_was_asked_for(
     assert events_of(spec) == ["checked_in", "submitting", "acked", "finished"]
 
 
-def write_loaded_modules(specs: Sequence[DeviceSpec]) -> None:
-    names = ("torch", "torch._dynamo", "grpc")
-    facts = {name: name in sys.modules for name in names}
-    facts["threads"] = len(list(Path("/proc/self/task").iterdir())) > 1
-    specs[0].log_path.write_text(json.dumps(facts))
-
-
 @pytest.mark.slow
-def test_processes_fork_with_torch_loaded_but_neither_grpc_nor_threads(tmp_path: Path) -> None:
-    spec = spec_of(0, "127.0.0.1:1", tmp_path)
-    with Fleet([spec], write_loaded_modules, prepare=load_shared) as fleet:
-        fleet.wait(60.0)
-    assert json.loads(spec.log_path.read_text()) == {
-        "torch": True,
-        "torch._dynamo": True,
-        "grpc": False,
-        "threads": False,
-    }
+async def test_a_device_waits_for_a_server_that_goes_away(tmp_path: Path) -> None:
+    script = ScriptedServer(num_rounds=50)
+    server, port = await serve(script)
+    spec = spec_of(0, f"127.0.0.1:{port}", tmp_path)
+    device = asyncio.create_task(run_device(spec))
+    await script.wait_for_devices(1)
+    await server.stop(0)
+    assert len(script.updates) < 50
+    server, _ = await serve(script, port)
+    assert await device
+    await server.stop(0)
+    assert events_of(spec)[-1] == "finished"
+    # Every offer the server remembers was answered or lost; nothing was counted twice.
+    acked = acked_updates(tmp_path)
+    assert len(acked) == len(set(acked)) >= 48
+    assert set(acked) <= promised(script)
 
 
 @pytest.mark.slow

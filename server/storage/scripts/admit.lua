@@ -39,7 +39,7 @@ local function judge(i)
       redis.call('HSET', prefix .. 'payloads:' .. round, device, ARGV[i + 6])
     end
     accepted = redis.call('HINCRBY', prefix .. 'round', 'accepted', 1)
-    if accepted == goal then redis.call('PUBLISH', prefix .. 'events', 'goal') end
+    if accepted == goal then redis.call('PUBLISH', prefix .. 'drive', 'goal') end
   end
   return 0, string.format('%.0f', now)
 end

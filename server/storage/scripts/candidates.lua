@@ -1,12 +1,7 @@
--- KEYS[1] prefix. Returns device, lapse time, participations record, ... of every standing offer;
--- lapsed offers are forgotten.
-local prefix, now = KEYS[1], now_ms()
-local lapsed = redis.call('ZRANGEBYSCORE', prefix .. 'waiting', '-inf', '(' .. now)
-for _, device in ipairs(lapsed) do
-  redis.call('ZREM', prefix .. 'waiting', device)
-  redis.call('HDEL', prefix .. 'offers', device)
-end
-local offers = redis.call('ZRANGE', prefix .. 'waiting', 0, -1, 'WITHSCORES')
+-- KEYS[1] prefix. Returns device, lapse time, participations record, ... of every standing offer.
+local prefix = KEYS[1]
+local offers = redis.call('ZRANGEBYSCORE', prefix .. 'waiting', string.format('%.0f', now_ms()),
+  '+inf', 'WITHSCORES')
 local found = {}
 for i = 1, #offers, 2 do
   found[#found + 1] = offers[i]

@@ -19,10 +19,18 @@ if selected_by then
   end
 end
 if tonumber(task[1]) >= tonumber(task[2]) then return {4, number, 0, '0', ''} end
-redis.call('ZADD', prefix .. 'waiting', string.format('%.0f', now + ARGV[3]), device)
+-- Each offer clears away a few that lapsed, so that devices which never return leave nothing.
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'waiting', '-inf',
+  string.format('(%.0f', now), 'LIMIT', 0, 16)) do
+  redis.call('ZREM', prefix .. 'waiting', gone)
+  redis.call('HDEL', prefix .. 'offers', gone)
+end
+local new = redis.call('ZADD', prefix .. 'waiting', string.format('%.0f', now + ARGV[3]), device)
 redis.call('HSET', prefix .. 'offers', device, id)
-if phase == 'selecting' and redis.call('ZCARD', prefix .. 'waiting') == tonumber(ARGV[4]) then
-  redis.call('PUBLISH', prefix .. 'events', 'enough')
+-- Only a new offer is news: one that is renewed would wake those who renew theirs, for ever.
+if phase == 'selecting' and new == 1
+  and redis.call('ZCARD', prefix .. 'waiting') >= tonumber(ARGV[4]) then
+  redis.call('PUBLISH', prefix .. 'drive', 'enough')
 end
 if phase == 'selecting' or not phase then return {1, number, 0, '0', ''} end
 if phase == 'collecting' then return {2, number, 0, '0', ''} end

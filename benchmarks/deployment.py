@@ -1,0 +1,183 @@
+"""A coordinator with its embedded store on a temporary folder, as `fedagg serve` runs them.
+
+Durability is on: the store keeps its append-only file, payloads are files.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from aggregators.vectors import encode_model
+from benchmarks.processes import ServerProcess, Usage, free_address, server_process
+from server.round.state import Phase
+from server.storage.embedded import EmbeddedStore
+from server.storage.ports import Durability, Snapshot
+from server.storage.redis_client import RedisClient
+from server.storage.redis_store import RedisRoundStore
+
+WAIT_S: Final = 60.0
+_POLL_S: Final = 0.005
+_OFFER_TTL_MS: Final = 600_000
+_OFFERS_AT_ONCE: Final = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchTask:
+    """A task to serve; its cohort has exactly `goal` devices."""
+
+    name: str
+    dim: int
+    goal: int
+    rule: str = "mean"
+    num_malicious_nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRound:
+    """A round that takes updates of the devices `device_name(0)` to `device_name(goal - 1)`."""
+
+    task: str
+    number: int
+    base_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What runs: one coordinator and its store."""
+
+    target: str
+    coordinator: ServerProcess
+    store_url: str
+    store_pid: int
+    data_dir: Path
+
+    def store_usage(self) -> Usage:
+        """What the store's process has used so far."""
+        return Usage.of(self.store_pid)
+
+    def open_round(self, task: BenchTask) -> OpenRound:
+        """Check `goal` devices in and wait until the coordinator has selected them."""
+        return asyncio.run(self._open_round(task))
+
+    def snapshot(self, task: str) -> Snapshot:
+        """Read the task's state from the store."""
+        return asyncio.run(self._snapshot(task))
+
+    def wait_published(self, task: str, count: int) -> float:
+        """Wait for `count` published rounds; return the time that was, on `perf_counter`."""
+        return asyncio.run(self._wait_published(task, count))
+
+    def discard_payloads(self) -> None:
+        """Remove stored payloads that no round will read: they need not reach the disk."""
+        shutil.rmtree(self.data_dir / "blobs" / "updates", ignore_errors=True)
+
+    async def _open_round(self, task: BenchTask) -> OpenRound:
+        async with _round_store(self.store_url) as store:
+            for start in range(0, task.goal, _OFFERS_AT_ONCE):
+                numbers = range(start, min(start + _OFFERS_AT_ONCE, task.goal))
+                await asyncio.gather(
+                    *(
+                        store.check_in(
+                            task.name,
+                            device_id=device_name(number),
+                            check_in_id="bench",
+                            ttl_ms=_OFFER_TTL_MS,
+                            wanted=task.goal,
+                        )
+                        for number in numbers
+                    )
+                )
+            deadline = time.monotonic() + WAIT_S
+            while time.monotonic() < deadline:
+                round_ = (await store.snapshot(task.name)).round
+                if round_ is not None and round_.phase is Phase.COLLECTING:
+                    return OpenRound(
+                        task=task.name, number=round_.number, base_version=round_.base_version
+                    )
+                await asyncio.sleep(_POLL_S)
+        msg = f"no round of task {task.name} opened within {WAIT_S:g} s"
+        raise TimeoutError(msg)
+
+    async def _snapshot(self, task: str) -> Snapshot:
+        async with _round_store(self.store_url) as store:
+            return await store.snapshot(task)
+
+    async def _wait_published(self, task: str, count: int) -> float:
+        async with _round_store(self.store_url) as store:
+            deadline = time.monotonic() + WAIT_S
+            while time.monotonic() < deadline:
+                if (await store.snapshot(task)).published_rounds >= count:
+                    return time.perf_counter()
+                await asyncio.sleep(_POLL_S)
+        msg = f"task {task} did not publish {count} rounds within {WAIT_S:g} s"
+        raise TimeoutError(msg)
+
+
+@contextlib.contextmanager
+def deployment(tasks: Sequence[BenchTask]) -> Iterator[Deployment]:
+    """Run a coordinator that serves `tasks`, and its store, for as long as the block."""
+    with tempfile.TemporaryDirectory(prefix="fedagg-bench-") as name:
+        folder = Path(name)
+        target = free_address()
+        config = folder / "fedagg.toml"
+        config.write_text(_config(folder, target, tasks), encoding="utf-8")
+        data_dir = folder / "data"
+        with (
+            EmbeddedStore(data_dir / "store", durability=Durability.PROCESS) as store,
+            server_process(
+                "server.worker",
+                ("--config", str(config), "--store-url", store.url, "--log-format", "json")
+                + ("--log-file", str(folder / "coordinator.log")),
+            ) as coordinator,
+        ):
+            if store.pid is None:
+                msg = "the embedded store ended"
+                raise RuntimeError(msg)
+            yield Deployment(
+                target=target,
+                coordinator=coordinator,
+                store_url=store.url,
+                store_pid=store.pid,
+                data_dir=data_dir,
+            )
+
+
+def device_name(number: int) -> str:
+    """Id of a device that a benchmark plays."""
+    return f"bench-{number:06d}"
+
+
+@contextlib.asynccontextmanager
+async def _round_store(url: str) -> Iterator[RedisRoundStore]:
+    client = RedisClient(url)
+    try:
+        yield RedisRoundStore(client)
+    finally:
+        await client.close()
+
+
+def _config(folder: Path, target: str, tasks: Sequence[BenchTask]) -> str:
+    blocks = [
+        f'[listen]\ngrpc = "{target}"\nhttp = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"',
+        "[tls]\ninsecure = true",
+        f'[store]\ndata-dir = "{folder / "data"}"',
+        '[observability]\nlog-level = "warning"',
+    ]
+    for task in tasks:
+        model = folder / f"{task.name}.safetensors"
+        model.write_bytes(encode_model({"weights": np.zeros(task.dim, np.float32)}))
+        blocks += [
+            f'[[task]]\nname = "{task.name}"\ninitial-model = "{model}"\nnum-rounds = 1000\n'
+            f"reporting-goal = {task.goal}\nover-selection = 1.0\ncollection-timeout-s = 3600\n"
+            f'[task.aggregation]\nrule = "{task.rule}"\n'
+            f"num-malicious-nodes = {task.num_malicious_nodes}"
+        ]
+    return "\n".join(blocks) + "\n"

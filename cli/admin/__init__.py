@@ -1,0 +1,1 @@
+"""`fedagg admin`: look into and steer a running server; keys, tokens and the audit log."""

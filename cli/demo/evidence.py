@@ -1,0 +1,82 @@
+"""What the processes of a demonstration left in its folder."""
+
+import asyncio
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from cli.demo.settings import DATA_DIR
+from cli.exit_codes import CliError
+from monitoring.audit_logger import KEY_FILE, load_or_create_key
+from simulation.event_log import Field, read_events
+
+DEVICE_LOGS: Final = "devices"
+SERVER_LOGS: Final = "logs"
+
+_AUDIT_LOG: Final = "audit.jsonl"
+_AUDIT_END_S: Final = 10.0
+_POLL_S: Final = 0.1
+_MAX_LINE_CHARS: Final = 500
+
+
+class Evidence:
+    """Reads the devices' event logs, the audit log and the processes' logs.
+
+    Args:
+        folder: the demonstration's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def contributors(self, rounds: Collection[int]) -> Mapping[int, Sequence[str]]:
+        """Read the pseudonyms of each finished round's contributors from the audit log.
+
+        Waits until the log tells of all `rounds`: the last line follows its round by a moment.
+
+        Raises:
+            CliError: if it does not within ten seconds.
+        """
+        give_up_at = time.monotonic() + _AUDIT_END_S
+        while True:
+            found = self._audited()
+            missing = [number for number in rounds if number not in found]
+            if not missing:
+                return found
+            if time.monotonic() > give_up_at:
+                msg = f"the audit log does not tell of rounds {missing}"
+                raise CliError(msg)
+            await asyncio.sleep(_POLL_S)
+
+    def pseudonym(self, device_id: str) -> str:
+        """What stands for a device in the audit log."""
+        return load_or_create_key(self._folder / DATA_DIR / KEY_FILE).pseudonym(device_id)
+
+    def device_events(self) -> list[dict[str, Field]]:
+        """Everything the devices wrote down, device by device."""
+        return list(read_events(sorted((self._folder / DEVICE_LOGS).glob("*.jsonl"))))
+
+    def device_failure(self) -> str:
+        """Why a device failed, in words."""
+        errors = [event["error"] for event in self.device_events() if event["event"] == "failed"]
+        return str(errors[0]) if errors else self.last_line()
+
+    def last_line(self) -> str:
+        """The last line that a process wrote, whichever wrote last."""
+        logs = (self._folder / SERVER_LOGS).glob("*.log")
+        for path in sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if lines:
+                return lines[-1][:_MAX_LINE_CHARS]
+        return "no log was written"
+
+    def _audited(self) -> Mapping[int, Sequence[str]]:
+        path = self._folder / DATA_DIR / _AUDIT_LOG
+        if not path.exists():
+            return {}
+        # Only whole lines: the last one may be under way.
+        *lines, _ = path.read_text(encoding="ascii").split("\n")
+        entries = [json.loads(line) for line in lines]
+        return {int(entry["round_id"]): list(entry["device_ids"]) for entry in entries}

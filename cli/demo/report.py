@@ -1,0 +1,167 @@
+"""What a demonstration found, as one JSON object and as a table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from rich import box
+from rich.table import Table
+
+from cli.demo.settings import DemoSettings
+
+_KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReport:
+    """One finished round.
+
+    Attributes:
+        round: number, from 1.
+        decision: published or abandoned.
+        reason: why it was abandoned; empty otherwise.
+        accuracy: share of the held-out samples the current model classifies correctly.
+        loss: its mean loss on them; infinite where an output is.
+        accepted: contributions.
+        rejected: updates the server refused.
+        excluded: contributions the rule gave no weight.
+        duration_s: from the opening of the round to its end, by the store's clock.
+        bytes_up: payload bytes of the contributions.
+        bytes_down: model bytes the devices fetched.
+    """
+
+    round: int
+    decision: str
+    reason: str
+    accuracy: float
+    loss: float
+    accepted: int
+    rejected: int
+    excluded: int
+    duration_s: float
+    bytes_up: int
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoReport:
+    """The whole run.
+
+    Attributes:
+        settings: what was run.
+        rounds: finished rounds, in order.
+        initial_accuracy: of the model before the first round.
+        wall_s: from the command to the end of the last round and the check that follows.
+        peak_server_rss_mb: largest sum of the resident memory of store and coordinators, in
+            10^6 bytes, sampled a few times a second.
+        acknowledged_updates, lost_updates, duplicate_updates: see `cli.demo.tally`.
+        killed: coordinators killed on purpose.
+        problem: why the task was not finished; empty where it was.
+    """
+
+    settings: DemoSettings
+    rounds: Sequence[RoundReport] = field(default=())
+    wall_s: float
+    acknowledged_updates: int
+    lost_updates: int
+    duplicate_updates: int
+    initial_accuracy: float = 0.0
+    peak_server_rss_mb: float = 0.0
+    killed: int = 0
+    problem: str = ""
+
+    @property
+    def final_accuracy(self) -> float:
+        """Accuracy of the current model at the end."""
+        return self.rounds[-1].accuracy if self.rounds else self.initial_accuracy
+
+    @property
+    def is_good(self) -> bool:
+        """True where every round was run and every update counted once."""
+        return not (self.problem or self.lost_updates or self.duplicate_updates)
+
+    def as_json(self) -> Mapping[str, object]:
+        """One object; numbers that JSON cannot hold become null."""
+        rounds = [
+            {name: _json_number(value) for name, value in asdict(one).items()}
+            for one in self.rounds
+        ]
+        return {
+            "settings": self.settings.as_json(),
+            "rounds": rounds,
+            "initial_accuracy": self.initial_accuracy,
+            "final_accuracy": self.final_accuracy,
+            "wall_s": round(self.wall_s, 3),
+            "peak_server_rss_mb": round(self.peak_server_rss_mb, 1),
+            "acknowledged_updates": self.acknowledged_updates,
+            "lost_updates": self.lost_updates,
+            "duplicate_updates": self.duplicate_updates,
+            "coordinators_killed": self.killed,
+            "problem": self.problem,
+        }
+
+    def table(self) -> Table:
+        """One row per round."""
+        table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True)
+        for column in _COLUMNS:
+            table.add_column(column, justify="right", no_wrap=True)
+        for one in self.rounds:
+            table.add_row(*_cells(one))
+        return table
+
+    def summary(self) -> str:
+        """The rest, in one paragraph."""
+        counted = (
+            f"{self.acknowledged_updates} updates acknowledged, {self.lost_updates} lost, "
+            f"{self.duplicate_updates} counted twice."
+        )
+        killed = f" {self.killed} coordinator was killed on the way." if self.killed else ""
+        return (
+            f"Accuracy {self.initial_accuracy:.4f} -> {self.final_accuracy:.4f} on held-out data. "
+            f"{counted} {self.wall_s:.1f} s; store and coordinators took at most "
+            f"{self.peak_server_rss_mb:.0f} MB.{killed}"
+        )
+
+
+def round_line(one: RoundReport, num_rounds: int) -> str:
+    """The line that a finished round gets at once."""
+    head = f"[ROUND {one.round}/{num_rounds}]"
+    if one.decision != "published":
+        return f"{head} {one.decision}: {one.reason}"
+    return (
+        f"{head} accuracy {one.accuracy:.4f}  loss {one.loss:.4f}  accepted {one.accepted}  "
+        f"rejected {one.rejected}  excluded {one.excluded}  {one.duration_s:.2f} s"
+    )
+
+
+_COLUMNS = (
+    "round",
+    "accuracy",
+    "loss",
+    "accepted",
+    "rejected",
+    "excluded",
+    "seconds",
+    "KB up",
+    "KB down",
+)
+
+
+def _cells(one: RoundReport) -> tuple[str, ...]:
+    return (
+        str(one.round),
+        f"{one.accuracy:.4f}" if one.decision == "published" else one.decision,
+        f"{one.loss:.4f}",
+        str(one.accepted),
+        str(one.rejected),
+        str(one.excluded),
+        f"{one.duration_s:.2f}",
+        f"{one.bytes_up / _KIB:.1f}",
+        f"{one.bytes_down / _KIB:.1f}",
+    )
+
+
+def _json_number(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,247 @@
+"""Runs a demonstration: service and fleet side by side, followed from outside to the end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from aggregators.vectors import encode_model
+from cli.demo.evidence import DEVICE_LOGS, SERVER_LOGS, Evidence
+from cli.demo.leader import leader_of
+from cli.demo.memory import PeakMemory
+from cli.demo.observer import TaskObserver
+from cli.demo.ports import ReservedPorts
+from cli.demo.report import DemoReport, RoundReport
+from cli.demo.settings import (
+    MODEL_FILE,
+    NUM_COORDINATORS,
+    TASK,
+    DemoAddresses,
+    DemoSettings,
+    server_toml,
+)
+from cli.demo.tally import model_bytes_down, tally
+from cli.demo.view import DemoView
+from cli.exit_codes import CliError, ExitCode
+from cli.service import COORDINATOR, Service
+from server.config import load_config
+from server.services.admin_models import TaskStatus
+from server.supervisor import StartupError, Supervisor
+from simulation import datasets
+from simulation.device_fleet import DeviceSpec, device_fleet
+from simulation.errors import FleetError
+from simulation.fleet import Fleet, FleetConfig
+from simulation.models import evaluate, initial_weights
+
+_POLL_S: Final = 0.2
+_FLEET_END_S: Final = 15.0
+_MAX_ABANDONED: Final = 3
+_STOP_GRACE_S: Final = 5.0
+_MEGABYTE: Final = 1_000_000
+
+
+class Demo:
+    """One demonstration in one folder; run it once, in the main thread.
+
+    Args:
+        settings: what to run.
+        folder: an empty folder for everything the processes write.
+        view: told what happens.
+        data_dir: where the data set lies, as in `datasets.load`.
+    """
+
+    def __init__(
+        self, settings: DemoSettings, folder: Path, view: DemoView, *, data_dir: Path | None = None
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._evidence = Evidence(folder)
+        self._view = view
+        self._data_dir = data_dir
+        self._started_at = time.monotonic()
+        self._rounds: list[RoundReport] = []
+        self._killed = 0
+
+    async def run(self) -> DemoReport:
+        """Train to the last round; no process is left when it returns or raises.
+
+        Raises:
+            CliError: if the service or the devices fail, or on SIGTERM or SIGINT.
+            StartupError: if a server process ends before it was ever ready.
+            SimulationError: if the data set cannot be loaded or split, or the fleet fails.
+        """
+        scenario = self._settings.scenario
+        data = datasets.load(scenario.dataset, self._data_dir)
+        weights = initial_weights(scenario.dataset, scenario.seed)
+        for name in (DEVICE_LOGS, SERVER_LOGS):
+            (self._folder / name).mkdir()
+        (self._folder / MODEL_FILE).write_bytes(encode_model(weights))
+        with ReservedPorts(3) as ports:
+            grpc, http, metrics = ports.addresses
+            addresses = DemoAddresses(grpc=grpc, http=http, metrics=metrics)
+            config_path = self._folder / "server.toml"
+            config_path.write_text(server_toml(self._settings, addresses, self._folder))
+            with Service(
+                config_path,
+                load_config(config_path, {}),
+                workers=NUM_COORDINATORS,
+                log_dir=self._folder / SERVER_LOGS,
+                log_format="json",
+            ) as service:
+                memory = PeakMemory(service.pids.values)
+                report = await self._serve(
+                    service, self._train(service, memory, TaskObserver(addresses, data), grpc)
+                )
+        return replace(
+            report,
+            initial_accuracy=evaluate(weights, data.x_test, data.y_test).accuracy,
+            peak_server_rss_mb=memory.peak_bytes / _MEGABYTE,
+        )
+
+    async def _serve(
+        self, service: Service, training: Coroutine[None, None, DemoReport]
+    ) -> DemoReport:
+        """Run the service for as long as the training takes."""
+        supervisor = Supervisor(service.specs, grace_s=_STOP_GRACE_S, on_event=service.observe)
+        serving = asyncio.create_task(supervisor.run())
+        working = asyncio.create_task(training)
+        interrupted = asyncio.create_task(_interruption())
+        try:
+            await asyncio.wait([serving, working, interrupted], return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            if serving.done():
+                serving.result()
+            msg = "interrupted"
+            raise CliError(msg, exit_code=ExitCode.INTERRUPTED)
+        except StartupError as error:
+            msg = f"{error}: {self._evidence.last_line()}"
+            raise CliError(msg) from error
+        finally:
+            # The devices first: coordinators wait a while for the calls that they hold.
+            for task in (working, interrupted):
+                task.cancel()
+            await asyncio.gather(working, interrupted, return_exceptions=True)
+            supervisor.stop()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    async def _train(
+        self, service: Service, memory: PeakMemory, observer: TaskObserver, server: str
+    ) -> DemoReport:
+        watching = asyncio.create_task(memory.watch())
+        try:
+            async with observer, self._fleet(server) as fleet:
+                problem = await self._follow(observer, fleet, service)
+                # The devices learn by themselves that the task is finished.
+                if not problem:
+                    await _ended(fleet)
+                await asyncio.to_thread(fleet.stop)
+                return await self._report(observer, problem)
+        finally:
+            watching.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _fleet(self, server: str) -> AsyncIterator[Fleet[DeviceSpec]]:
+        scenario = self._settings.scenario
+        specs = [
+            DeviceSpec(
+                scenario=scenario,
+                index=index,
+                servers=(server,),
+                task=TASK,
+                log_dir=self._folder / DEVICE_LOGS,
+                data_dir=self._data_dir,
+            )
+            for index in range(scenario.num_devices)
+        ]
+        log_path = self._folder / SERVER_LOGS / "devices.log"
+        fleet = device_fleet(specs, FleetConfig(grace_s=_STOP_GRACE_S, log_path=log_path))
+        fleet.start()
+        try:
+            yield fleet
+        except BaseException:
+            # The fleet may not even have started; what went wrong before matters more.
+            with contextlib.suppress(FleetError):
+                await asyncio.to_thread(fleet.stop)
+            raise
+
+    async def _follow(
+        self, observer: TaskObserver, fleet: Fleet[DeviceSpec], service: Service
+    ) -> str:
+        """Report rounds as they finish; return why the task will not be finished, or ""."""
+        while True:
+            is_running = fleet.is_running
+            status = await observer.status()
+            after = self._rounds[-1].round if self._rounds else 0
+            for one in await observer.finished_rounds(after):
+                self._rounds.append(one)
+                self._view.finished(one)
+            if status.published_rounds >= status.num_rounds:
+                return ""
+            latest = self._rounds[-_MAX_ABANDONED:]
+            if len(latest) == _MAX_ABANDONED and all(r.decision != "published" for r in latest):
+                return f"{_MAX_ABANDONED} rounds in a row were abandoned: {latest[-1].reason}"
+            if not is_running:
+                msg = f"the devices ended: {self._evidence.device_failure()}"
+                raise CliError(msg)
+            self._view.phase(_phase_text(status))
+            self._kill_when_due(status, service)
+            await asyncio.sleep(_POLL_S)
+
+    def _kill_when_due(self, status: TaskStatus, service: Service) -> None:
+        due = self._settings.kill_coordinator_at_round
+        number = status.round_number or 0
+        if due is None or self._killed or number < due or status.phase != "collecting":
+            return
+        coordinators = [name for name in service.pids if name.startswith(COORDINATOR)]
+        logs = [(name, service.log_path(name)) for name in coordinators]
+        leader = leader_of((name, path) for name, path in logs if path is not None)
+        if leader is not None:
+            pid = service.pids[leader]
+            os.kill(pid, signal.SIGKILL)
+            self._killed += 1
+            self._view.say(f"killed {leader} (pid {pid}), which was leading round {number}")
+
+    async def _report(self, observer: TaskObserver, problem: str) -> DemoReport:
+        contributors = await self._evidence.contributors([one.round for one in self._rounds])
+        events = self._evidence.device_events()
+        counted = tally(events, contributors, self._evidence.pseudonym)
+        sizes = {model.version: model.size_bytes for model in await observer.models()}
+        down = model_bytes_down(events, sizes)
+        return DemoReport(
+            settings=self._settings,
+            rounds=[replace(one, bytes_down=down.get(one.round, 0)) for one in self._rounds],
+            wall_s=time.monotonic() - self._started_at,
+            acknowledged_updates=counted.acknowledged,
+            lost_updates=counted.lost,
+            duplicate_updates=counted.duplicate,
+            killed=self._killed,
+            problem=problem,
+        )
+
+
+async def _interruption() -> None:
+    """Return at SIGTERM or SIGINT, which the supervisor, just started, has taken for itself."""
+    interrupted = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    await interrupted.wait()
+
+
+async def _ended(fleet: Fleet[DeviceSpec]) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.to_thread(fleet.wait, _FLEET_END_S)
+
+
+def _phase_text(status: TaskStatus) -> str:
+    number, phase = status.round_number or 1, status.phase or "selecting"
+    if phase == "collecting":
+        return f"round {number}: {status.accepted} of {status.cohort_size} updates"
+    if phase == "selecting":
+        return f"round {number}: {status.waiting} devices wait"
+    return f"round {number}: {phase}"

