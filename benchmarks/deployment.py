@@ -8,7 +8,8 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -80,6 +81,8 @@ class Deployment:
         shutil.rmtree(self.data_dir / "blobs" / "updates", ignore_errors=True)
 
     async def _open_round(self, task: BenchTask) -> OpenRound:
+        # An id that led to a selection once would get that one again.
+        offer = uuid.uuid4().hex
         async with _round_store(self.store_url) as store:
             for start in range(0, task.goal, _OFFERS_AT_ONCE):
                 numbers = range(start, min(start + _OFFERS_AT_ONCE, task.goal))
@@ -88,7 +91,7 @@ class Deployment:
                         store.check_in(
                             task.name,
                             device_id=device_name(number),
-                            check_in_id="bench",
+                            check_in_id=offer,
                             ttl_ms=_OFFER_TTL_MS,
                             wanted=task.goal,
                         )
@@ -127,15 +130,14 @@ def deployment(tasks: Sequence[BenchTask]) -> Iterator[Deployment]:
     with tempfile.TemporaryDirectory(prefix="fedagg-bench-") as name:
         folder = Path(name)
         target = free_address()
-        config = folder / "fedagg.toml"
+        config, log = folder / "fedagg.toml", folder / "coordinator.log"
         config.write_text(_config(folder, target, tasks), encoding="utf-8")
         data_dir = folder / "data"
         with (
             EmbeddedStore(data_dir / "store", durability=Durability.PROCESS) as store,
             server_process(
                 "server.worker",
-                ("--config", str(config), "--store-url", store.url, "--log-format", "json")
-                + ("--log-file", str(folder / "coordinator.log")),
+                ("--config", str(config), "--store-url", store.url, "--log-file", str(log)),
             ) as coordinator,
         ):
             if store.pid is None:
@@ -156,7 +158,7 @@ def device_name(number: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _round_store(url: str) -> Iterator[RedisRoundStore]:
+async def _round_store(url: str) -> AsyncIterator[RedisRoundStore]:
     client = RedisClient(url)
     try:
         yield RedisRoundStore(client)
@@ -174,10 +176,10 @@ def _config(folder: Path, target: str, tasks: Sequence[BenchTask]) -> str:
     for task in tasks:
         model = folder / f"{task.name}.safetensors"
         model.write_bytes(encode_model({"weights": np.zeros(task.dim, np.float32)}))
-        blocks += [
+        blocks.append(
             f'[[task]]\nname = "{task.name}"\ninitial-model = "{model}"\nnum-rounds = 1000\n'
             f"reporting-goal = {task.goal}\nover-selection = 1.0\ncollection-timeout-s = 3600\n"
             f'[task.aggregation]\nrule = "{task.rule}"\n'
             f"num-malicious-nodes = {task.num_malicious_nodes}"
-        ]
+        )
     return "\n".join(blocks) + "\n"

@@ -4,12 +4,14 @@ Same library, event loop and channel options as a coordinator, same method names
 answers as long as real ones.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import uvloop
@@ -18,6 +20,9 @@ from protos.fedagg.v1 import federation_pb2 as pb
 from server.production_server import OPTIONS
 
 SERVICE: Final = "fedagg.v1.Federation"
+
+if TYPE_CHECKING:  # generic in the stubs only
+    Handler = grpc.RpcMethodHandler[bytes, bytes]
 
 
 async def serve(address: str, *, batch: int, ready_fd: int) -> None:
@@ -46,7 +51,7 @@ async def serve(address: str, *, batch: int, ready_fd: int) -> None:
         async for _ in messages:
             yield many
 
-    handlers = {
+    handlers: dict[str, Handler] = {
         "SubmitInlineUpdate": grpc.unary_unary_rpc_method_handler(unary),
         "SubmitUpdate": grpc.stream_unary_rpc_method_handler(chunked),
         "SubmitUpdates": grpc.stream_stream_rpc_method_handler(batched),

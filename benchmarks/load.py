@@ -43,6 +43,7 @@ class LoadPlan:
         model_version: version they were trained from.
         dim: dimension of an update.
         batch: updates per message of BATCHED.
+        distinct: whether the updates of CHUNKED differ, as those of real devices do.
         rate_per_s: check-ins per second, over all connections.
     """
 
@@ -56,6 +57,7 @@ class LoadPlan:
     model_version: int = 1
     dim: int = 0
     batch: int = 1
+    distinct: bool = False
     rate_per_s: float = 0.0
 
     def to_json(self) -> str:

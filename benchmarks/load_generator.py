@@ -4,14 +4,16 @@ Reads a plan from standard input, connects, says "ready", waits for "go", and an
 one line each. Answers are checked after the measurement, not during it.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import uvloop
@@ -32,6 +34,12 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
 Channel = grpc.aio.Channel
+
+if TYPE_CHECKING:  # generic in the stubs only
+    UnaryUnary = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+    UnaryStream = grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
+    StreamUnary = grpc.aio.StreamUnaryMultiCallable[bytes, bytes]
+    StreamStream = grpc.aio.StreamStreamMultiCallable[bytes, bytes]
 
 
 @dataclass(slots=True)
@@ -105,7 +113,7 @@ def _unary(plan: LoadPlan) -> Worker:
     waiting = iter(heads)
 
     async def work(channel: Channel, _number: int, record: Record) -> None:
-        call = channel.unary_unary(f"{SERVICE}SubmitInlineUpdate")
+        call = _unary_call(channel, "SubmitInlineUpdate")
         for head in waiting:
             started = time.perf_counter()
             try:
@@ -117,16 +125,14 @@ def _unary(plan: LoadPlan) -> Worker:
 
 
 def _chunked(plan: LoadPlan) -> Worker:
-    payload = messages.Payload.of(plan.dim)
-    waiting = iter(messages.stream_headers(plan, payload))
-    chunks = messages.stream_chunks(payload)
+    waiting = iter(messages.chunked_uploads(plan))
 
     async def work(channel: Channel, _number: int, record: Record) -> None:
-        call = channel.stream_unary(f"{SERVICE}SubmitUpdate")
-        for head in waiting:
+        call = _upload_call(channel)
+        for upload in waiting:
             started = time.perf_counter()
             try:
-                record.note(started, await call(_stream(head, chunks)))
+                record.note(started, await call(_stream(upload.head, upload.chunks)))
             except grpc.aio.AioRpcError as error:
                 record.fail(error)
 
@@ -137,7 +143,8 @@ def _batched(plan: LoadPlan) -> Worker:
     waiting = iter(messages.batches(plan, messages.Payload.of(plan.dim)))
 
     async def work(channel: Channel, _number: int, record: Record) -> None:
-        call = channel.stream_stream(f"{SERVICE}SubmitUpdates")()
+        stream: StreamStream = channel.stream_stream(f"{SERVICE}SubmitUpdates")
+        call = stream()
         sent: list[float] = []
         try:
             for _ in range(BATCHES_IN_FLIGHT):
@@ -156,7 +163,7 @@ def _batched(plan: LoadPlan) -> Worker:
 
 
 async def _send_next(
-    call: "grpc.aio.StreamStreamCall[bytes, bytes]", waiting: Iterator[bytes], sent: list[float]
+    call: grpc.aio.StreamStreamCall[bytes, bytes], waiting: Iterator[bytes], sent: list[float]
 ) -> None:
     message = next(waiting, None)
     if message is not None:
@@ -168,7 +175,7 @@ def _check_in(plan: LoadPlan) -> Worker:
     pause_s = plan.channels / plan.rate_per_s
 
     async def work(channel: Channel, number: int, record: Record) -> None:
-        call = channel.unary_unary(f"{SERVICE}CheckIn")
+        call = _unary_call(channel, "CheckIn")
         request = pb.CheckInRequest(
             task=plan.task,
             device_id=device_name(plan.first + number),
@@ -200,12 +207,13 @@ def _rounds(plan: LoadPlan) -> Worker:
                 fetch = pb.FetchModelRequest(
                     task=plan.task, model_version=assignment.model_version
                 ).SerializeToString()
-                async for _ in channel.unary_stream(f"{SERVICE}FetchModel")(fetch):
+                download: UnaryStream = channel.unary_stream(f"{SERVICE}FetchModel")
+                async for _ in download(fetch):
                     pass
                 head = messages.header(plan, payload, number)
                 head.round, head.model_version = assignment.round, assignment.model_version
                 first = pb.SubmitUpdateRequest(header=head).SerializeToString()
-                call = channel.stream_unary(f"{SERVICE}SubmitUpdate")
+                call = _upload_call(channel)
                 record.note(started, await call(_stream(first, chunks)))
         except grpc.aio.AioRpcError as error:
             record.fail(error)
@@ -214,7 +222,7 @@ def _rounds(plan: LoadPlan) -> Worker:
 
 
 async def _assignment(plan: LoadPlan, channel: Channel, number: int, turn: int) -> pb.Assignment:
-    call = channel.unary_unary(f"{SERVICE}CheckIn")
+    call = _unary_call(channel, "CheckIn")
     request = pb.CheckInRequest(
         task=plan.task,
         device_id=device_name(plan.first + number),
@@ -229,7 +237,17 @@ async def _assignment(plan: LoadPlan, channel: Channel, number: int, turn: int) 
         await asyncio.sleep(answer.retry_later.retry_after_ms / 1000)
 
 
-async def _stream(head: bytes, chunks: list[bytes]) -> AsyncIterator[bytes]:
+def _unary_call(channel: Channel, method: str) -> UnaryUnary:
+    call: UnaryUnary = channel.unary_unary(SERVICE + method)
+    return call
+
+
+def _upload_call(channel: Channel) -> StreamUnary:
+    call: StreamUnary = channel.stream_unary(f"{SERVICE}SubmitUpdate")
+    return call
+
+
+async def _stream(head: bytes, chunks: Sequence[bytes]) -> AsyncIterator[bytes]:
     yield head
     for chunk in chunks:
         yield chunk

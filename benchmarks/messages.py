@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from benchmarks.deployment import device_name
 from benchmarks.load import CHUNK_BYTES, LoadPlan
@@ -14,17 +16,29 @@ from protos.fedagg.v1 import federation_pb2 as pb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """One update that every device sends; only the headers differ."""
+    """One encoded update."""
 
     data: bytes
     digest: bytes
 
     @classmethod
-    def of(cls, dim: int) -> "Payload":
+    def of(cls, dim: int) -> Self:
         """A random update of that dimension."""
-        vector = np.random.default_rng(dim).normal(size=dim).astype(np.float32)
+        return cls.encoded(_random_vector(dim, seed=dim))
+
+    @classmethod
+    def encoded(cls, vector: NDArray[np.float32]) -> Self:
+        """The update that `vector` is."""
         data = encode_dense(vector)
         return cls(data=data, digest=xxhash.xxh3_128_digest(data))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkedUpload:
+    """Messages of one `SubmitUpdate`."""
+
+    head: bytes
+    chunks: Sequence[bytes]
 
 
 def header(plan: LoadPlan, payload: Payload, number: int) -> pb.UpdateHeader:
@@ -51,16 +65,26 @@ def inline_parts(plan: LoadPlan, payload: Payload) -> tuple[list[bytes], bytes]:
     return heads, pb.InlineUpdate(payload=payload.data).SerializeToString()
 
 
-def stream_headers(plan: LoadPlan, payload: Payload) -> list[bytes]:
-    """First messages of `SubmitUpdate`, one per upload."""
-    return [
-        pb.SubmitUpdateRequest(header=header(plan, payload, number)).SerializeToString()
-        for number in range(plan.count)
-    ]
+def chunked_uploads(plan: LoadPlan) -> list[ChunkedUpload]:
+    """One per upload; without `plan.distinct` they share one payload."""
+    vector = _random_vector(plan.dim, seed=plan.dim)
+    payload = Payload.encoded(vector)
+    chunks = stream_chunks(payload)
+    uploads = []
+    for number in range(plan.count):
+        if plan.distinct:
+            # The first chunk tells the updates apart; the others lie in memory once.
+            values = min(plan.dim, CHUNK_BYTES // 8)
+            vector[:values] = _random_vector(values, seed=plan.first + number)
+            payload = Payload.encoded(vector)
+            chunks = [*stream_chunks(payload)[:1], *chunks[1:]]
+        head = pb.SubmitUpdateRequest(header=header(plan, payload, number)).SerializeToString()
+        uploads.append(ChunkedUpload(head=head, chunks=chunks))
+    return uploads
 
 
 def stream_chunks(payload: Payload) -> list[bytes]:
-    """Further messages of `SubmitUpdate`, common to all."""
+    """Further messages of a `SubmitUpdate`."""
     view = memoryview(payload.data)
     return [
         pb.SubmitUpdateRequest(data=bytes(view[start : start + CHUNK_BYTES])).SerializeToString()
@@ -81,3 +105,7 @@ def batches(plan: LoadPlan, payload: Payload) -> list[bytes]:
         ).SerializeToString()
         for number, group in enumerate(groups, start=1)
     ]
+
+
+def _random_vector(dim: int, *, seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(size=dim, dtype=np.float32)

@@ -70,7 +70,7 @@ class ServerProcess:
         finally:
             os.close(writer)
         # End of file means that the process ended: it holds the only other end.
-        with open(reader, "rb", buffering=0) as ready:
+        with os.fdopen(reader, "rb", buffering=0) as ready:
             if not ready.read(1):
                 self.stop()
                 msg = f"{module} ended with status {self._process.returncode} before it served"

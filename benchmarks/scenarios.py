@@ -237,6 +237,7 @@ def _upload_plan(
         round_number=opened.number,
         model_version=opened.base_version,
         dim=task.dim,
+        distinct=True,
     )
 
 

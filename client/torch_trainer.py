@@ -63,14 +63,18 @@ class TorchTrainer:
         load_weights(self._model, weights)
         loss_before = self._mean_loss()
         self._model.train()
-        optimizer = torch.optim.SGD(self._model.parameters(), lr=plan.learning_rate)
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
         for batch in self._batches(plan):
             if should_stop():
                 break
-            optimizer.zero_grad()
             loss = self._loss(self._model(self._features[batch]), self._targets[batch])
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimizer.step()
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            # By hand: the first torch.optim object of a process loads torch's compiler, which takes
+            # a device longer than its training.
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    if gradient is not None:
+                        parameter.sub_(gradient, alpha=plan.learning_rate)
         trained = model_weights(self._model)
         return TrainingResult(
             weights={name: trained[name] for name in weights},

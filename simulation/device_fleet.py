@@ -65,11 +65,7 @@ def load_shared(specs: Sequence[DeviceSpec]) -> None:
         DatasetError: if the data set cannot be loaded.
         PartitionError: if it has too few samples for the population.
     """
-    # Torch is of no use to the program that only describes a fleet.
-    from torch.optim import SGD  # noqa: PLC0415
-
-    # The first optimizer of a process loads torch's compiler, which takes longer than torch.
-    SGD(build_model(specs[0].scenario.dataset).parameters())
+    build_model(specs[0].scenario.dataset)
     for scenario, data_dir in {(spec.scenario, spec.data_dir) for spec in specs}:
         local_data(scenario, 0, data_dir)
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import tempfile
+from collections.abc import MutableMapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
@@ -17,6 +18,7 @@ from cli.demo.view import DemoView
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
 from cli.signals import terminate_as_interrupt
+from server.config import ENVIRONMENT_PREFIX
 from simulation.scenarios import Scenario
 
 _DEFAULTS: Final = Scenario()
@@ -93,13 +95,20 @@ def demo(
         folder = _folder(keep_dir, stack)
         view = stack.enter_context(DemoView(_console_of(output), rounds))
         view.say(_opening(settings))
-        # gRPC would reach the coordinators through a proxy that the environment names.
-        os.environ["no_grpc_proxy"] = "127.0.0.1"  # noqa: SIM112  # its name
+        _isolate(os.environ)
         report = asyncio.run(Demo(settings, folder, view, data_dir=data_dir).run())
         stack.close()
         _tell(report, output)
         if not report.is_good:
             raise typer.Exit(ExitCode.FAILURE)
+
+
+def _isolate(environment: MutableMapping[str, str]) -> None:
+    """Keep the environment of a real installation away from the demonstration's processes."""
+    for name in [name for name in environment if name.startswith(ENVIRONMENT_PREFIX)]:
+        del environment[name]
+    # gRPC would reach the coordinators through a proxy that the environment names.
+    environment["no_grpc_proxy"] = "127.0.0.1"
 
 
 def _folder(keep_dir: Path | None, stack: ExitStack) -> Path:

@@ -89,8 +89,8 @@ class DemoReport:
         return {
             "settings": self.settings.as_json(),
             "rounds": rounds,
-            "initial_accuracy": self.initial_accuracy,
-            "final_accuracy": self.final_accuracy,
+            "initial_accuracy": _json_number(self.initial_accuracy),
+            "final_accuracy": _json_number(self.final_accuracy),
             "wall_s": round(self.wall_s, 3),
             "peak_server_rss_mb": round(self.peak_server_rss_mb, 1),
             "acknowledged_updates": self.acknowledged_updates,

@@ -82,7 +82,7 @@ def federation_handlers(service: FederationService) -> grpc.GenericRpcHandler:
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
-    """Maps errors, measures and traces every call of every service."""
+    """Maps errors, measures and traces every call of the services that are ours."""
 
     def __init__(
         self, *, meter: RpcMeter, log: EventLogger, tracer: trace.Tracer | None = None
@@ -98,15 +98,13 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         method = handler_call_details.method
+        # Health and reflection are libraries': they answer in styles of their own.
+        if handler is None or method not in METHODS:
+            return handler
         known = self._wrapped.get(method)
-        # Services of our own keep their handlers; those of libraries may build one per call.
         if known is None or known[0] is not handler:
-            known = (handler, self._wrap(handler, method))
-            if method in METHODS:
-                self._wrapped[method] = known
+            known = self._wrapped[method] = (handler, self._wrap(handler, method))
         return known[1]
 
     def _wrap(self, handler: Handler, method: str) -> Handler:

@@ -149,6 +149,10 @@ class EmbeddedStore:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+            if self._socket.parent != self._data_dir:
+                # A server that ended in order took its socket with it.
+                with contextlib.suppress(OSError):
+                    self._socket.parent.rmdir()
 
     def __enter__(self) -> Self:
         self.start()

@@ -32,8 +32,9 @@ from server.services.identity import PeerIdentity
 from server.services.models import ModelCatalog
 from server.services.rpc import METHODS, ServiceInterceptor, federation_handlers
 from server.services.submissions import Submissions
+from server.services.uploads import Uploads
 from server.storage.blobs import BlobStore
-from server.storage.notifier import Notifier
+from server.storage.notifier import News
 from server.storage.ports import (
     CommitResult,
     Contribution,
@@ -319,7 +320,7 @@ class Coordinator:
             ),
             observer=lab.observation,
             audit=AuditTrail(AuditLogger(data_dir / "audit.jsonl"), lab.files, metrics=lab.metrics),
-            wakeup=Notifier(client.redis, [self._info.name]),
+            wakeup=News(),
         )
 
     def _wire_service(self, lab: Laboratory, index: int, fences: Fences) -> FederationService:
@@ -337,14 +338,14 @@ class Coordinator:
                 submissions=Submissions(
                     tasks=tasks,
                     store=store,
-                    blobs=self._blobs,
-                    workers=lab.files,
+                    uploads=Uploads(blobs=self._blobs, workers=lab.files, limits=limits),
                     observer=lab.observation,
                     limits=limits,
                 ),
-                news=Notifier(client.redis, tasks.names),
+                news=News(),
                 identity=PeerIdentity(required=False),
                 observer=lab.observation,
                 check_in_ttl_s=OFFER_MS / 1000,
+                check_ins_held=limits.check_ins_held,
             )
         )

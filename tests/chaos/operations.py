@@ -229,4 +229,4 @@ def _joined(lists: list[list[tuple[Operation, ...]]]) -> list[Operation]:
 
 
 # Lists of lists, because one list alone would mostly be short.
-operation_lists = st.lists(st.lists(_steps, max_size=6), max_size=6).map(_joined)
+operation_lists = st.lists(st.lists(_steps, max_size=8), max_size=8).map(_joined)

@@ -46,6 +46,7 @@ _REFUSALS: Final = frozenset(
         "TRUNCATED_STREAM",
         "OFFSET_OUT_OF_RANGE",
         "STORE_UNAVAILABLE",
+        "OVERLOADED",  # the device's broken streams still hold its places
     }
 )
 

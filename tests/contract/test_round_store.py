@@ -28,6 +28,7 @@ from server.round.state import (
 )
 from server.storage.ports import (
     AdmissionVerdict,
+    BlobNotFound,
     CheckInVerdict,
     CommitResult,
     FinishedRound,
@@ -267,6 +268,34 @@ async def test_an_offer_stands_until_it_lapses(bench: Bench) -> None:
     await bench.set_clock(501)
     assert (await bench.store.snapshot(TASK)).waiting == 1
     assert {c.device_id for c in await bench.store.candidates(TASK)} == {"d2"}
+
+
+async def test_offers_that_lapsed_are_cleared_by_later_ones(bench: Bench) -> None:
+    await bench.open_round(await bench.lead())
+    for device in range(20):
+        await bench.check_in(f"gone-{device}")
+    await bench.set_clock(501)
+    for device in range(2):
+        await bench.check_in(f"here-{device}")
+    prefix = f"fedagg:{{{TASK}}}:"
+    assert await bench.client.command("ZCARD", f"{prefix}waiting") == 2
+    assert await bench.client.command("HLEN", f"{prefix}offers") == 2
+
+
+async def test_only_a_new_offer_that_completes_the_cohort_is_news(bench: Bench) -> None:
+    await bench.open_round(await bench.lead())
+    pubsub = bench.client.redis.pubsub()
+    await pubsub.subscribe(f"fedagg:{{{TASK}}}:drive")
+    for device in ("d1", "d2", "d3", "d3", "d1", "d4"):
+        await bench.check_in(device)
+    await bench.client.command("PUBLISH", f"fedagg:{{{TASK}}}:drive", "end")
+    heard = []
+    while not heard or heard[-1] != b"end":
+        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
+        if message is not None:
+            heard.append(message["data"])
+    await pubsub.aclose()
+    assert heard == [b"enough", b"enough", b"end"]  # at d3 and at d4, not when d3 and d1 renew
 
 
 async def test_a_selected_device_gets_its_assignment(bench: Bench) -> None:
@@ -554,6 +583,22 @@ async def test_an_unknown_version_is_refused(bench: Bench) -> None:
         await bench.store.model(TASK, 5)
     with pytest.raises(UnknownModelVersion, match="no model version 5"):
         await bench.store.rollback(TASK, 5)
+
+
+async def test_the_first_name_of_the_installation_stays(bench: Bench) -> None:
+    assert await bench.store.claim_installation("a") == "a"
+    assert await bench.store.claim_installation("b") == "a"
+
+
+async def test_more_payloads_than_fit_one_reply_come_in_order(bench: Bench) -> None:
+    key = f"fedagg:{{{TASK}}}:payloads:1"
+    devices = [f"d{i}" for i in range(150)]
+    for device in devices:
+        await bench.client.command("HSET", key, device, f"payload of {device}")
+    found = await bench.store.inline_payloads(TASK, 1, devices)
+    assert found == [f"payload of {device}".encode() for device in devices]
+    with pytest.raises(BlobNotFound, match="1 of 2 payloads"):
+        await bench.store.inline_payloads(TASK, 1, ["d1", "absent"])
 
 
 async def test_the_first_request_binds_an_enrollment_token(bench: Bench) -> None:

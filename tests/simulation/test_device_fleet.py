@@ -30,7 +30,7 @@ def test_processes_fork_with_torch_loaded_but_neither_grpc_nor_threads(tmp_path:
         fleet.wait(60.0)
     assert json.loads(spec.log_path.read_text()) == {
         "torch": True,
-        "torch._dynamo": True,
+        "torch._dynamo": False,
         "grpc": False,
         "threads": False,
     }

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from typer.testing import CliRunner, Result
+from click.testing import Result
+from typer.testing import CliRunner
 
 from cli.admin.client import AdminClient
 from cli.exit_codes import CliError, ExitCode

@@ -24,6 +24,9 @@ def test_it_trains_through_the_death_of_the_leader_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    # Meant for a real installation: here they would lock the demonstration out or break gRPC.
+    monkeypatch.setenv("FEDAGG__ADMIN__TOKEN", "token-of-another-server")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     result = CliRunner().invoke(
         app,
         ["demo", "--devices", "5", "--rounds", "3", "--aggregator", "median",

@@ -1,0 +1,159 @@
+"""From contributions to a candidate, against numpy; and what keeps a candidate from publication."""
+
+import hashlib
+from typing import Final
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+
+from aggregators.config import AggregatorConfig
+from aggregators.errors import AggregationError
+from aggregators.vectors import decode_model, encode_model
+from compression.codec import encode_dense
+from server.round.candidate import (
+    AggregationSettings,
+    build_candidate,
+    candidate_problem,
+    model_dim,
+)
+from server.storage.ports import Contribution
+
+BASE_VALUES: Final = np.array([1.0, -2.0, 0.5, 4.0], np.float32)
+BASE: Final = encode_model({"w": BASE_VALUES[:3].reshape(3, 1), "b": BASE_VALUES[3:]}, {"k": "v"})
+MEAN: Final = AggregationSettings(aggregator=AggregatorConfig())
+MULTI_KRUM: Final = AggregationSettings(
+    aggregator=AggregatorConfig(rule="multi-krum", num_malicious_nodes=1)
+)
+
+
+def contribution(
+    device: str,
+    payload: bytes,
+    *,
+    num_samples: int = 1,
+    losses: tuple[float | None, float | None] = (None, None),
+) -> Contribution:
+    return Contribution(
+        device_id=device,
+        submission_id="s1",
+        num_samples=num_samples,
+        payload_bytes=len(payload),
+        digest=xxhash.xxh3_128_digest(payload),
+        accepted_at_ms=0,
+        inline=True,
+        loss_before=losses[0],
+        loss_after=losses[1],
+    )
+
+
+def values_of(model: bytes) -> NDArray[np.float32]:
+    tensors, _ = decode_model(model)
+    return np.concatenate([tensor.ravel() for tensor in tensors.values()])
+
+
+def model_of(values: NDArray[np.float32]) -> bytes:
+    return encode_model({"w": values[:3].reshape(3, 1), "b": values[3:]})
+
+
+@given(
+    updates=npst.arrays(
+        np.float32, (3, 4), elements=st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
+    ),
+    samples=st.lists(st.integers(1, 1_000), min_size=3, max_size=3),
+    rate=st.sampled_from([0.5, 1.0, 2.0]),
+)
+def test_a_candidate_is_the_base_moved_by_the_weighted_mean(
+    updates: NDArray[np.float32], samples: list[int], rate: float
+) -> None:
+    payloads = [encode_dense(row) for row in updates]
+    contributions = [
+        contribution(f"d{i}", payload, num_samples=samples[i]) for i, payload in enumerate(payloads)
+    ]
+    settings = AggregationSettings(aggregator=AggregatorConfig(), server_learning_rate=rate)
+    built = build_candidate(BASE, contributions, payloads, settings)
+    mean = np.average(updates.astype(np.float64), axis=0, weights=samples)
+    # One rounding to float32 of the result; the oracle's own sum errs far less.
+    np.testing.assert_allclose(
+        values_of(built.data), BASE_VALUES + rate * mean, rtol=2.0**-23, atol=1e-9
+    )
+    assert built.sha256 == hashlib.sha256(built.data).hexdigest()
+    assert built.excluded == ()
+    assert decode_model(built.data)[1] == {"k": "v"}
+
+
+def test_who_got_no_weight_is_told() -> None:
+    rows = [np.full(4, value, np.float32) for value in (1.0, 1.1, 0.9, 1.05, -90.0)]
+    payloads = [encode_dense(row) for row in rows]
+    contributions = [contribution(f"d{i}", payload) for i, payload in enumerate(payloads)]
+    built = build_candidate(BASE, contributions, payloads, MULTI_KRUM)
+    assert "d4" in built.excluded
+    assert built.metrics["excluded"] == len(built.excluded)
+    assert built.metrics["max_contribution_norm"] == pytest.approx(180.0)
+    assert built.metrics["contributions"] == 5
+
+
+def test_losses_are_weighted_and_only_those_that_were_told() -> None:
+    payload = encode_dense(np.zeros(4, np.float32))
+    contributions = [
+        contribution("d1", payload, num_samples=10, losses=(1.0, 0.5)),
+        contribution("d2", payload, num_samples=30, losses=(3.0, None)),
+        contribution("d3", payload, num_samples=99),
+    ]
+    metrics = build_candidate(BASE, contributions, [payload] * 3, MEAN).metrics
+    assert metrics["loss_before"] == pytest.approx((10 * 1.0 + 30 * 3.0) / 40)
+    assert metrics["loss_after"] == 0.5
+    assert metrics["num_samples"] == 139
+
+
+def test_a_payload_of_another_length_is_damage() -> None:
+    payload = encode_dense(np.zeros(4, np.float32))
+    with pytest.raises(AggregationError, match="d1 has 28 bytes, 32 were admitted"):
+        build_candidate(BASE, [contribution("d1", payload)], [payload[:-4]], MEAN)
+
+
+def test_a_change_is_measured_from_the_base() -> None:
+    moved = BASE_VALUES + np.array([3.0, 0.0, 4.0, 0.0], np.float32)
+    assert candidate_problem(model_of(moved), BASE, max_update_norm=None) is None
+    assert candidate_problem(model_of(moved), BASE, max_update_norm=5.0) is None
+    problem = candidate_problem(model_of(moved), BASE, max_update_norm=4.99)
+    assert problem == "update norm 5 exceeds max-update-norm=4.99"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_candidate_must_be_finite(value: float) -> None:
+    broken = BASE_VALUES.copy()
+    broken[2] = value
+    problem = candidate_problem(model_of(broken), BASE, max_update_norm=None)
+    assert problem == "the candidate holds NaN or infinity"
+
+
+def test_an_overflow_is_found() -> None:
+    payload = encode_dense(np.full(4, 3e38, np.float32))
+    settings = AggregationSettings(aggregator=AggregatorConfig(), server_learning_rate=10.0)
+    built = build_candidate(BASE, [contribution("d1", payload)], [payload], settings)
+    assert candidate_problem(built.data, BASE, max_update_norm=None) is not None
+
+
+@pytest.mark.parametrize(
+    ("candidate", "words"),
+    [
+        (b"garbage", "does not decode"),
+        (encode_model({"w": BASE_VALUES}), "tensors are not those"),
+        (encode_model({"b": BASE_VALUES[3:], "w": BASE_VALUES[:3].reshape(3, 1)}), "not those"),
+    ],
+)
+def test_a_candidate_must_be_a_model_like_its_base(candidate: bytes, words: str) -> None:
+    problem = candidate_problem(candidate, BASE, max_update_norm=None)
+    assert problem is not None
+    assert words in problem
+
+
+def test_the_dimension_is_the_number_of_elements() -> None:
+    assert model_dim(BASE) == 4
+    with pytest.raises(AggregationError):
+        model_dim(b"garbage")
