@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from tests.chaos.coordinator import Laboratory, Sabotage
+from tests.chaos.coordinator import Laboratory
 from tests.chaos.operations import COORDINATORS, Operation
 from tests.chaos.simulation import Simulation
+from tests.chaos.stores import Sabotage
 
 Simulate = Callable[[Sequence[Operation], Sabotage], int]
 

@@ -19,18 +19,20 @@ import numpy as np
 
 from aggregators.vectors import decode_model, encode_model
 from server.config import TaskConfig
-from server.round.state import ALLOWED, Phase, Round
+from server.round.state import Phase
 from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob
 from server.storage.ports import Durability, ModelVersion, Snapshot
 from server.storage.redis_store import RedisRoundStore
 from server.tasks import TaskInfo, task_info
 from tests.chaos import operations as ops
-from tests.chaos.coordinator import CLOCK_KEY, Coordinator, Fences, Laboratory
+from tests.chaos.coordinator import Coordinator, Laboratory
+from tests.chaos.history import History
 from tests.chaos.ledger import DIM, Attempt, Ledger, Vector
 from tests.chaos.link import TASK, Answer, DeviceLink, Refusal, Silence
 from tests.chaos.operations import ALL, Link, Operation
 from tests.chaos.promise import require
+from tests.chaos.stores import CLOCK_KEY, Fences
 
 START_MS: Final = 1_000_000
 NUM_ROUNDS: Final = 4
@@ -69,7 +71,7 @@ class Simulation:
         self._now_ms = START_MS
         self._check_in_ids = ["c0"] * ops.DEVICES
         self._ids_used = 0
-        self._last: Round | None = None
+        self._history = History()
 
     async def run(self, operations: Sequence[Operation]) -> int:
         """Run the operations, then check.
@@ -227,19 +229,7 @@ class Simulation:
                 self._ledger.note_receipt(attempt, answer, now_ms=self._now_ms)
 
     async def _observe(self) -> None:
-        """Check that the round went on only as it may."""
-        now = (await self._snapshot()).round
-        last, self._last = self._last, now
-        if last is None or now is None:
-            require(now is not None or last is None, "the round disappeared")
-            return
-        if now.number == last.number:
-            fine = now == last or (
-                now.version > last.version and now.phase in _REACHABLE[last.phase]
-            )
-            require(fine, f"{last} became {now}")
-        else:
-            require(now.number > last.number, f"after round {last.number} came {now.number}")
+        self._history.observe((await self._snapshot()).round)
 
     async def _settle(self) -> None:
         """End all faults and let time pass until nothing happens any more."""
@@ -269,7 +259,7 @@ class Simulation:
             await self._apply(operation)
             await self._observe()
         after = (await self._snapshot()).published_rounds
-        require(after == published + 1, f"a faultless round failed: {self._last}")
+        require(after == published + 1, f"a faultless round failed: {self._history.last}")
 
     async def _resend_everything(self) -> None:
         """Learn the fate of what was never answered; what was answered keeps its answer."""
@@ -329,15 +319,3 @@ def _task(data_dir: Path) -> TaskInfo:
         seed=1,
     )
     return task_info(config, dim=DIM)
-
-
-def _reachable() -> dict[Phase, frozenset[Phase]]:
-    """Phases that may follow, however many steps were not seen."""
-    found: dict[Phase, frozenset[Phase]] = {}
-    for phase in reversed(Phase):  # later phases are declared later
-        after = frozenset[Phase]().union(*ALLOWED[phase].values())
-        found[phase] = after.union(*(found[one] for one in after if one in found))
-    return found
-
-
-_REACHABLE: Final = _reachable()

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 
 from tests.chaos.conftest import Simulate
-from tests.chaos.coordinator import Sabotage
 from tests.chaos.operations import Operation, operation_lists
 from tests.chaos.reproductions import REPRODUCTIONS
+from tests.chaos.stores import Sabotage
 
 # The profile may ask for more: `--hypothesis-profile=chaos`.
 EXAMPLES = max(200, settings().max_examples)

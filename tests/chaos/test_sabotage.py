@@ -7,9 +7,9 @@ from typing import Final
 import pytest
 
 from tests.chaos.conftest import Simulate
-from tests.chaos.coordinator import Sabotage
 from tests.chaos.promise import BrokenPromise
 from tests.chaos.reproductions import REPRODUCTIONS
+from tests.chaos.stores import Sabotage
 
 SABOTAGES: Final[Mapping[str, Sabotage]] = {
     "an_update_counts_twice": Sabotage(doubled_contribution=True),

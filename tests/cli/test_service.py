@@ -40,9 +40,8 @@ def test_an_external_store_is_not_started(tmp_path: Path) -> None:
 def test_a_data_folder_has_one_service(tmp_path: Path) -> None:
     first = Service(tmp_path / "c.toml", _config(tmp_path), workers=1)
     second = Service(tmp_path / "c.toml", _config(tmp_path), workers=1)
-    with first:
-        with pytest.raises(DataDirInUseError):
-            second.__enter__()
+    with first, pytest.raises(DataDirInUseError):
+        second.__enter__()
     with second:
         pass
 

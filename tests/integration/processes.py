@@ -1,9 +1,4 @@
-"""Coordinators and a store as processes that can be killed, and devices that count for themselves.
-
-Every (round, device) has a coordinate of its own in the model, which starts at zero: the published
-model tells which updates went into which round, and how often. It is compared with the receipts
-that the devices got; no counter of the server is asked.
-"""
+"""Coordinators and a store as processes that can be killed."""
 
 import asyncio
 import json
@@ -12,11 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,34 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.vectors import decode_model, encode_model
-from client import (
-    ClientConfig,
-    ClientEvent,
-    ClientHooks,
-    EventKind,
-    MobileClient,
-    Plan,
-    RetryPolicy,
-    TrainingResult,
-    Weights,
-)
 from server.child_process import tied_to_parent
 from server.storage.embedded import EmbeddedStore
 from server.storage.keys import events_channel, task_prefix
 from server.storage.ports import Durability
 from server.storage.redis_client import RedisClient
 from server.supervisor import worker_environment
+from tests.integration.fleet import DEVICES, PATIENCE_S, TASK, Fleet
 
-TASK: Final = "kill"
-DEVICES: Final = 8
+NUM_ROUNDS: Final = 5
+MAX_ROUNDS: Final = 64
 GOAL: Final = 6
 QUORUM: Final = 4
-NUM_ROUNDS: Final = 6
-MAX_ROUNDS: Final = 64
 # So large that updates travel in chunks and no phase is over in an instant.
 DIM: Final = 1_000_000
-START_S: Final = 60.0
-TOLERANCE: Final = 1e-5  # float32 of 1/n, where n <= 8
 
 _ROOT: Final = Path(__file__).parents[2]
 _CONFIG: Final = """
@@ -75,101 +54,6 @@ min-contributions = {quorum}
 over-selection = 1.3
 collection-timeout-s = 60.0
 """
-
-
-class Gate:
-    """Trainers wait here until they may go on; open at first."""
-
-    def __init__(self) -> None:
-        self._open = threading.Event()
-        self._open.set()
-        self.shut_from = DEVICES
-
-    def shut(self, device: int) -> None:
-        """Hold `device` and those after it."""
-        self.shut_from = device
-        self._open.clear()
-
-    def open(self) -> None:
-        self._open.set()
-
-    def wait(self, device: int) -> None:
-        if device >= self.shut_from and not self._open.wait(START_S):
-            msg = "the gate was never opened"
-            raise TimeoutError(msg)
-
-
-@dataclass(frozen=True)
-class OneHot:
-    """A trainer whose update is 1 at the coordinate of its device and round."""
-
-    device: int
-    gate: Gate
-
-    def train(
-        self,
-        weights: Weights,
-        plan: Plan,
-        should_stop: Callable[[], bool],  # noqa: ARG002  # of the protocol
-    ) -> TrainingResult:
-        self.gate.wait(self.device)
-        trained = weights["w"].copy()
-        trained[(plan.round - 1) * DEVICES + self.device] += 1
-        return TrainingResult(weights={"w": trained}, num_samples=1)
-
-
-@dataclass
-class Fleet:
-    """Devices that run until the task is finished."""
-
-    addresses: Sequence[str]
-    gate: Gate = field(default_factory=Gate)
-    acknowledged: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
-    submitting: int = 0  # uploads that were begun
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for device in range(DEVICES):
-                group.create_task(self._run_device(device))
-
-    async def acknowledgements(self, round_: int, count: int) -> None:
-        """Wait until `count` devices have their receipt for a round."""
-        await self._until(lambda: len(self.acknowledged[round_]) >= count)
-
-    async def uploads_begin(self, count: int) -> None:
-        """Wait until `count` more uploads are under way."""
-        begun = self.submitting
-        await self._until(lambda: self.submitting >= begun + count)
-
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(START_S):
-            while not holds():
-                self._news.clear()
-                await self._news.wait()
-
-    async def _run_device(self, device: int) -> None:
-        config = ClientConfig(
-            servers=tuple(self.addresses[(device + i) % 2] for i in range(2)),
-            task=TASK,
-            device_id=f"d{device}",
-            insecure=True,
-            call_timeout_s=5.0,
-            stall_timeout_s=5.0,
-            max_wait_s=2.0,
-            progress_interval_s=None,
-            retry=RetryPolicy(initial_s=0.05, max_s=0.5, max_attempts=1_000, total_s=120.0),
-        )
-
-        def on_event(event: ClientEvent) -> None:
-            if event.kind is EventKind.ACCEPTED and event.receipt is not None:
-                self.acknowledged[event.receipt.round].add(device)
-            self.submitting += event.kind is EventKind.SUBMITTING
-            self._news.set()
-
-        hooks = ClientHooks(on_event=on_event)
-        async with MobileClient(config, OneHot(device, self.gate), hooks=hooks) as client:
-            await client.run()
 
 
 @dataclass
@@ -203,7 +87,7 @@ class Worker:
         try:
             self.process = self._spawn(told)
             os.close(told)
-            async with asyncio.timeout(START_S):
+            async with asyncio.timeout(PATIENCE_S):
                 served = await _read_one(ready)
         finally:
             os.close(ready)
@@ -263,7 +147,7 @@ class Cluster:
 
     async def reach(self, phase: str) -> int:
         """Wait until a round enters a phase; the number of that round."""
-        async with self.connection.redis.pubsub() as events, asyncio.timeout(START_S):
+        async with self.connection.redis.pubsub() as events, asyncio.timeout(PATIENCE_S):
             await events.subscribe(events_channel(TASK))
             while (found := await self.round())[1] != phase:
                 await events.get_message(ignore_subscribe_messages=True, timeout=0.05)
@@ -274,7 +158,7 @@ class Cluster:
 
         A leader that was too fast goes on, and the next round gives another chance.
         """
-        async with self.connection.redis.pubsub() as events, asyncio.timeout(START_S):
+        async with self.connection.redis.pubsub() as events, asyncio.timeout(PATIENCE_S):
             await events.subscribe(events_channel(TASK))
             async for message in events.listen():
                 if message["data"] != phase.encode():
@@ -309,7 +193,7 @@ class Cluster:
     async def audited_rounds(self) -> list[int]:
         """Rounds in the audit log, once no finished round waits for its line."""
         outbox = task_prefix(TASK) + "outbox"
-        async with self.connection.redis.pubsub() as events, asyncio.timeout(START_S):
+        async with self.connection.redis.pubsub() as events, asyncio.timeout(PATIENCE_S):
             await events.subscribe(events_channel(TASK))
             while await self.connection.command("HLEN", outbox):
                 await events.get_message(timeout=0.05)

@@ -1,6 +1,6 @@
 """A store that goes away, or holds what nobody understands: what devices learn, and recovery."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,15 +20,13 @@ from tests.integration.service import (
     serving,
 )
 
-SECRET: Final = "not JSON: /home/operator/secret"
+NOT_JSON: Final = "not JSON: /home/operator/keys"
 
 
 @pytest.fixture
-async def own_store(tmp_path: Path) -> AsyncIterator[EmbeddedStore]:
-    store = EmbeddedStore(tmp_path / "store", durability=Durability.PROCESS)
-    store.start()
-    yield store
-    store.close()
+def own_store(tmp_path: Path) -> Iterator[EmbeddedStore]:
+    with EmbeddedStore(tmp_path / "store", durability=Durability.PROCESS) as store:
+        yield store
 
 
 @pytest.mark.process
@@ -65,7 +63,7 @@ async def test_a_store_that_restarts_is_waited_for(
 
 
 async def test_a_defect_tells_the_peer_nothing(service: Service) -> None:
-    service.store.hset(KEYS + "models", "1", SECRET)
+    service.store.hset(KEYS + "models", "1", NOT_JSON)
     for call in (service.fetch(1), service.open_round("d1", "d2")):
         refusal = await refusal_of(call)
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL_ERROR")

@@ -3,7 +3,7 @@
 from __future__ import annotations  # FederationAsyncStub exists in the stubs only
 
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from security.signing_request import SigningRequest, create_signing_request
 from tests.integration.service import (
     CALL_TIMEOUT_S,
     TASK,
+    WAIT_MS,
     Service,
     header,
     refusal_of,
@@ -102,38 +103,52 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-@pytest.fixture
-async def installation(tmp_path: Path, redis_url: str) -> AsyncIterator[Installation]:
+@asynccontextmanager
+async def installed(
+    folder: Path, store_url: str, *, gateways: Sequence[str] = ()
+) -> AsyncIterator[Installation]:
+    """Create the authority and its files, and serve under TLS with enrollment."""
     now_s = time.time()
     authority = create_authority(name="tests", now_s=now_s, valid_for_s=DAY_S)
     server = issue_server_certificate(
         authority, names=["127.0.0.1"], now_s=now_s, valid_for_s=DAY_S
     )
-    ca = str(write(tmp_path / "ca.pem", authority.certificate_pem))
+    ca = str(write(folder / "ca.pem", authority.certificate_pem))
     with reserved_port() as port:
         enrollment_address = f"127.0.0.1:{port}"
         sections: dict[str, dict[str, object]] = {
             "listen": {"enrollment": enrollment_address},
             "tls": {
                 "insecure": False,
-                "certificate": str(write(tmp_path / "server.pem", server.certificate_pem)),
-                "private-key": str(write(tmp_path / "server.key", server.private_key_pem)),
+                "certificate": str(write(folder / "server.pem", server.certificate_pem)),
+                "private-key": str(write(folder / "server.key", server.private_key_pem)),
                 "client-ca": ca,
+                "gateways": list(gateways),
             },
             "enrollment": {
                 "ca-certificate": ca,
-                "ca-private-key": str(write(tmp_path / "ca.key", authority.private_key_pem)),
+                "ca-private-key": str(write(folder / "ca.key", authority.private_key_pem)),
                 "token-key": TOKEN_KEY,
             },
         }
         task = {"reporting-goal": 1, "num-rounds": 1}
-        async with serving(tmp_path, redis_url, task=task, sections=sections) as service:
-            yield Installation(service, authority, enrollment_address, tmp_path)
+        async with serving(folder, store_url, task=task, sections=sections) as service:
+            yield Installation(service, authority, enrollment_address, folder)
 
 
-def offer(device: str) -> pb.CheckInRequest:
+@pytest.fixture
+async def installation(tmp_path: Path, redis_url: str) -> AsyncIterator[Installation]:
+    async with installed(tmp_path, redis_url) as found:
+        yield found
+
+
+def offer(device: str, *, max_wait_ms: int = 0) -> pb.CheckInRequest:
     return pb.CheckInRequest(
-        task=TASK, device_id=device, check_in_id="c1", state=pb.DeviceState(charging=True)
+        task=TASK,
+        device_id=device,
+        check_in_id="c1",
+        max_wait_ms=max_wait_ms,
+        state=pb.DeviceState(charging=True),
     )
 
 
@@ -251,3 +266,27 @@ async def test_a_server_without_authority_enrolls_nobody(service: Service) -> No
         EnrollmentStub(service.channel).Enroll(request, timeout=CALL_TIMEOUT_S)
     )
     assert (refusal.code, refusal.reason) == (DENIED, "ENROLLMENT_DISABLED")
+
+
+async def test_only_a_gateway_speaks_for_others(tmp_path: Path, redis_url: str) -> None:
+    async with installed(tmp_path, redis_url, gateways=["gateway-1"]) as installation:
+        gateway = await installation.enrolled("gateway-1")
+        device = await installation.enrolled("phone-1")
+        payload = installation.service.update()
+        async with installation.calling(device) as stub:
+            answer = await stub.CheckIn(
+                offer("phone-1", max_wait_ms=WAIT_MS), timeout=CALL_TIMEOUT_S
+            )
+            assert answer.HasField("assignment")
+        request = pb.SubmitUpdatesRequest(
+            updates=[pb.InlineUpdate(header=header("phone-1", payload), payload=payload)]
+        )
+        stranger = await installation.enrolled("phone-2")
+        for caller, accepted in ((stranger, False), (gateway, True), (device, True)):
+            async with installation.calling(caller) as stub:
+                call = stub.SubmitUpdates(iter([request]), timeout=CALL_TIMEOUT_S)
+                (response,) = [answer async for answer in call]
+                (outcome,) = response.outcomes
+                assert outcome.HasField("receipt") is accepted
+                if not accepted:
+                    assert ErrorReason(outcome.error.reason) is ErrorReason.DEVICE_ID_MISMATCH
