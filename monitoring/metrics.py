@@ -168,6 +168,10 @@ class Metrics:
             workers="livemax",
         ),
     ]
+    store_roundtrip_seconds: Annotated[
+        Histogram,
+        MetricSpec("Time of one pipeline to the round store.", buckets=_STORE_BUCKETS),
+    ]
     enrollments_total: Annotated[
         Counter, MetricSpec("Enrollment calls: issued, or the error reason.", labels=("outcome",))
     ]

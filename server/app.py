@@ -73,7 +73,9 @@ async def build_server(
         StoreUnavailable: if the round store does not answer in time.
     """
     rules = {task.name: _aggregator_config(task) for task in config.tasks}
-    client = RedisClient(store_url, clock=clock)
+    registry = create_registry()
+    metrics = Metrics.declare(registry)
+    client = RedisClient(store_url, clock=clock, observe=metrics.store_roundtrip_seconds.observe)
     store = RedisRoundStore(client, receipt_retention_s=config.store.receipt_retention_s)
     await _await_store(store)
     await _check_durability(client, config)
@@ -81,8 +83,6 @@ async def build_server(
     blobs = BlobStore(config.blob_url, durability=config.store.durability)
     kernels = Workers("kernel", threads=1)
     files = Workers("files", threads=FILE_THREADS)
-    registry = create_registry()
-    metrics = Metrics.declare(registry)
     tracing = _tracing(config)
     observation = Observation(
         metrics=metrics, log=get_logger("server.round"), tracer=tracing.tracer("server.round")

@@ -35,6 +35,10 @@ OPTIONS: Final = (
     ("grpc.max_concurrent_streams", 1024),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # A device looks its servers up again only when a connection ends. Without an age, coordinators
+    # that were added or came back would get none of the devices that are there already. Calls under
+    # way end as they would have.
+    ("grpc.max_connection_age_ms", 120_000),
 )
 
 _log = get_logger(__name__)
@@ -121,6 +125,7 @@ class ProductionFederatedServer:
 
     async def stop(self) -> None:
         await self._health.enter_graceful_shutdown()
+        self._parts.federation.drain()
         for task in self._tasks:
             task.cancel()
         for ended in await asyncio.gather(*self._tasks, return_exceptions=True):

@@ -42,8 +42,9 @@ def check_inline(submission: Submission, *, dim: int) -> None:
 class UploadSink:
     """Checks and stores a payload chunk by chunk; holds no more than one chunk.
 
-    Blocking: for worker threads; calls of several threads run one after the other. Nothing is
-    visible in the store before `commit`, and `commit` refuses unless the whole payload is right.
+    All but `check` block: they are for worker threads, and calls of several threads run one after
+    the other. Nothing is visible in the store before `commit`, and `commit` refuses unless the
+    whole payload is right.
 
     Args:
         submission: what the header declared.
@@ -61,7 +62,7 @@ class UploadSink:
         self._busy = threading.Lock()
 
     def feed(self, chunks: Iterable[bytes | memoryview]) -> None:
-        """Take the next bytes.
+        """`check` and `write` the next bytes.
 
         Raises:
             InvalidInput: as soon as a chunk is wrong.
@@ -69,10 +70,45 @@ class UploadSink:
         """
         with self._busy:
             for chunk in chunks:
-                self._take(chunk)
+                self.check(chunk)
+                self._writer.write(chunk)
 
-    def commit(self) -> None:
-        """Check the whole and make it durable under its key."""
+    def check(self, chunk: bytes | memoryview) -> None:
+        """Check the bytes that follow those checked before; `write` or `commit` must take them too.
+
+        Does no I/O, and is quick enough for the event loop where a chunk is one message.
+
+        Raises:
+            InvalidInput: if the chunk is wrong.
+        """
+        self._received += len(chunk)
+        if self._received > self._submission.payload_bytes:
+            msg = f"more than the declared {self._submission.payload_bytes} bytes arrived"
+            raise UpdateTooLarge(msg)
+        try:
+            self._validator.feed(chunk)
+        except codec.CodecError as error:
+            raise _refusal(error) from error
+        self._hash.update(chunk)
+
+    def write(self, chunks: Iterable[bytes | memoryview]) -> None:
+        """Store checked bytes.
+
+        Raises:
+            StoreUnavailable: if the store cannot take them.
+        """
+        with self._busy:
+            for chunk in chunks:
+                self._writer.write(chunk)
+
+    def commit(self, rest: Iterable[bytes | memoryview] = ()) -> None:
+        """Store the checked bytes that are left, and make the whole durable under its key.
+
+        Raises:
+            InvalidInput: if the whole is not what was declared.
+            StoreUnavailable: if the store cannot take it.
+        """
+        self.write(rest)
         with self._busy:
             _check_length(self._received, self._submission.payload_bytes)
             _check_digest(self._hash.digest(), self._submission.digest)
@@ -86,18 +122,6 @@ class UploadSink:
         """Give up; with `keep`, what was received waits for a resumed upload."""
         with self._busy:
             self._writer.abort(keep=keep)
-
-    def _take(self, chunk: bytes | memoryview) -> None:
-        self._received += len(chunk)
-        if self._received > self._submission.payload_bytes:
-            msg = f"more than the declared {self._submission.payload_bytes} bytes arrived"
-            raise UpdateTooLarge(msg)
-        try:
-            self._validator.feed(chunk)
-        except codec.CodecError as error:
-            raise _refusal(error) from error
-        self._hash.update(chunk)
-        self._writer.write(chunk)
 
 
 def _check_length(received: int, declared: int) -> None:

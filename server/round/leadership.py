@@ -16,7 +16,7 @@ class Leadership:
         task: name of the task.
         owner: unique name of this process.
         ttl_s: how long the lease lives without being prolonged.
-        on_change: told whether this process leads, whenever that changes.
+        on_change: told whether this process leads, at the first claim and whenever that changes.
     """
 
     def __init__(
@@ -34,15 +34,17 @@ class Leadership:
         self._ttl_s = ttl_s
         self._on_change = on_change
         self._lease: Lease | None = None
+        self._told: bool | None = None
 
     async def claim(self) -> Lease | None:
         """Take or prolong the lease; None while another process leads."""
         lease = await self._store.acquire_lease(
             self._task, owner=self._owner, ttl_ms=int(self._ttl_s * 1000)
         )
-        if (lease is None) != (self._lease is None):
-            self._on_change(lease is not None)
         self._lease = lease
+        if (leads := lease is not None) is not self._told:
+            self._told = leads
+            self._on_change(leads)
         return lease
 
     @asynccontextmanager

@@ -41,6 +41,8 @@ class News(Protocol):
 
     def mark(self, task: str) -> int: ...
 
+    def wake(self, task: str) -> None: ...
+
     async def wait(self, task: str, *, timeout_s: float, since: int) -> None: ...
 
 
@@ -73,6 +75,13 @@ class FederationService:
     def __init__(self, ports: ServicePorts) -> None:
         self._ports = ports
         self._held = 0
+        self._is_draining = False
+
+    def drain(self) -> None:
+        """Answer the check-ins that wait, and hold no more: this process is about to stop."""
+        self._is_draining = True
+        for task in self._ports.tasks.names:
+            self._ports.news.wake(task)
 
     async def check_in(self, request: pb.CheckInRequest, context: Context) -> pb.CheckInResponse:
         """Register the offer; wait for the decision as long as the device allows."""
@@ -193,7 +202,7 @@ class FederationService:
             )
             left = deadline - time.monotonic()
             decided = {CheckInVerdict.ASSIGNED, CheckInVerdict.TASK_FINISHED}
-            if answer.verdict in decided or left <= 0:
+            if answer.verdict in decided or left <= 0 or self._is_draining:
                 return answer
             # Half the offer's life, so that it is renewed while the device waits.
             pause = min(left, self._ports.check_in_ttl_s / 2)

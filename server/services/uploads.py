@@ -22,7 +22,7 @@ from server.storage.keys import payload_blob
 from server.storage.ports import BlobNotFound, Submission
 from server.upload import UploadSink
 
-WRITE_BYTES: Final = 1 << 20  # handed to a thread at once: larger saves hops, smaller saves memory
+WRITE_BYTES: Final = 2 << 20  # handed to a thread at once: larger saves hops, smaller saves memory
 MESSAGE_COST_BYTES: Final = 4096  # what a held message weighs at least, however little it brings
 OVERLOAD_RETRY_MS: Final = 1000
 STREAMS_PER_DEVICE: Final = 2  # a device that lost its connection may be back before we notice
@@ -101,8 +101,8 @@ class Uploads:
             if resumed:
                 await self._feed_part(sink, key, part=resumed, length=offset)
                 replaced = True
-            await self._pump(messages, sink, num_bytes=submission.payload_bytes - offset)
-            await self._workers.run(sink.commit)
+            rest = await self._pump(messages, sink, num_bytes=submission.payload_bytes - offset)
+            await self._workers.run(sink.commit, rest)
         except ServiceError as error:
             # A stream that simply ended early may be resumed; wrong bytes may not.
             keep = isinstance(error, errors.TruncatedStream | errors.Unavailable)
@@ -136,28 +136,39 @@ class Uploads:
 
     async def _pump(
         self, messages: AsyncIterator[bytes], sink: UploadSink, *, num_bytes: int
-    ) -> None:
-        """Move chunks from the stream to the sink; the next arrive while a thread checks these."""
+    ) -> list[memoryview]:
+        """Move chunks from the stream to the sink; the next arrive while a thread writes these.
+
+        They are checked here, while they are in the processor's cache: to check them in the thread
+        would pass the interpreter's lock back and forth, at several times the cost of the checks.
+
+        Returns:
+            The last chunks, checked but not yet written.
+        """
         chunks: list[memoryview] = []
         held = 0
         writing: asyncio.Future[None] | None = None
         try:
             async for part in self._paced(messages, num_bytes):
+                sink.check(part)
                 chunks.append(part)
                 held += max(len(part), MESSAGE_COST_BYTES)
                 if held >= WRITE_BYTES:
                     if writing is not None:
                         await asyncio.shield(writing)
-                    writing = asyncio.ensure_future(self._workers.run(sink.feed, chunks))
+                    writing = asyncio.ensure_future(self._workers.run(sink.write, chunks))
                     chunks, held = [], 0
-        finally:
-            # The sink must be idle before it is committed or aborted, whatever happened; and what
-            # arrived before a stream broke is kept, or a device that is cut off often would never
-            # get on.
+            if writing is not None:
+                await asyncio.shield(writing)
+        except BaseException:
+            # The sink must be idle before it is aborted, whatever happened; and what arrived before
+            # a stream broke is kept, or a device that is cut off often would never get on.
             if writing is not None:
                 await asyncio.shield(writing)
             if chunks:
-                await asyncio.shield(self._workers.run(sink.feed, chunks))
+                await asyncio.shield(self._workers.run(sink.write, chunks))
+            raise
+        return chunks
 
     async def _paced(
         self, messages: AsyncIterator[bytes], num_bytes: int

@@ -83,10 +83,10 @@ class Notifier:
     async def _listen(self) -> None:
         async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(*self._channels)
-            for channel in self._channels:
-                self._tell(channel)  # something may have happened while nobody listened
             while True:
-                message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=60)
+                # The confirmation of a subscription is news, too: something may have happened while
+                # nobody listened. redis-py also subscribes anew by itself, without a word.
+                message = await pubsub.get_message(timeout=60)
                 if message is not None:
                     self._tell(message["channel"])
 

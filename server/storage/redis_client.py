@@ -6,7 +6,8 @@ together in one pipeline instead: about four times the rate on the same core.
 """
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Final
 
@@ -41,12 +42,19 @@ class RedisClient:
     Args:
         url: redis://, rediss:// or unix:// URL.
         clock: Lua that defines `now_ms()` for every script. The default reads the server's TIME.
+        observe: told the seconds of every round trip.
 
     Errors: every failure to get an answer is `StoreUnavailable` with a hint; the command may or may
     not have run, so only repeatable commands are sent.
     """
 
-    def __init__(self, url: str, *, clock: str = SERVER_CLOCK) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: str = SERVER_CLOCK,
+        observe: Callable[[float], object] = lambda _: None,
+    ) -> None:
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=16,
@@ -59,6 +67,7 @@ class RedisClient:
         self.redis = Redis(connection_pool=pool)
         self.redis.response_callbacks.clear()  # replies are read here, as they come
         self._clock = clock
+        self._observe = observe
         self._shas: dict[str, str] = {}
         self._queue: list[tuple[tuple[Argument, ...], asyncio.Future[Reply]]] = []
         self._flushing = 0
@@ -146,8 +155,10 @@ class RedisClient:
         pipeline = self.redis.pipeline(transaction=False)
         for args, _ in batch:
             pipeline.execute_command(*args)
+        started = time.perf_counter()
         try:
             replies: list[object] = await pipeline.execute(raise_on_error=False)
+            self._observe(time.perf_counter() - started)
         except (exceptions.RedisError, OSError) as error:
             replies = [_unavailable(error)] * len(batch)
         except BaseException as error:

@@ -339,7 +339,7 @@ async def status_of(call: Awaitable[object]) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-async def eventually(found: Callable[[], Awaitable[T | None]]) -> T:
+async def eventually(found: Callable[[], Awaitable[T | None]], *, pause_s: float = 0.01) -> T:
     """What `found` returns once it is no longer None; fails after a deadline."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
@@ -347,7 +347,7 @@ async def eventually(found: Callable[[], Awaitable[T | None]]) -> T:
         if value is not None:
             return value
         assert time.monotonic() < deadline, "the condition never came true"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause_s)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -35,6 +36,7 @@ INVALID: Final = grpc.StatusCode.INVALID_ARGUMENT
 
 Unary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 Streaming: TypeAlias = "grpc.aio.StreamUnaryMultiCallable[bytes, bytes]"
+Upload: TypeAlias = "grpc.aio.StreamUnaryCall[pb.SubmitUpdateRequest, pb.SubmissionReceipt]"
 Send = Callable[[Service, pb.UpdateHeader, bytes], Awaitable[object]]
 
 
@@ -399,31 +401,86 @@ async def test_an_upload_that_falls_silent_is_ended(tmp_path: Path, redis_url: s
         assert (await service.upload_status(header("d1", GOOD))).stored_bytes == 20
 
 
+async def begin(service: Service, device: str) -> Upload:
+    """Start an upload that sends its header and then waits."""
+    upload: Upload = service.stub.SubmitUpdate(timeout=CALL_TIMEOUT_S)
+    await upload.write(pb.SubmitUpdateRequest(header=header(device, GOOD)))
+    return upload
+
+
+async def finish(upload: Upload) -> pb.SubmissionReceipt:
+    await upload.write(pb.SubmitUpdateRequest(data=GOOD))
+    await upload.done_writing()
+    return await upload
+
+
+async def refused(uploads: Mapping[str, Upload], count: int) -> set[str]:
+    """Names of the uploads that were refused, once there are `count`, for being too many."""
+
+    async def ended() -> set[str] | None:
+        names = {name for name, upload in uploads.items() if upload.done()}
+        return names if len(names) == count else None
+
+    names = await eventually(ended)
+    for name in names:
+        refusal = await refusal_of(uploads[name])
+        assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refusal.reason == "OVERLOADED"
+        assert 0 < refusal.retry_after_ms <= 60_000
+    return names
+
+
 async def test_uploads_beyond_the_window_are_told_to_come_back(
     tmp_path: Path, redis_url: str
 ) -> None:
+    devices = ("d1", "d2", "d3", "d4")
     limits = {"limits": {"uploads-in-flight": 1, "uploads-queued": 1}}
+    task = {"reporting-goal": 4}
+    async with serving(tmp_path, redis_url, task=task, sections=limits, clock=CLOCK) as service:
+        await service.open_round(*devices)
+        uploads = {device: await begin(service, device) for device in devices}
+        late = await refused(uploads, 2)
+        # One is read and one waits; the place that becomes free goes to the one that waits.
+        receipts = await asyncio.gather(*(finish(uploads[d]) for d in set(devices) - late))
+        assert {receipt.device_id for receipt in receipts} == set(devices) - late
+        for device in late:
+            assert (await service.stream(header(device, GOOD), GOOD)).device_id == device
+
+
+async def test_one_device_cannot_fill_the_window(collecting: Service) -> None:
+    uploads = {str(number): await begin(collecting, "d1") for number in range(4)}
+    late = await refused(uploads, 2)
+    assert (await collecting.stream(header("d2", GOOD), GOOD)).device_id == "d2"
+    assert (await finish(uploads[min(set(uploads) - late)])).device_id == "d1"
+    for upload in uploads.values():
+        upload.cancel()
+
+
+@pytest.mark.slow
+async def test_an_upload_that_trickles_is_ended(tmp_path: Path, redis_url: str) -> None:
+    limits = {"limits": {"upload-stall-s": 1.0, "upload-min-bytes-per-s": 1 << 30}}
     async with serving(tmp_path, redis_url, sections=limits, clock=CLOCK) as service:
         await service.open_round("d1", "d2")
-        held = service.stub.SubmitUpdate(timeout=CALL_TIMEOUT_S)
-        await held.write(pb.SubmitUpdateRequest(header=header("d1", GOOD)))
-        waiting = asyncio.ensure_future(service.stream(header("d2", GOOD), GOOD))
+        call = service.stub.SubmitUpdate(timeout=CALL_TIMEOUT_S)
+        await call.write(pb.SubmitUpdateRequest(header=header("d1", GOOD)))
+        sent = 0
 
-        async def both_count() -> bool | None:
-            return await service.metric("fedagg_uploads_in_flight") == 2 or None
+        async def ended() -> bool | None:
+            nonlocal sent
+            if call.done():
+                return True
+            # Never silent for long, and never at its end either.
+            if sent < len(GOOD) - 1:
+                with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    await call.write(pb.SubmitUpdateRequest(data=GOOD[sent : sent + 1]))
+                    sent += 1
+            return None
 
-        await eventually(both_count)
-        refusal = await refusal_of(service.stream(header("d2", GOOD), GOOD))
-        assert (refusal.code, refusal.reason) == (
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "OVERLOADED",
-        )
-        assert 0 < refusal.retry_after_ms <= 60_000
-        # A place in the window that becomes free goes to the upload that waits.
-        await held.write(pb.SubmitUpdateRequest(data=GOOD))
-        await held.done_writing()
-        assert (await held).device_id == "d1"
-        assert (await waiting).device_id == "d2"
+        await eventually(ended, pause_s=0.1)
+        refusal = await refusal_of(call)
+        assert refusal.reason == "OVERLOADED"
+        assert 1 < sent < len(GOOD)
+        assert (await service.upload_status(header("d1", GOOD))).stored_bytes > 1
 
 
 async def test_messages_that_are_no_requests_are_refused(collecting: Service) -> None:

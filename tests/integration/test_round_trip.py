@@ -457,7 +457,7 @@ async def test_a_device_gets_through_a_network_that_breaks(tmp_path: Path, redis
         ):
             outcome = await client.participate_once()
         assert outcome.outcome is Outcome.ACCEPTED, outcome
-        assert proxy.num_cuts == 2
+        assert proxy.num_cuts >= 2  # each direction may notice the same cut
         assert retries
         assert (await service.finished(1))["accepted"] == 1
         np.testing.assert_array_equal(await weights_of(service), np.float32(0.5))
