@@ -8,7 +8,8 @@ ENV PATH=/opt/fedagg/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACT
 RUN python -m venv /opt/fedagg
 WORKDIR /src
 # The project's metadata alone: dependencies are installed again only when the pins change.
-COPY pyproject.toml requirements.lock README.md LICENSE ./
+COPY pyproject.toml requirements.lock LICENSE ./
+RUN touch README.md
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --quiet --constraint requirements.lock setuptools && \
     pip install --quiet --constraint requirements.lock --no-build-isolation '.[server]'

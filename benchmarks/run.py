@@ -96,13 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         windows=1 if arguments.quick else arguments.windows,
         cases=[throughput.quick(case) for case in cases] if arguments.quick else cases,
     )
-    console = Console(stderr=arguments.format == "json")
+    console = Console(stderr=arguments.format != "text")
     results: dict[str, list[Figures]] = {}
     for name in arguments.names or BENCHMARKS:
         console.print(f"[bold]{name}[/] (target: {TARGETS[name]})")
         results[name] = BENCHMARKS[name](settings)
         if arguments.format == "text":
             console.print(_table(results[name]))
+        elif arguments.format == "markdown":
+            sys.stdout.write(f"\n### {name}\n\n{_markdown(results[name])}")
     if arguments.format == "json":
         report = {"machine": _machine(), "quick": arguments.quick, "results": results}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
@@ -115,7 +117,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small counts: only that it runs")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="pairs of windows per case")
     parser.add_argument("--case", default="", help="throughput: only cases with this in their name")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=("text", "markdown", "json"), default="text")
     arguments = parser.parse_args(argv)
     unknown = sorted(set(arguments.names) - set(BENCHMARKS))
     if unknown:
@@ -125,20 +127,29 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _table(rows: Sequence[Figures]) -> Table:
-    """One row per measurement where there are several, one row per figure where there is one."""
-    table = Table()
+def _cells(rows: Sequence[Figures]) -> list[list[str]]:
+    """Heading and lines: one per measurement if there are several, one per figure if one."""
     if len(rows) == 1:
-        table.add_column("figure")
-        table.add_column("value", justify="right")
-        for name, value in rows[0].items():
-            table.add_row(name, _text(value))
-        return table
-    for name in rows[0] if rows else ():
-        table.add_column(name.replace("_", " "), justify="left" if name == "case" else "right")
-    for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        pairs = [[name.replace("_", " "), _text(value)] for name, value in rows[0].items()]
+        return [["figure", "value"], *pairs]
+    heading = [name.replace("_", " ") for name in rows[0]] if rows else []
+    return [heading, *([_text(value) for value in row.values()] for row in rows)]
+
+
+def _table(rows: Sequence[Figures]) -> Table:
+    heading, *lines = _cells(rows)
+    table = Table()
+    for number, name in enumerate(heading):
+        table.add_column(name, justify="right" if number else "left")
+    for line in lines:
+        table.add_row(*line)
     return table
+
+
+def _markdown(rows: Sequence[Figures]) -> str:
+    heading, *lines = _cells(rows)
+    rule = ["---", *["---:"] * (len(heading) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heading, rule, *lines))
 
 
 def _text(value: object) -> str:

@@ -12,8 +12,7 @@ FedaggError
     ├── InvalidUpdateError       never send the same update again
     ├── NotFoundError            unknown task, round or model version
     ├── PreconditionError        check in again first
-    │   ├── RoundClosedError     the round takes no more updates
-    │   └── TaskFinishedError    the task has published all its rounds
+    │   └── RoundClosedError     the round takes no more updates
     ├── ConflictError            the server holds another answer of this device
     ├── AuthenticationError      the server does not accept who the device says it is
     ├── ServiceUnavailableError  back off as long as the hint says              (retryable)
@@ -45,7 +44,6 @@ class ErrorReason(Enum):
     ROUND_CLOSED = 30
     DEVICE_NOT_SELECTED = 31
     WRONG_MODEL_VERSION = 32
-    TASK_FINISHED = 33
     SUBMISSION_CONFLICT = 40
     ALREADY_CONTRIBUTED = 41
     UNAUTHENTICATED_DEVICE = 50
@@ -131,10 +129,6 @@ class RoundClosedError(PreconditionError):
     """The round no longer takes updates."""
 
 
-class TaskFinishedError(PreconditionError):
-    """The task has published all its rounds."""
-
-
 class ConflictError(RefusedError):
     """The server holds an answer of this device that differs from the one sent."""
 
@@ -172,7 +166,6 @@ ERROR_CLASSES: Final[dict[ErrorReason, type[RefusedError]]] = {
     ErrorReason.ROUND_CLOSED: RoundClosedError,
     ErrorReason.DEVICE_NOT_SELECTED: PreconditionError,
     ErrorReason.WRONG_MODEL_VERSION: PreconditionError,
-    ErrorReason.TASK_FINISHED: TaskFinishedError,
     ErrorReason.SUBMISSION_CONFLICT: ConflictError,
     ErrorReason.ALREADY_CONTRIBUTED: ConflictError,
     ErrorReason.UNAUTHENTICATED_DEVICE: AuthenticationError,

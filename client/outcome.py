@@ -10,7 +10,6 @@ from client.errors import (
     RoundClosedError,
     RoundDeadlineError,
     ServiceUnavailableError,
-    TaskFinishedError,
     TransportError,
 )
 from client.messages import Receipt, RetryLaterReason
@@ -44,8 +43,6 @@ def outcome_of_error(error: FedaggError) -> Outcome:
     match error:
         case RoundClosedError():
             return Outcome.ROUND_CLOSED
-        case TaskFinishedError():
-            return Outcome.FINISHED
         case RoundDeadlineError():
             return Outcome.DEADLINE_MISSED
         case TransportError() | ServiceUnavailableError():

@@ -8,7 +8,7 @@ a gRPC status and to the `ErrorReason` of the same name. The message is for a pe
     │                           WrongDtype, NonFiniteUpdate, UpdateTooLarge, TruncatedStream,
     │                           DigestMismatch, OffsetOutOfRange, InvalidCsr
     ├── NotFound                UnknownTask, UnknownRound, UnknownModelVersion
-    ├── WrongState              RoundClosed, DeviceNotSelected, WrongModelVersion, TaskFinished
+    ├── WrongState              RoundClosed, DeviceNotSelected, WrongModelVersion
     ├── Conflict                SubmissionConflict, AlreadyContributed
     ├── AccessDenied            UnauthenticatedDevice, DeviceIdMismatch, EnrollmentTokenInvalid,
     │                           EnrollmentTokenUsed, EnrollmentDisabled
@@ -112,10 +112,6 @@ class DeviceNotSelected(WrongState):
 
 class WrongModelVersion(WrongState):
     reason = "WRONG_MODEL_VERSION"
-
-
-class TaskFinished(WrongState):
-    reason = "TASK_FINISHED"
 
 
 class Conflict(ServiceError):

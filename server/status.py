@@ -33,7 +33,6 @@ STATUS: Final[dict[type[errors.ServiceError], grpc.StatusCode]] = {
     errors.RoundClosed: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeviceNotSelected: grpc.StatusCode.FAILED_PRECONDITION,
     errors.WrongModelVersion: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.TaskFinished: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SubmissionConflict: grpc.StatusCode.ALREADY_EXISTS,
     errors.AlreadyContributed: grpc.StatusCode.ALREADY_EXISTS,
     errors.UnauthenticatedDevice: grpc.StatusCode.UNAUTHENTICATED,

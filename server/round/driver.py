@@ -109,6 +109,7 @@ class RoundDriver:
             on_change=lambda leads: ports.observer.leading(info.name, leads=leads),
         )
         self._wait_s = rounds.poll_interval_s
+        self._was_stale = False
 
     async def run(self) -> None:
         """Tick until cancelled; then give the lease back."""
@@ -293,5 +294,7 @@ class RoundDriver:
     def _committed(self, result: CommitResult, after: Round, before: Round | None) -> bool:
         if result is CommitResult.COMMITTED:
             self._ports.observer.phase_entered(after, before=before)
-        # After any other result the next tick reads what is true now.
-        return result is not CommitResult.FENCED
+        # After any other result the next tick reads what is true now: at once, but not for ever.
+        stale_again = result is CommitResult.STALE and self._was_stale
+        self._was_stale = result is CommitResult.STALE
+        return result is not CommitResult.FENCED and not stale_again

@@ -266,7 +266,6 @@ async def test_lost_responses_change_nothing_but_the_time(bench: Bench) -> None:
             grpc.StatusCode.FAILED_PRECONDITION,
             Outcome.ROUND_CLOSED,
         ),
-        (errors_pb2.TASK_FINISHED, grpc.StatusCode.FAILED_PRECONDITION, Outcome.FINISHED),
         (errors_pb2.WRONG_SHAPE, grpc.StatusCode.INVALID_ARGUMENT, Outcome.REFUSED),
         (errors_pb2.ALREADY_CONTRIBUTED, grpc.StatusCode.ALREADY_EXISTS, Outcome.REFUSED),
         (errors_pb2.INTERNAL_ERROR, grpc.StatusCode.INTERNAL, Outcome.REFUSED),

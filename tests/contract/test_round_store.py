@@ -289,12 +289,12 @@ async def test_only_a_new_offer_that_completes_the_cohort_is_news(bench: Bench) 
     for device in ("d1", "d2", "d3", "d3", "d1", "d4"):
         await bench.check_in(device)
     await bench.client.command("PUBLISH", f"fedagg:{{{TASK}}}:drive", "end")
-    heard = []
+    heard: list[bytes] = []
     while not heard or heard[-1] != b"end":
         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
         if message is not None:
             heard.append(message["data"])
-    await pubsub.aclose()
+    await pubsub.aclose()  # type: ignore[no-untyped-call]  # redis-py
     assert heard == [b"enough", b"enough", b"end"]  # at d3 and at d4, not when d3 and d1 renew
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from cli.admin.client import TOKEN_ENV
 from server.config import ServerConfig, load_config
 from server.storage.ports import Durability
 
@@ -13,12 +14,18 @@ COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").re
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 
 
+def _filled_in(value: str) -> str:
+    """What Docker makes of a value: every ${NAME:-default} replaced by its default."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+
+
 def _environment(service: str) -> dict[str, str]:
-    """The service's variables, every ${NAME:-default} replaced by its default."""
-    return {
-        name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
-        for name, value in SERVICES[service].get("environment", {}).items()
-    }
+    variables = SERVICES[service].get("environment", {})
+    return {name: _filled_in(value) for name, value in variables.items()}
+
+
+def _ports(service: str) -> list[str]:
+    return [_filled_in(port) for port in SERVICES[service].get("ports", [])]
 
 
 def _coordinator() -> ServerConfig:
@@ -42,7 +49,7 @@ def test_redis_keeps_the_durability_the_coordinators_promise() -> None:
 
 def test_a_cohort_fits_into_the_ten_devices() -> None:
     (task,) = _coordinator().tasks
-    assert "--count 10" in SERVICES["devices"]["command"]
+    assert "--count 10" in _filled_in(SERVICES["devices"]["command"])
     assert task.reporting_goal * task.over_selection <= 10
 
 
@@ -64,7 +71,24 @@ def test_services_run_without_privileges(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_ports_are_published_on_the_loopback_interface_only(name: str) -> None:
-    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+    assert all(port.startswith("127.0.0.1:") for port in _ports(name))
+
+
+def test_every_coordinator_has_a_port_of_each_kind() -> None:
+    replicas = SERVICES["coordinator"]["deploy"]["replicas"]
+    for published in _ports("coordinator"):
+        first, last = published.split(":")[1].split("-")
+        assert int(last) - int(first) + 1 == replicas
+
+
+def test_the_admin_commands_in_a_coordinator_have_its_token() -> None:
+    token = _coordinator().admin.token
+    assert token is not None
+    assert _environment("coordinator")[TOKEN_ENV] == token.get_secret_value()
+
+
+def test_devices_of_a_finished_task_are_not_started_again() -> None:
+    assert SERVICES["devices"]["restart"] == "on-failure"
 
 
 def test_devices_cannot_reach_redis() -> None:

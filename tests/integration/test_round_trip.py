@@ -392,14 +392,15 @@ async def test_simultaneous_duplicates_count_once(collecting: Service) -> None:
 
 
 async def test_a_broken_upload_is_resumed_where_it_broke(tmp_path: Path, redis_url: str) -> None:
-    async with serving(tmp_path, redis_url, dim=500_000, clock=CLOCK) as service:
+    async with serving(tmp_path, redis_url, dim=1_500_000, clock=CLOCK) as service:
         await service.open_round("d1", "d2")
         payload = service.update(0.5)
         head = header("d1", payload)
         assert (await service.upload_status(head)).stored_bytes == 0
         call = service.stub.SubmitUpdate(timeout=CALL_TIMEOUT_S)
         await call.write(pb.SubmitUpdateRequest(header=head))
-        for chunk in chunks_of(payload)[:3]:
+        # More than the server holds in memory, so that some of it lies in a file.
+        for chunk in chunks_of(payload)[:10]:
             await call.write(pb.SubmitUpdateRequest(data=chunk))
 
         async def stored() -> int | None:
@@ -408,7 +409,7 @@ async def test_a_broken_upload_is_resumed_where_it_broke(tmp_path: Path, redis_u
         await eventually(stored)
         call.cancel()
         offset = await eventually(stored)
-        assert 0 < offset <= 3 * CHUNK_BYTES
+        assert 0 < offset <= 10 * CHUNK_BYTES
         rest = chunks_of(payload, offset)
         receipt = await service.stream(header("d1", payload, offset=offset), *rest)
         assert receipt.payload_digest == head.payload_digest

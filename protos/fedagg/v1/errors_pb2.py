@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/fedagg/v1/errors.proto\x12\tfedagg.v1\"^\n\x0b\x45rrorDetail\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.fedagg.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r*\xa0\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11MALFORMED_REQUEST\x10\x01\x12\x14\n\x10MALFORMED_UPDATE\x10\x02\x12\x18\n\x14NON_CANONICAL_UPDATE\x10\x03\x12\x0f\n\x0bWRONG_SHAPE\x10\x04\x12\x0f\n\x0bWRONG_DTYPE\x10\x05\x12\x15\n\x11NON_FINITE_UPDATE\x10\x06\x12\x14\n\x10UPDATE_TOO_LARGE\x10\x07\x12\x14\n\x10TRUNCATED_STREAM\x10\x08\x12\x13\n\x0f\x44IGEST_MISMATCH\x10\t\x12\x17\n\x13OFFSET_OUT_OF_RANGE\x10\n\x12\x0f\n\x0bINVALID_CSR\x10\x0b\x12\x10\n\x0cUNKNOWN_TASK\x10\x14\x12\x11\n\rUNKNOWN_ROUND\x10\x15\x12\x19\n\x15UNKNOWN_MODEL_VERSION\x10\x16\x12\x10\n\x0cROUND_CLOSED\x10\x1e\x12\x17\n\x13\x44\x45VICE_NOT_SELECTED\x10\x1f\x12\x17\n\x13WRONG_MODEL_VERSION\x10 \x12\x11\n\rTASK_FINISHED\x10!\x12\x17\n\x13SUBMISSION_CONFLICT\x10(\x12\x17\n\x13\x41LREADY_CONTRIBUTED\x10)\x12\x1a\n\x16UNAUTHENTICATED_DEVICE\x10\x32\x12\x16\n\x12\x44\x45VICE_ID_MISMATCH\x10\x33\x12\x1c\n\x18\x45NROLLMENT_TOKEN_INVALID\x10\x34\x12\x19\n\x15\x45NROLLMENT_TOKEN_USED\x10\x35\x12\x17\n\x13\x45NROLLMENT_DISABLED\x10\x36\x12\x0e\n\nOVERLOADED\x10<\x12\x15\n\x11STORE_UNAVAILABLE\x10=\x12\x12\n\x0eINTERNAL_ERROR\x10\x46\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/fedagg/v1/errors.proto\x12\tfedagg.v1\"^\n\x0b\x45rrorDetail\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.fedagg.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\r*\x8d\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11MALFORMED_REQUEST\x10\x01\x12\x14\n\x10MALFORMED_UPDATE\x10\x02\x12\x18\n\x14NON_CANONICAL_UPDATE\x10\x03\x12\x0f\n\x0bWRONG_SHAPE\x10\x04\x12\x0f\n\x0bWRONG_DTYPE\x10\x05\x12\x15\n\x11NON_FINITE_UPDATE\x10\x06\x12\x14\n\x10UPDATE_TOO_LARGE\x10\x07\x12\x14\n\x10TRUNCATED_STREAM\x10\x08\x12\x13\n\x0f\x44IGEST_MISMATCH\x10\t\x12\x0f\n\x0bINVALID_CSR\x10\x0b\x12\x17\n\x13OFFSET_OUT_OF_RANGE\x10\n\x12\x10\n\x0cUNKNOWN_TASK\x10\x14\x12\x11\n\rUNKNOWN_ROUND\x10\x15\x12\x19\n\x15UNKNOWN_MODEL_VERSION\x10\x16\x12\x10\n\x0cROUND_CLOSED\x10\x1e\x12\x17\n\x13\x44\x45VICE_NOT_SELECTED\x10\x1f\x12\x17\n\x13WRONG_MODEL_VERSION\x10 \x12\x17\n\x13SUBMISSION_CONFLICT\x10(\x12\x17\n\x13\x41LREADY_CONTRIBUTED\x10)\x12\x1a\n\x16UNAUTHENTICATED_DEVICE\x10\x32\x12\x16\n\x12\x44\x45VICE_ID_MISMATCH\x10\x33\x12\x1c\n\x18\x45NROLLMENT_TOKEN_INVALID\x10\x34\x12\x19\n\x15\x45NROLLMENT_TOKEN_USED\x10\x35\x12\x17\n\x13\x45NROLLMENT_DISABLED\x10\x36\x12\x0e\n\nOVERLOADED\x10<\x12\x15\n\x11STORE_UNAVAILABLE\x10=\x12\x12\n\x0eINTERNAL_ERROR\x10\x46\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.fedagg.v1.errors_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=141
-  _globals['_ERRORREASON']._serialized_end=813
+  _globals['_ERRORREASON']._serialized_end=794
   _globals['_ERRORDETAIL']._serialized_start=44
   _globals['_ERRORDETAIL']._serialized_end=138
 # @@protoc_insertion_point(module_scope)

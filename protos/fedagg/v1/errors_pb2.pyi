@@ -44,10 +44,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The stream ended before the declared number of bytes."""
     DIGEST_MISMATCH: _ErrorReason.ValueType  # 9
     """The received bytes do not hash to the declared digest."""
-    OFFSET_OUT_OF_RANGE: _ErrorReason.ValueType  # 10
-    """A resume offset lies beyond what is stored."""
     INVALID_CSR: _ErrorReason.ValueType  # 11
     """The certificate signing request is malformed or too weak."""
+    OFFSET_OUT_OF_RANGE: _ErrorReason.ValueType  # 10
+    """OUT_OF_RANGE: ask how much is stored, or start again at 0.
+    A resume offset lies beyond what is stored.
+    """
     UNKNOWN_TASK: _ErrorReason.ValueType  # 20
     """NOT_FOUND.
     No task of that name.
@@ -64,8 +66,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The device is not in the round's cohort."""
     WRONG_MODEL_VERSION: _ErrorReason.ValueType  # 32
     """The update was trained from another version than the round's."""
-    TASK_FINISHED: _ErrorReason.ValueType  # 33
-    """The task has published all its rounds."""
     SUBMISSION_CONFLICT: _ErrorReason.ValueType  # 40
     """ALREADY_EXISTS: the device holds an answer that conflicts with what is stored.
     The submission id was used with other bytes.
@@ -119,10 +119,12 @@ TRUNCATED_STREAM: ErrorReason.ValueType  # 8
 """The stream ended before the declared number of bytes."""
 DIGEST_MISMATCH: ErrorReason.ValueType  # 9
 """The received bytes do not hash to the declared digest."""
-OFFSET_OUT_OF_RANGE: ErrorReason.ValueType  # 10
-"""A resume offset lies beyond what is stored."""
 INVALID_CSR: ErrorReason.ValueType  # 11
 """The certificate signing request is malformed or too weak."""
+OFFSET_OUT_OF_RANGE: ErrorReason.ValueType  # 10
+"""OUT_OF_RANGE: ask how much is stored, or start again at 0.
+A resume offset lies beyond what is stored.
+"""
 UNKNOWN_TASK: ErrorReason.ValueType  # 20
 """NOT_FOUND.
 No task of that name.
@@ -139,8 +141,6 @@ DEVICE_NOT_SELECTED: ErrorReason.ValueType  # 31
 """The device is not in the round's cohort."""
 WRONG_MODEL_VERSION: ErrorReason.ValueType  # 32
 """The update was trained from another version than the round's."""
-TASK_FINISHED: ErrorReason.ValueType  # 33
-"""The task has published all its rounds."""
 SUBMISSION_CONFLICT: ErrorReason.ValueType  # 40
 """ALREADY_EXISTS: the device holds an answer that conflicts with what is stored.
 The submission id was used with other bytes.

@@ -27,7 +27,9 @@ if _version_not_supported:
 
 class FederationStub(object):
     """What a device calls, in order: CheckIn, FetchModel, one of the three Submit calls.
-    Every call may be repeated at any time and then gives the same answer.
+    Every call may be repeated. Downloads and submissions give the same answer at any time (receipts as
+    long as the server keeps them, a week by default); a check-in does while the round it led to is the
+    task's newest, and is a new offer after that.
     """
 
     def __init__(self, channel):
@@ -75,7 +77,9 @@ class FederationStub(object):
 
 class FederationServicer(object):
     """What a device calls, in order: CheckIn, FetchModel, one of the three Submit calls.
-    Every call may be repeated at any time and then gives the same answer.
+    Every call may be repeated. Downloads and submissions give the same answer at any time (receipts as
+    long as the server keeps them, a week by default); a check-in does while the round it led to is the
+    task's newest, and is a new offer after that.
     """
 
     def CheckIn(self, request, context):
@@ -176,7 +180,9 @@ def add_FederationServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Federation(object):
     """What a device calls, in order: CheckIn, FetchModel, one of the three Submit calls.
-    Every call may be repeated at any time and then gives the same answer.
+    Every call may be repeated. Downloads and submissions give the same answer at any time (receipts as
+    long as the server keeps them, a week by default); a check-in does while the round it led to is the
+    task's newest, and is a new offer after that.
     """
 
     @staticmethod

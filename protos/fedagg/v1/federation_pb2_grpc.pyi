@@ -28,7 +28,9 @@ GRPC_VERSION: str
 
 class FederationStub:
     """What a device calls, in order: CheckIn, FetchModel, one of the three Submit calls.
-    Every call may be repeated at any time and then gives the same answer.
+    Every call may be repeated. Downloads and submissions give the same answer at any time (receipts as
+    long as the server keeps them, a week by default); a check-in does while the round it led to is the
+    task's newest, and is a new offer after that.
     """
 
     @_typing.overload
@@ -55,7 +57,9 @@ class FederationStub:
 @_typing.type_check_only
 class FederationAsyncStub(FederationStub):
     """What a device calls, in order: CheckIn, FetchModel, one of the three Submit calls.
-    Every call may be repeated at any time and then gives the same answer.
+    Every call may be repeated. Downloads and submissions give the same answer at any time (receipts as
+    long as the server keeps them, a week by default); a check-in does while the round it led to is the
+    task's newest, and is a new offer after that.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -78,7 +82,9 @@ class FederationAsyncStub(FederationStub):
 
 class FederationServicer(metaclass=_abc_1.ABCMeta):
     """What a device calls, in order: CheckIn, FetchModel, one of the three Submit calls.
-    Every call may be repeated at any time and then gives the same answer.
+    Every call may be repeated. Downloads and submissions give the same answer at any time (receipts as
+    long as the server keeps them, a week by default); a check-in does while the round it led to is the
+    task's newest, and is a new offer after that.
     """
 
     @_abc_1.abstractmethod
