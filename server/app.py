@@ -214,7 +214,11 @@ async def _await_store(store: RedisRoundStore) -> None:
 
 
 async def _check_durability(client: RedisClient, config: ServerConfig) -> None:
-    problem = durability_problem(await client.settings(), config.store.durability)
+    settings = await client.settings()
+    if settings.get("cluster_enabled") == "1":
+        msg = "store: a Redis Cluster is not supported; give the URL of one server"
+        raise ConfigError(msg)
+    problem = durability_problem(settings, config.store.durability)
     if problem is None:
         return
     if not config.store.allow_weaker_durability:

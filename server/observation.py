@@ -67,7 +67,7 @@ class Observation:
             decision=record.decision,
             reason=record.reason,
             model_version=record.model_version,
-            contributions=len(record.contributors),
+            contributions=record.accepted,
             rejected=record.rejected,
             excluded=record.excluded,
         )
@@ -150,7 +150,7 @@ def audit_entry(finished: FinishedRound) -> AuditEntry:
         decision=finished.decision,
         reason=finished.reason[:MAX_STRING_CHARS],
         model_version=finished.model_version,
-        accepted=len(finished.contributors),
+        accepted=finished.accepted,
         rejected=finished.rejected,
         device_ids=finished.contributors,
         privacy_spent=None,  # plain mode gives no differential privacy

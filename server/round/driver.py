@@ -258,7 +258,6 @@ class RoundDriver:
             model = published_version(after, version=version, dim=base.dim)
         record = finished_round(
             after,
-            cohort=await store.cohort(task, round_.number),
             contributions=await store.contributions(task, round_.number),
             rejected=await store.rejections(task, round_.number),
             model=model,
@@ -284,8 +283,8 @@ class RoundDriver:
         return bool(finished)
 
     async def _resolve(self, result: CommitResult, after: Round) -> CommitResult:
-        """A commit whose answer was lost is sent again, and then it is stale against itself."""
-        if result is CommitResult.STALE:
+        """A commit whose answer was lost is sent again, and then refused because of itself."""
+        if result in {CommitResult.STALE, CommitResult.BASE_CHANGED}:
             stored = (await self._ports.store.snapshot(self._task.name)).round
             if stored == after:
                 return CommitResult.COMMITTED

@@ -9,7 +9,6 @@ from server.storage.ports import Contribution, FinishedRound, ModelVersion
 def finished_round(
     ended: Round,
     *,
-    cohort: tuple[str, ...],
     contributions: Sequence[Contribution],
     rejected: int,
     model: ModelVersion | None,
@@ -24,7 +23,8 @@ def finished_round(
         reason=": ".join(part for part in (reason, ended.detail) if part),
         base_version=ended.base_version,
         model_version=model.version if model else None,
-        cohort=cohort,
+        cohort_size=ended.cohort_size,
+        accepted=len(contributions),
         contributors=tuple(contribution.device_id for contribution in contributions),
         rejected=rejected,
         excluded=candidate.excluded if candidate else 0,

@@ -16,7 +16,7 @@ script may touch them together. Scripts receive the task's prefix and append the
 | `submissions:<n>` | hash | device -> admitted submission (the receipt) | admit | retention after the end |
 | `payloads:<n>` | hash | device -> payload, where small | admit | until the end |
 | `rejected:<n>` | set | devices of the cohort with a refused update | reject | retention after the end |
-| `finished` | list | FinishedRound as JSON, oldest first, the last 10,000 | finish | for ever |
+| `finished` | list | FinishedRound as JSON, less its contributors, oldest first, the last 10,000 | finish | for ever |
 | `outbox` | hash | round -> FinishedRound not yet in the audit log | finish; taken out by mark_audited | until audited |
 | `events` | channel | the phase after every change of it; `rollback` | commit, open_cohort, finish, rollback | - |
 | `drive` | channel | `enough` offers or the `goal` reached: news for the driver alone | check_in, admit | - |

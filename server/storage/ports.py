@@ -118,8 +118,9 @@ class FinishedRound:
     reason: str
     base_version: int
     model_version: int | None
-    cohort: tuple[str, ...]
-    contributors: tuple[str, ...]
+    cohort_size: int
+    accepted: int
+    contributors: tuple[str, ...]  # for the audit log; the list of finished rounds has none
     rejected: int
     excluded: int
     started_at_ms: int

@@ -40,7 +40,6 @@ def dump_finished(record: FinishedRound) -> str:
 
 def load_finished(text: bytes) -> FinishedRound:
     tree = json.loads(text)
-    tree["cohort"] = tuple(tree["cohort"])
     tree["contributors"] = tuple(tree["contributors"])
     return FinishedRound(**tree)
 

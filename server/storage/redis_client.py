@@ -103,7 +103,7 @@ class RedisClient:
             raise _unavailable(error) from error
 
     async def settings(self) -> dict[str, str]:
-        """What the server tells of its persistence; less where it forbids CONFIG."""
+        """What the server tells of its set-up; less where it forbids CONFIG."""
         found: dict[str, str] = {}
         try:
             for name in ("append*", "no-appendfsync-on-rewrite", "maxmemory*"):
@@ -116,7 +116,7 @@ class RedisClient:
                 found.update(zip(words[::2], words[1::2], strict=True))
         except StoreRefused:
             pass
-        for section in ("persistence", "memory"):
+        for section in ("persistence", "memory", "cluster"):
             info = await self.command("INFO", section)
             lines = info.decode().splitlines() if isinstance(info, bytes) else []
             pairs = (line.partition(":") for line in lines)

@@ -6,6 +6,7 @@ the keys and their writers.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
@@ -116,8 +117,10 @@ class RedisRoundStore:
         """
         version = model.version if model else 0
         body = records.dump_model(model) if model else ""
-        count = len(record.contributors)
-        tail = (records.dump_finished(record), self._retention_s, version, body, count)
+        # Who took part is for the audit log; kept for every round it would fill the store.
+        summary = records.dump_finished(replace(record, contributors=()))
+        full = records.dump_finished(record)
+        tail = (summary, full, self._retention_s, version, body, record.accepted)
         return await self._commit("finish", round_, lease, *tail)
 
     async def candidates(self, task: str) -> tuple[Candidate, ...]:

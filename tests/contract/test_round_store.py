@@ -129,7 +129,8 @@ def record_of(round_: Round, contributors: tuple[str, ...]) -> FinishedRound:
         reason="",
         base_version=round_.base_version,
         model_version=2 if round_.phase is Phase.PUBLISHED else None,
-        cohort=("d1", "d2", "d3"),
+        cohort_size=3,
+        accepted=len(contributors),
         contributors=contributors,
         rejected=0,
         excluded=0,
@@ -484,7 +485,7 @@ async def test_publishing_is_one_step(bench: Bench) -> None:
     assert snapshot.round == published
     assert (snapshot.current_version, snapshot.published_rounds) == (2, 1)
     assert await bench.store.models(TASK) == (MODEL, model)
-    assert await bench.store.finished_rounds(TASK, limit=5) == (record,)
+    assert await bench.store.finished_rounds(TASK, limit=5) == (replace(record, contributors=()),)
     assert await bench.store.unaudited(TASK) == (record,)
 
 
@@ -512,7 +513,7 @@ async def test_a_model_is_not_published_over_a_rollback(bench: Bench) -> None:
     await bench.store.rollback(TASK, 1)
     result = await bench.store.finish(
         second,
-        record=replace(record, number=2, contributors=()),
+        record=replace(record, number=2, accepted=0, contributors=()),
         model=replace(model, version=3),
         lease=lease,
     )
@@ -564,7 +565,7 @@ async def test_an_audited_round_leaves_the_outbox(bench: Bench) -> None:
     await bench.store.finish(published, record=record, model=model, lease=lease)
     await bench.store.mark_audited(TASK, 1)
     assert await bench.store.unaudited(TASK) == ()
-    assert await bench.store.finished_rounds(TASK, limit=5) == (record,)
+    assert await bench.store.finished_rounds(TASK, limit=5) == (replace(record, contributors=()),)
 
 
 async def test_rolling_back_makes_an_earlier_version_current(bench: Bench) -> None:

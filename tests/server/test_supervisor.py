@@ -297,7 +297,7 @@ signal.pause()
     running = asyncio.create_task(supervisor.run())
     grandchild = int(await asyncio.to_thread(os.read, reader, 20))
     watch = os.pidfd_open(grandchild)
-    os.kill(diary.of(READY, "a")[0].pid, signal.SIGKILL)
+    os.kill((await diary.wait_for(READY, "a")).pid, signal.SIGKILL)
     await asyncio.to_thread(wait_for_end, watch)
     supervisor.stop()
     await running

@@ -1,11 +1,12 @@
--- KEYS[1] prefix. ARGV: the transition, then record JSON, retention in s, model version ('0': none),
--- model JSON and the number of contributions in the record: where another update was admitted since
--- the record was made, it is stale. The round's end, its record and, where there is one, the new current
--- model are one step. Returns 3 where the base is no longer the current version.
+-- KEYS[1] prefix. ARGV: the transition; summary and record JSON; retention in s; model version
+-- ('0': none) and model JSON; the number of contributions in the record, which is stale where another
+-- update was admitted since it was made. The round's end, its record and, where there is one, the new
+-- current model are one step. Returns 3 where the base is no longer the current version.
 local prefix, number, base = KEYS[1], ARGV[2], ARGV[5]
-local record, retention, version, model = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local summary, record, retention = ARGV[9], ARGV[10], ARGV[11]
+local version, model = ARGV[12], ARGV[13]
 local task = prefix .. 'task'
-if redis.call('HLEN', prefix .. 'submissions:' .. number) ~= tonumber(ARGV[13]) then return 1 end
+if redis.call('HLEN', prefix .. 'submissions:' .. number) ~= tonumber(ARGV[14]) then return 1 end
 if version ~= '0' then
   if redis.call('HGET', task, 'current') ~= base then return 3 end
   if tonumber(redis.call('HGET', task, 'latest')) + 1 ~= tonumber(version) then return 1 end
@@ -17,7 +18,7 @@ if version ~= '0' then
   redis.call('HSET', task, 'current', version, 'latest', version)
   redis.call('HINCRBY', task, 'published', 1)
 end
-redis.call('RPUSH', prefix .. 'finished', record)
+redis.call('RPUSH', prefix .. 'finished', summary)
 redis.call('LTRIM', prefix .. 'finished', -10000, -1)
 redis.call('HSET', prefix .. 'outbox', number, record)
 redis.call('UNLINK', prefix .. 'payloads:' .. number)
