@@ -17,7 +17,8 @@ class Tally:
 
     Attributes:
         acknowledged: updates that devices hold an acknowledgement for.
-        lost: acknowledged, but not among the contributions of their round.
+        lost: acknowledged, but not among the contributions of their round, though that or a later
+            round has finished.
         duplicate: contributions beyond one for each device that submitted in the round, and second
             acknowledgements of one device in one round for another update.
     """
@@ -51,9 +52,11 @@ def tally(
         (number, device) for number, devices in contributors.items() for device in devices
     )
     once = sum(place in submitted for place in counted)
+    last = max(contributors, default=0)
     return Tally(
         acknowledged=sum(len(submissions) for submissions in acked.values()),
-        lost=sum(place not in counted for place in acked),
+        # What was acknowledged for a round that is still open is neither counted nor lost.
+        lost=sum(place not in counted and place[0] <= last for place in acked),
         duplicate=counted.total()
         - once
         + sum(len(submissions) - 1 for submissions in acked.values()),

@@ -326,11 +326,14 @@ def _is_running(pid: str) -> bool:
 
 def _socket_path(data_dir: Path) -> Path:
     """Put the socket into the data folder, or into a short folder of ours if that is too long."""
-    path = data_dir / "store.sock"
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
-        return path
-    name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"fedagg-{os.getuid()}-{name}" / "store.sock"
+    name = f"fedagg-{os.getuid()}-{hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]}"
+    short = "/tmp"  # noqa: S108  # for a TMPDIR that is too long itself; the folder is private
+    for folder in (data_dir, Path(tempfile.gettempdir()) / name, Path(short) / name):
+        path = folder / "store.sock"
+        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES:
+            return path
+    msg = f"no folder is short enough for the store's socket: {data_dir}"
+    raise EmbeddedStoreError(msg)
 
 
 def _make_private(folder: Path) -> None:

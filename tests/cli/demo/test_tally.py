@@ -31,8 +31,18 @@ def test_what_was_acknowledged_and_counted_adds_up() -> None:
 
 
 def test_an_acknowledged_update_that_is_in_no_round_is_lost() -> None:
-    found = _count(_delivered([(1, "a"), (2, "a")]), {1: ["A"]})
+    found = _count(_delivered([(1, "a"), (2, "a")]), {1: ["A"], 2: []})
     assert found == Tally(acknowledged=2, lost=1, duplicate=0)
+
+
+def test_an_acknowledged_update_of_a_round_that_was_passed_over_is_lost() -> None:
+    found = _count(_delivered([(1, "a"), (2, "a")]), {2: ["A"]})
+    assert found == Tally(acknowledged=2, lost=1, duplicate=0)
+
+
+def test_an_acknowledged_update_of_a_round_still_open_is_not_lost() -> None:
+    found = _count(_delivered([(1, "a"), (2, "a")]), {1: ["A"]})
+    assert found == Tally(acknowledged=2, lost=0, duplicate=0)
 
 
 def test_a_contribution_in_another_round_does_not_make_up_for_it() -> None:

@@ -265,6 +265,17 @@ def test_a_folder_with_a_long_name_gets_its_socket_elsewhere(
     assert not path.parent.exists()
 
 
+def test_a_temporary_folder_with_a_long_name_does_not_matter(
+    tmp_path: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with EmbeddedStore(long / "data", durability=Durability.PROCESS) as store:
+        assert connect(store).ping()
+        assert str(long) not in store.url
+
+
 def test_a_store_that_cannot_start_quotes_the_servers_log(data_dir: Path) -> None:
     folder = data_dir / "appendonlydir"
     folder.mkdir(parents=True)
