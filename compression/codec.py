@@ -12,6 +12,7 @@
 same payloads with the same error, however the payload is cut into chunks.
 """
 
+import math
 import struct
 from typing import Final, TypeAlias
 
@@ -242,6 +243,11 @@ def _values_of(body: memoryview) -> Vector:
 
 def _check_finite(values: Vector, *, offset: int) -> None:
     """Refuse the first value that is not finite; it is coordinate `offset` or later."""
+    # NaN and infinity survive a sum of squares, which is one pass without a temporary. So does a
+    # sum of large finite values that overflows: only the slow check refuses.
+    with np.errstate(all="ignore"):
+        if math.isfinite(np.dot(values, values)):
+            return
     for start in range(0, values.shape[0], _CHECK_CHUNK):
         finite = np.isfinite(values[start : start + _CHECK_CHUNK])
         if not finite.all():

@@ -5,10 +5,11 @@ Called after commits. Observing never decides anything and never fails a call.
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from opentelemetry import trace
 from opentelemetry.util.types import Attributes
+from prometheus_client import Counter
 
 from monitoring.audit_entry import MAX_STRING_CHARS, AuditEntry
 from monitoring.audit_logger import AuditLogger
@@ -27,6 +28,7 @@ class Observation:
     metrics: Metrics
     log: EventLogger
     tracer: trace.Tracer
+    _accepted: dict[str, tuple[Counter, Counter]] = field(default_factory=dict, init=False)
 
     def new_traceparent(self, task: str, round_number: int) -> str:
         """Start the round's trace; everything the round does, anywhere, becomes its child."""
@@ -96,10 +98,15 @@ class Observation:
         )
 
     def accepted(self, submission: Submission) -> None:
-        self.metrics.updates_accepted_total.labels(task=submission.task).inc()
-        self.metrics.update_payload_bytes_total.labels(task=submission.task).inc(
-            submission.payload_bytes
-        )
+        counters = self._accepted.get(submission.task)
+        if counters is None:  # looking children up costs more than counting
+            counters = self._accepted[submission.task] = (
+                self.metrics.updates_accepted_total.labels(task=submission.task),
+                self.metrics.update_payload_bytes_total.labels(task=submission.task),
+            )
+        updates, num_bytes = counters
+        updates.inc()
+        num_bytes.inc(submission.payload_bytes)
 
     def refused(self, task: str, reason: str) -> None:
         self.metrics.updates_refused_total.labels(task=task, reason=reason).inc()

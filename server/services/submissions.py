@@ -186,7 +186,7 @@ class Submissions:
         good: defaultdict[str, list[int]] = defaultdict(list)
         for i, submission in enumerate(submissions):
             try:
-                await self._check(submission)
+                self._check(submission)
                 good[submission.task].append(i)
             except ServiceError as error:
                 outcomes[i] = error
@@ -197,7 +197,7 @@ class Submissions:
                 outcomes[i] = self._outcome(submissions[i], verdict)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    async def _check(self, submission: Submission) -> None:
+    def _check(self, submission: Submission) -> None:
         task = self._tasks[submission.task]
         size = len(submission.inline_payload or b"")
         if size > self._inline_max_bytes:

@@ -6,10 +6,12 @@ than the least rate, loses it and may resume.
 """
 
 import asyncio
+import itertools
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from protos.fedagg.v1 import federation_pb2 as pb
 from server import errors
@@ -43,6 +45,8 @@ class Uploads:
         self._limits = limits
         self._window = asyncio.Semaphore(limits.uploads_in_flight)
         self._streams: Counter[tuple[str, str]] = Counter()
+        self._process = uuid.uuid4().hex
+        self._attempts = itertools.count()
 
     async def header(self, messages: AsyncIterator[bytes]) -> pb.UpdateHeader:
         """Read the first message, which must hold the header."""
@@ -93,7 +97,7 @@ class Uploads:
     ) -> None:
         key = blob_key(submission)
         sink = UploadSink(
-            submission, dim=dim, writer=self._blobs.open_part(key, part=uuid.uuid4().hex)
+            submission, dim=dim, writer=self._blobs.open_part(key, part=self._part_name())
         )
         resumed = await self._part_of(key, offset) if offset else ""
         replaced = False
@@ -115,6 +119,10 @@ class Uploads:
         finally:
             if resumed and replaced:
                 await asyncio.shield(self._blobs.delete_part(key, part=resumed))
+
+    def _part_name(self) -> str:
+        """A name no other attempt has, in any process."""
+        return f"{self._process}-{next(self._attempts)}"
 
     async def _part_of(self, key: str, offset: int) -> str:
         """Find the stored part that reaches up to `offset`."""
@@ -149,15 +157,18 @@ class Uploads:
         held = 0
         writing: asyncio.Future[None] | None = None
         try:
-            async for part in self._paced(messages, num_bytes):
-                sink.check(part)
-                chunks.append(part)
-                held += max(len(part), MESSAGE_COST_BYTES)
-                if held >= WRITE_BYTES:
-                    if writing is not None:
-                        await asyncio.shield(writing)
-                    writing = asyncio.ensure_future(self._workers.run(sink.write, chunks))
-                    chunks, held = [], 0
+            async with _Pace(self._limits, num_bytes=num_bytes) as pace:
+                async for message in messages:
+                    pace.keep()
+                    part = _data_of(message)
+                    sink.check(part)
+                    chunks.append(part)
+                    held += max(len(part), MESSAGE_COST_BYTES)
+                    if held >= WRITE_BYTES:
+                        if writing is not None:
+                            await asyncio.shield(writing)
+                        writing = asyncio.ensure_future(self._workers.run(sink.write, chunks))
+                        chunks, held = [], 0
             if writing is not None:
                 await asyncio.shield(writing)
         except BaseException:
@@ -170,29 +181,53 @@ class Uploads:
             raise
         return chunks
 
-    async def _paced(
-        self, messages: AsyncIterator[bytes], num_bytes: int
-    ) -> AsyncIterator[memoryview]:
-        """Data of a stream that keeps up: no long silence, and the least rate over the whole."""
-        stall_s = self._limits.upload_stall_s
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + stall_s + num_bytes / self._limits.upload_min_bytes_per_s
-        while True:
-            try:
-                async with asyncio.timeout_at(min(loop.time() + stall_s, deadline)):
-                    message = await anext(messages)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                raise _too_slow("the upload was silent or slow for too long") from error
-            part = upload_part(message)
-            if isinstance(part, pb.UpdateHeader):
-                msg = "only the first message may hold a header"
-                raise MalformedRequest(msg)
-            if not part:
-                msg = "a data message must hold at least 1 byte"
-                raise MalformedRequest(msg)
-            yield part
+
+class _Pace:
+    """Ends what it surrounds when the stream falls silent or is too slow over the whole.
+
+    One timer serves the whole stream: it is put off now and then, not at every message.
+    """
+
+    def __init__(self, limits: LimitsConfig, *, num_bytes: int) -> None:
+        self._stall_s = limits.upload_stall_s
+        self._loop = asyncio.get_running_loop()
+        started = self._loop.time()
+        self._deadline = started + self._stall_s + num_bytes / limits.upload_min_bytes_per_s
+        self._timer = asyncio.timeout_at(started + self._stall_s)
+        self._put_off_at = started
+
+    def keep(self) -> None:
+        """Tell that a message came."""
+        now = self._loop.time()
+        if now >= self._put_off_at:
+            self._put_off_at = now + self._stall_s / 16
+            self._timer.reschedule(min(now + self._stall_s, self._deadline))
+
+    async def __aenter__(self) -> Self:
+        await self._timer.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._timer.__aexit__(kind, error, traceback)
+        except TimeoutError as timeout:
+            raise _too_slow("the upload was silent or slow for too long") from timeout
+
+
+def _data_of(message: bytes) -> memoryview:
+    part = upload_part(message)
+    if isinstance(part, pb.UpdateHeader):
+        msg = "only the first message may hold a header"
+        raise MalformedRequest(msg)
+    if not part:
+        msg = "a data message must hold at least 1 byte"
+        raise MalformedRequest(msg)
+    return part
 
 
 def blob_key(submission: Submission) -> str:
