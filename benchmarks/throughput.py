@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from benchmarks import page_cache
 from benchmarks.deployment import BenchTask, Deployment, OpenRound, deployment
 from benchmarks.figures import KIB, MIB, dim_of, median, percentile_ms, size_name
 from benchmarks.load import LoadKind, LoadPlan, LoadResult, load_generator
 from benchmarks.processes import ServerProcess, free_address, server_process
+from compression.codec import ELEMENT_BYTES
 
 DEVICES: Final = 64
 STREAMS: Final = 4  # gateways, and uploads large enough to fill the link
@@ -131,6 +133,9 @@ def _plan(case: Case, deployed: Deployment, opened: OpenRound, number: int) -> L
 
 def _window(plan: LoadPlan, server: ServerProcess, deployed: Deployment | None) -> Window:
     with load_generator(plan) as generator:
+        if deployed is not None and plan.kind is LoadKind.CHUNKED:
+            # Payload files take memory that the machine may have given away since the last window.
+            page_cache.warm(deployed.data_dir, plan.count * ELEMENT_BYTES * plan.dim)
         before = server.usage().cpu_s
         store_before = deployed.store_usage().cpu_s if deployed else 0.0
         result = generator.run()
