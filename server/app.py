@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -72,18 +73,34 @@ async def build_server(
         ConfigError: if a setting cannot work, such as an unknown rule or an unreadable model.
         StoreUnavailable: if the round store does not answer in time.
     """
+    resources = AsyncExitStack()
+    try:
+        return await _wire(config, store_url, clock, resources)
+    except BaseException:
+        await resources.aclose()
+        raise
+
+
+async def _wire(
+    config: ServerConfig, store_url: str, clock: str, resources: AsyncExitStack
+) -> ProductionFederatedServer:
     rules = {task.name: _aggregator_config(task) for task in config.tasks}
     registry = create_registry()
     metrics = Metrics.declare(registry)
     client = RedisClient(store_url, clock=clock, observe=metrics.store_roundtrip_seconds.observe)
+    resources.push_async_callback(client.close)
     store = RedisRoundStore(client, receipt_retention_s=config.store.receipt_retention_s)
     await _await_store(store)
     await _check_durability(client, config)
     config.store.data_dir.mkdir(parents=True, exist_ok=True)
     blobs = BlobStore(config.blob_url, durability=config.store.durability)
+    resources.callback(blobs.close)
     kernels = Workers("kernel", threads=1)
+    resources.callback(kernels.close)
     files = Workers("files", threads=FILE_THREADS)
+    resources.callback(files.close)
     tracing = _tracing(config)
+    resources.callback(tracing.shutdown)
     observation = Observation(
         metrics=metrics, log=get_logger("server.round"), tracer=tracing.tracer("server.round")
     )
@@ -124,13 +141,6 @@ async def build_server(
             return ""
 
         return await run_probes({"round_store": round_store, "blob_store": blob_store})
-
-    async def close() -> None:
-        kernels.close()
-        files.close()
-        blobs.close()
-        await client.close()
-        tracing.shutdown()
 
     federation = FederationService(
         ServicePorts(
@@ -177,7 +187,7 @@ async def build_server(
             metrics=HttpServer(create_metrics_app(registry), config.listen.metrics),
             credentials=_credentials(config, ask_client=True),
             enrollment_credentials=_credentials(config, ask_client=False),
-            closers=[close],
+            closers=[resources.aclose],
         )
     )
 

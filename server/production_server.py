@@ -126,8 +126,11 @@ class ProductionFederatedServer:
     async def stop(self) -> None:
         await self._health.enter_graceful_shutdown()
         self._parts.federation.drain()
-        for task in self._tasks:
-            task.cancel()
+        pending = set(self._tasks)
+        while pending:  # a library that is connecting may take a cancellation for a timeout
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=1)
         for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
             if isinstance(ended, Exception):
                 _log.error("task_failed", error=f"{type(ended).__name__}: {ended}")
