@@ -4,18 +4,19 @@ FROM python:3.11-slim AS dependencies
 # torch from the default index carries CUDA. For the small CPU build, name an index that has it:
 #   docker compose build --build-arg PIP_EXTRA_INDEX_URL=...
 ARG PIP_EXTRA_INDEX_URL
-ENV PATH=/opt/fedagg/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PATH=/opt/fedagg/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
+    PIP_CACHE_DIR=/var/cache/pip
 RUN python -m venv /opt/fedagg
 WORKDIR /src
 # The project's metadata alone: dependencies are installed again only when the pins change.
 COPY pyproject.toml requirements.lock LICENSE ./
 RUN touch README.md
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip install --quiet --constraint requirements.lock setuptools && \
     pip install --quiet --constraint requirements.lock --no-build-isolation '.[server]'
 
 FROM dependencies AS device-dependencies
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip install --quiet --constraint requirements.lock --no-build-isolation '.[sim]'
 
 FROM dependencies AS server-build

@@ -29,11 +29,12 @@ class Candidate:
     """A device that offered itself for a round.
 
     `last_round` is the number of the last round it was selected for, None if never;
-    `participations` counts those rounds. `waiting_since_ms` is by the store's clock.
+    `participations` counts those rounds. `offer_lapses_at_ms` is when its offer ends, by the
+    store's clock.
     """
 
     device_id: str
-    waiting_since_ms: int
+    offer_lapses_at_ms: int
     last_round: int | None
     participations: int
 
@@ -128,7 +129,7 @@ class ServerDeviceSelector:
             # The k smallest of -ln(u)/w are the k largest of u^(1/w), without underflow.
             weight = _weight(candidate, policy.fairness, round_number)
             arrival = -math.log(draw(candidate.device_id)) / weight
-            return arrival, candidate.waiting_since_ms, candidate.device_id
+            return arrival, candidate.offer_lapses_at_ms, candidate.device_id
 
         chosen = heapq.nsmallest(cohort_size(policy, len(allowed)), allowed, key=key)
         return tuple(candidate.device_id for candidate in chosen)

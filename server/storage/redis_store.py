@@ -131,11 +131,6 @@ class RedisRoundStore:
             for i in range(0, len(rows), 3)
         )
 
-    async def cohort(self, task: str, round_number: int) -> tuple[str, ...]:
-        """Devices selected for a round, sorted."""
-        rows = _rows(await self._client.command("HKEYS", self._of(task, "cohort", round_number)))
-        return tuple(sorted(_bytes(row).decode() for row in rows))
-
     async def check_in(
         self, task: str, *, device_id: str, check_in_id: str, ttl_ms: int, wanted: int
     ) -> CheckInAnswer:
@@ -316,7 +311,7 @@ def _candidate(device: bytes, lapses: bytes, known: bytes) -> Candidate:
     last, _, count = known.decode().partition(":")
     return Candidate(
         device_id=device.decode(),
-        waiting_since_ms=int(float(lapses)),
+        offer_lapses_at_ms=int(float(lapses)),
         last_round=int(last) if last else None,
         participations=int(count or 0),
     )

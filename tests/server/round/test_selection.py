@@ -28,7 +28,7 @@ SELECTOR = ServerDeviceSelector()
 
 def fresh(count: int) -> list[Candidate]:
     return [
-        Candidate(device_id=f"d{i}", waiting_since_ms=i, last_round=None, participations=0)
+        Candidate(device_id=f"d{i}", offer_lapses_at_ms=i, last_round=None, participations=0)
         for i in range(count)
     ]
 
@@ -111,7 +111,7 @@ def test_no_device_exceeds_the_cap_or_comes_back_too_early(
 
 
 def test_a_device_already_selected_in_this_round_is_not_selected_again() -> None:
-    again = Candidate(device_id="d", waiting_since_ms=0, last_round=5, participations=1)
+    again = Candidate(device_id="d", offer_lapses_at_ms=0, last_round=5, participations=1)
     policy = SelectionPolicy(reporting_goal=1)
     assert SELECTOR.select([again], policy=policy, round_number=5, seed=1) == ()
     assert SELECTOR.select([again], policy=policy, round_number=6, seed=1) == ("d",)
@@ -141,8 +141,8 @@ def test_long_run_participation_is_even() -> None:
 
 def test_inclusion_probabilities_follow_the_weights() -> None:
     # Drawing one of two devices with weights 1 + 1 = 2 and 1 + 5 = 6: the older is drawn in 3/4.
-    recent = Candidate(device_id="recent", waiting_since_ms=0, last_round=9, participations=1)
-    older = Candidate(device_id="older", waiting_since_ms=0, last_round=5, participations=1)
+    recent = Candidate(device_id="recent", offer_lapses_at_ms=0, last_round=9, participations=1)
+    older = Candidate(device_id="older", offer_lapses_at_ms=0, last_round=5, participations=1)
     policy = SelectionPolicy(reporting_goal=1, over_selection=1.0)
     draws = 2000
     wins = sum(
@@ -155,8 +155,8 @@ def test_inclusion_probabilities_follow_the_weights() -> None:
 
 def test_a_device_that_never_took_part_weighs_most() -> None:
     policy = SelectionPolicy(reporting_goal=1, over_selection=1.0, fairness=16.0)
-    newcomer = Candidate(device_id="new", waiting_since_ms=0, last_round=None, participations=0)
-    oldest = Candidate(device_id="old", waiting_since_ms=0, last_round=9, participations=1)
+    newcomer = Candidate(device_id="new", offer_lapses_at_ms=0, last_round=None, participations=0)
+    oldest = Candidate(device_id="old", offer_lapses_at_ms=0, last_round=9, participations=1)
     chosen = {
         SELECTOR.select([newcomer, oldest], policy=policy, round_number=10, seed=seed)
         for seed in range(100)
