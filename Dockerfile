@@ -49,6 +49,9 @@ CMD ["device", "--help"]
 FROM runtime AS server
 COPY --from=server-build /opt/fedagg /opt/fedagg
 COPY --from=server-build /models /usr/share/fedagg/models
+# Compiles the aggregation's kernels into the home folder, from where a new volume gets them. On
+# another processor a coordinator compiles them again when it starts, once.
+RUN python -m aggregators.warm_up
 EXPOSE 50051 8080 9090
 HEALTHCHECK --interval=5s --timeout=4s --start-period=30s --retries=6 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/ready', timeout=3)"]

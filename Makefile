@@ -2,7 +2,7 @@
 # need it make it themselves, so a fresh clone needs only Python >= 3.11 with pip, and make.
 # ARGS reaches the command behind a target: `make demo ARGS=--help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit coverage chaos bench format protos lock up down clean
+.PHONY: help setup demo test check unit coverage chaos bench bench-kernels format protos lock up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	done)
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install everything into .venv; later runs do nothing until the pins change.
 
@@ -59,6 +59,12 @@ chaos: $(STAMP) ## Run the fault simulations with thousands of examples.
 bench: $(STAMP) ## Measure throughput and latency on this machine.
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
+# Only the comparison writes to standard output, so that ARGS="--format json" is one JSON object.
+bench-kernels: $(STAMP) ## Time the aggregation rules beside other libraries; the history stays in .benchmarks/.
+	@$(BIN)/fedagg bench kernels --all $(ARGS)
+	@$(BIN)/python -m pytest benchmarks/kernels -W ignore::pytest_benchmark.logger.PytestBenchmarkWarning \
+		--benchmark-storage file://./.benchmarks --benchmark-autosave --benchmark-compare >&2
+
 format: $(STAMP) ## Format the code and apply the safe lint fixes.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -77,5 +83,5 @@ down: ## Stop the containers and delete their volumes.
 
 clean: ## Delete caches and build outputs; .venv and demo data stay.
 	rm -rf build dist htmlcov *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache \
-		.pytest_cache .hypothesis .import_linter_cache .benchmarks
+		.pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,13 +1,55 @@
-"""Turns a round's updates into one aggregate: robust rules and the aggregators built on them."""
+"""Turns a round's updates into one aggregate: robust rules and the aggregators built on them.
 
-from aggregators.base import Aggregate, GradientAggregator, Update
-from aggregators.config import AggregatorConfig
-from aggregators.errors import AggregationError
+Names are loaded on first use: a device that needs `aggregators.vectors` must not load the rules
+and their compiler.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aggregators.base import Aggregate, GradientAggregator, ServerKnowledge, Update
+    from aggregators.byzantine import ByzantineConfig, ByzantineRobustAggregator
+    from aggregators.compressed import CompressedGradientAggregator, SparseUpdate
+    from aggregators.config import AggregatorConfig
+    from aggregators.errors import AggregationError
+    from aggregators.integrated import IntegratedConfig, IntegratedFederatedAggregator
 
 __all__ = [
     "Aggregate",
     "AggregationError",
     "AggregatorConfig",
+    "ByzantineConfig",
+    "ByzantineRobustAggregator",
+    "CompressedGradientAggregator",
     "GradientAggregator",
+    "IntegratedConfig",
+    "IntegratedFederatedAggregator",
+    "ServerKnowledge",
+    "SparseUpdate",
     "Update",
 ]
+
+_HOMES: Final = {
+    "Aggregate": "aggregators.base",
+    "AggregationError": "aggregators.errors",
+    "AggregatorConfig": "aggregators.config",
+    "ByzantineConfig": "aggregators.byzantine",
+    "ByzantineRobustAggregator": "aggregators.byzantine",
+    "CompressedGradientAggregator": "aggregators.compressed",
+    "GradientAggregator": "aggregators.base",
+    "IntegratedConfig": "aggregators.integrated",
+    "IntegratedFederatedAggregator": "aggregators.integrated",
+    "ServerKnowledge": "aggregators.base",
+    "SparseUpdate": "aggregators.compressed",
+    "Update": "aggregators.base",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module."""
+    home = _HOMES.get(name)
+    if home is None:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(home), name)

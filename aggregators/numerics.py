@@ -8,14 +8,12 @@ follow from the largest magnitude of each column and the number of terms, neithe
 on the order, so every finite float32 is in range.
 """
 
-import math
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.errors import AggregationError
-from aggregators.rows import Rows
 
 MAX_TERMS: Final = 1 << 20
 MAX_WEIGHT: Final = 2.0**53
@@ -62,39 +60,32 @@ def order_free_sum(terms: NDArray[np.float64]) -> NDArray[np.float64]:
     return total
 
 
-def weighted_mean(rows: Rows, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average rows by weight; permuting rows and weights together leaves every bit of the result.
+def compensated_sum(terms: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum each column in row order, carrying the rounding error of every addition along.
 
     Args:
-        rows: n rows of d finite values.
-        weights: (n,), float64; each 0 or in `MIN_WEIGHT`..`MAX_WEIGHT`, not all 0.
+        terms: (n, b), float32 or float64, finite. Not modified.
 
     Returns:
-        (d,), float64.
-
-    Raises:
-        AggregationError: if a weight is out of range or an entry is not finite.
+        (b,), float64.
 
     Guarantees:
-        With weights that are integers below 2**29 every product is exact, and the result differs
-        from the exact average by the error of `order_free_sum` and one rounding of the division.
+        The error is at most one rounding of the result plus about n^2 2**-106 times the sum of
+        magnitudes, whatever cancels.
 
-    Cost: O(n d) time, O(block) memory.
+    Cost: O(n b) time, O(b) memory beside `terms`.
+    References: Neumaier (1974); Ogita, Rump and Oishi (2005), Algorithm 4.3.
     """
-    in_range = (weights == 0) | ((weights >= MIN_WEIGHT) & (weights <= MAX_WEIGHT))
-    if weights.shape != (rows.num_rows,) or not in_range.all() or not weights.any():
-        message = f"weights={weights} must be one number per row, n={rows.num_rows}, each 0 or in"
-        message += f" {MIN_WEIGHT}..{MAX_WEIGHT}, not all 0"
-        raise AggregationError(message)
-    # fsum rounds once, so the total is as free of the order as the column sums.
-    total_weight = math.fsum(weights.tolist())
-    average = np.empty(rows.dim, dtype=np.float64)
-    for columns, block in rows.blocks():
-        # Widening first is twice as fast as a product of mixed types.
-        terms = block.astype(np.float64)
-        np.multiply(terms, weights[:, np.newaxis], out=terms)
-        np.divide(order_free_sum(terms), total_weight, out=average[columns])
-    return average
+    total = np.zeros(terms.shape[1])
+    rest = np.zeros(terms.shape[1])
+    for row in terms:
+        term = row.astype(np.float64)
+        new = total + term
+        part = new - total
+        rest += (total - (new - part)) + (term - part)
+        total = new
+    found: NDArray[np.float64] = total + rest
+    return found
 
 
 def _lane_sum(

@@ -1,114 +1,114 @@
-"""The updates of a round as rows of a matrix that is never built.
+"""The updates of a round as n rows, whatever holds them.
 
-Rows may be separate arrays or memory maps; rules read them in blocks of columns, so memory beyond
-the input does not grow with the dimension.
+A rule is written once over the few operations of `Rows`; dense arrays and memory maps, sparse
+updates, tensors on a GPU and rows sharded over a cluster each answer them in their own way.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.errors import AggregationError
-from privacy.clipping import scale_vector
+from aggregators.gram import Gram
 
 Vector: TypeAlias = NDArray[np.float32]
-
-BLOCK_ENTRIES: Final = 1 << 17  # entries per block of columns: 1 MiB of float64, fits in L2
-_MIN_BLOCK_COLUMNS: Final = 64
+Floats: TypeAlias = NDArray[np.float64]
 
 _FIRST_KEY_COLUMNS: Final = 64  # enough to tell rows of real updates apart
 _MAX_KEY_COLUMNS: Final = 1 << 16
 _SIGN_BIT: Final = np.uint32(1 << 31)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rows:
-    """n vectors of equal length, each with a factor applied when it is read. See `as_rows`."""
+@runtime_checkable
+class Rows(Protocol):
+    """n rows of d float32 values. Immutable.
 
-    vectors: tuple[Vector, ...]
-    scales: tuple[float, ...]
+    Every operation that reads values raises `AggregationError` if it meets one that is not
+    finite, or if this kind of rows does not support it.
+    """
 
     @property
     def num_rows(self) -> int:
         """Number of rows, n."""
-        return len(self.vectors)
+        ...
 
     @property
     def dim(self) -> int:
         """Number of columns, d."""
-        return len(self.vectors[0])
+        ...
 
     def take(self, indices: Sequence[int]) -> "Rows":
         """Select rows, in the order given, without copying them."""
-        return Rows(
-            vectors=tuple(self.vectors[i] for i in indices),
-            scales=tuple(self.scales[i] for i in indices),
-        )
+        ...
 
-    def segment(self, row: int, start: int, stop: int) -> Vector:
-        """Read one row's columns from `start` up to `stop`; a view where the factor is 1."""
-        return scale_vector(self.vectors[row][start:stop], self.scales[row])
+    def scaled(self, factors: Floats) -> "Rows":
+        """Multiply row i by factors[i] >= 0 in float64, rounding once to float32."""
+        ...
 
-    def blocks(self) -> Iterator[tuple[slice, Vector]]:
-        """Read all rows, some columns at a time, left to right.
+    def mixed(self, matrix: Floats) -> "Rows":
+        """Average rows: matrix @ rows, (m, n) times (n, d), in float64, rounded once to float32.
 
-        Yields:
-            The columns, and their entries as a new (n, b) float32 array.
-
-        Raises:
-            AggregationError: if an entry is NaN or infinite.
+        Distances between rows of `matrix` with equal sums, as averages have, lose no digits.
         """
-        width = max(_MIN_BLOCK_COLUMNS, BLOCK_ENTRIES // self.num_rows)
-        for start in range(0, self.dim, width):
-            columns = slice(start, min(start + width, self.dim))
-            block = np.empty((self.num_rows, columns.stop - start), dtype=np.float32)
-            for row in range(self.num_rows):
-                block[row] = self.segment(row, start, columns.stop)
-            if not np.isfinite(block).all():
-                # No row is named: a rule may have put them in another order.
-                message = f"rows must be finite: NaN or infinity in columns {start}"
-                message += f" to {columns.stop - 1}"
-                raise AggregationError(message)
-            yield columns, block
+        ...
+
+    def extended(self, vector: Vector) -> "Rows":
+        """Append one row."""
+        ...
+
+    def read(self, start: int, stop: int) -> Vector:
+        """Copy the columns from `start` up to `stop`: (n, stop - start), not checked."""
+        ...
+
+    def norms(self) -> Floats:
+        """Measure L2 norms, (n,)."""
+        ...
+
+    def gram(self) -> Gram:
+        """Compute inner products and distances, once for these rows."""
+        ...
+
+    def combine(self, weights: Floats, total: float = 1.0) -> Vector:
+        """Sum weights_i x_i / total in row order, in compensated float64; round once.
+
+        Weights are finite; `total` is above 0.
+        """
+        ...
+
+    def median(self) -> Vector:
+        """Take the median of each coordinate; for even n the average of the two middle values."""
+        ...
+
+    def trimmed_mean(self, trim: int) -> Vector:
+        """Average each coordinate without its `trim` smallest and largest values; 2 trim < n."""
+        ...
+
+    def mean_around_median(self, keep: int) -> Vector:
+        """Average each coordinate's `keep` values nearest to its median; 1 <= keep <= n.
+
+        Of two values equally near the lesser is kept.
+        """
+        ...
+
+    def weighted_median(self, weights: Floats, trim: int) -> Vector:
+        """Take each coordinate's weighted median of all but its `trim` smallest and largest values.
+
+        Where the weight on both sides is equal: the average of the two middle values.
+        """
+        ...
 
 
-RowsLike: TypeAlias = Rows | Sequence[Vector] | Vector
-"""Rows, a sequence of (d,) float32 vectors, or an (n, d) float32 matrix."""
-
-
-def as_rows(rows: RowsLike) -> Rows:
-    """Check and wrap the rows a rule is given, without copying them.
-
-    Raises:
-        AggregationError: if there are no rows or columns, or the rows are not float32 vectors of
-            one length.
-    """
-    if isinstance(rows, Rows):
-        return rows
-    vectors = tuple(rows)
-    if not vectors:
-        message = "rows must hold at least one row"
-        raise AggregationError(message)
-    for index, vector in enumerate(vectors):
-        if vector.ndim != 1 or vector.shape != vectors[0].shape or vector.shape[0] == 0:
-            message = f"row {index} of shape {vector.shape} must have shape (d,), d at least 1"
-            message += f", equal for all rows: the first has {vectors[0].shape}"
-            raise AggregationError(message)
-        if vector.dtype != np.float32:
-            message = f"row {index} of type {vector.dtype} must be float32"
-            raise AggregationError(message)
-    return Rows(vectors=vectors, scales=(1.0,) * len(vectors))
-
-
-def canonical_order(rows: Rows) -> list[int]:
+def canonical_order(rows: Rows, keys: Sequence[Floats] = ()) -> list[int]:
     """Sort rows lexicographically by value, so that what follows cannot depend on their order.
 
+    Args:
+        rows: n rows.
+        keys: (n,) arrays that tell rows of equal values apart, the first one first.
+
     Returns:
-        Row indices. Only rows with equal bits keep the order they came in.
+        Row indices. Only rows with equal bits and equal keys keep the order they came in.
 
     Guarantees:
         Positive scaling and translation keep the order, up to rounding.
@@ -121,6 +121,8 @@ def canonical_order(rows: Rows) -> list[int]:
         stop = min(start + width, rows.dim)
         groups = [part for group in groups for part in _split(rows, group, start, stop)]
         start, width = stop, min(4 * width, _MAX_KEY_COLUMNS)
+    for group in groups:
+        group.sort(key=lambda row: tuple(key[row] for key in keys))
     return [row for group in groups for row in group]
 
 
@@ -128,7 +130,8 @@ def _split(rows: Rows, group: list[int], start: int, stop: int) -> list[list[int
     """Sort a group of rows by some columns and part it where those differ."""
     if len(group) == 1:
         return [group]
-    keys = {row: _sort_key(rows.segment(row, start, stop)) for row in group}
+    values = rows.take(group).read(start, stop)
+    keys = {row: _sort_key(values[place]) for place, row in enumerate(group)}
     ordered = sorted(group, key=keys.__getitem__)
     return [list(part) for _, part in groupby(ordered, key=keys.__getitem__)]
 

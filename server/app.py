@@ -17,7 +17,8 @@ import grpc
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
-from aggregators.registry import make_rule
+from aggregators.registry import rule_spec
+from aggregators.warm_up import warm_up
 from monitoring.audit_logger import AuditLogger
 from monitoring.health import Health, run_probes
 from monitoring.logs import get_logger
@@ -97,6 +98,8 @@ async def _wire(
     resources.callback(blobs.close)
     kernels = Workers("kernel", threads=1)
     resources.callback(kernels.close)
+    for rule in rules.values():
+        await kernels.run(warm_up, rule)
     files = Workers("files", threads=FILE_THREADS)
     resources.callback(files.close)
     tracing = _tracing(config)
@@ -202,11 +205,19 @@ def _aggregator_config(task: TaskConfig) -> AggregatorConfig:
             trim=settings.trim,
             max_num_samples=settings.max_num_samples,
             clipping_norm=settings.clipping_norm,
+            norm_factor=settings.norm_factor,
+            bucket_size=settings.bucket_size,
+            clipping_radius=settings.clipping_radius,
+            max_steps=settings.max_steps,
         )
-        make_rule(config)
+        needs = rule_spec(config).traits.needs
     except AggregationError as error:
         msg = f"task {task.name}, aggregation: {error}"
         raise ConfigError(msg) from error
+    if needs:
+        msg = f"task {task.name}, aggregation: rule={settings.rule!r} needs {', '.join(needs)},"
+        msg += " which a coordinator does not have"
+        raise ConfigError(msg)
     return config
 
 

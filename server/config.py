@@ -181,12 +181,25 @@ class PlanConfig(_Section):
 class AggregationConfig(_Section):
     """How contributions become one model."""
 
-    rule: str = Field(default="mean", description="name in aggregators.registry")
+    rule: str = Field(
+        default="mean",
+        description="a rule, after any steps, such as nnm+trimmed-mean; docs/Aggregation.md",
+    )
     num_malicious_nodes: int = Field(default=0, ge=0, description="f, attackers to withstand")
     num_nodes_to_select: int | None = Field(default=None, ge=1, description="m of Multi-Krum")
     trim: int | None = Field(default=None, ge=0)
     max_num_samples: int = Field(default=1000, ge=1, description="cap on one device's weight")
     clipping_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    norm_factor: float = Field(
+        default=1.5, ge=1, allow_inf_nan=False, description="of clip and norm-threshold, in medians"
+    )
+    bucket_size: int = Field(default=2, ge=1, description="updates in a bucket of bucketing")
+    clipping_radius: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="tau of centered-clipping"
+    )
+    max_steps: int | None = Field(
+        default=None, ge=1, description="of geometric-median and centered-clipping"
+    )
     server_learning_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 

@@ -1,67 +1,96 @@
 """Krum: the one update with the closest neighbours."""
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.distances import squared_distances
-from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.rows import Rows, RowsLike, as_rows, canonical_order
-from aggregators.rule import RuleResult
+from aggregators.dense_rows import RowsLike
+from aggregators.errors import AggregationError
+from aggregators.gram import Gram
+from aggregators.rule import Combination, RuleResult, Tolerance, Traits, combine_by_gram
+
+TOLERANCE: Final = Tolerance(per_byzantine=2, base=3)
+TRAITS: Final = Traits(
+    tolerance=TOLERANCE, breakdown=lambda _num_rows, num_byzantine: num_byzantine
+)
 
 
-def krum(rows: RowsLike, *, num_byzantine: int) -> RuleResult:
-    """Select the row with the least sum of squared distances to its n - f - 2 nearest others.
+def krum(rows: RowsLike, *, num_byzantine: int, num_neighbours: int | None = None) -> RuleResult:
+    """Select the row with the least sum of squared distances to its nearest others.
 
     Args:
         rows: (n, d), float32, finite; row i is one device's update. Not modified.
         num_byzantine: f, rows that may be arbitrary; n >= 2 f + 3.
+        num_neighbours: others whose distances are summed, 1..n - 1. None: n - f - 2, as in the
+            paper. Some libraries take n - f - 1.
 
     Returns:
         The selected row, and every row's score.
 
     Raises:
         TooFewUpdatesError: if n < 2 f + 3.
-        AggregationError: if `num_byzantine` is negative or any entry is not finite.
+        AggregationError: if another argument is out of range or any entry is not finite.
 
     Guarantees:
         Invariant to row order, bit for bit: of equal scores the lexicographically least row wins.
         Exact copy of one row.
-        With at most f arbitrary rows, the squared distance to the nearest honest row is at most
-        (n - f - 2) / (n - 2 f - 1) times the largest between two honest rows.
+        With at most f arbitrary rows and num_neighbours=None, the squared distance to the nearest
+        honest row is at most (n - f - 2) / (n - 2 f - 1) times the largest between two honest
+        rows.
 
     Cost: O(n^2 d) time, O(n^2 + block) memory.
     References: Blanchard et al. (2017), arXiv:1703.02757, Section 4.
     """
-    matrix = as_rows(rows)
-    ranking, scores = rank_by_krum_score(matrix, num_byzantine=num_byzantine)
-    winner = ranking[0]
-    selected = np.zeros(matrix.num_rows, dtype=np.bool_)
-    selected[winner] = True
-    return RuleResult(
-        vector=matrix.segment(winner, 0, matrix.dim).astype(np.float64),
-        weights=selected.astype(np.float64),
-        selected=selected,
-        scores=scores,
+    return combine_by_gram(
+        rows,
+        lambda gram, _: krum_weights(
+            gram, num_byzantine=num_byzantine, num_neighbours=num_neighbours
+        ),
     )
 
 
-def rank_by_krum_score(rows: Rows, *, num_byzantine: int) -> tuple[list[int], NDArray[np.float64]]:
-    """Rank rows from the best score to the worst, ties by value; also return every row's score."""
-    num_rows = rows.num_rows
-    if num_byzantine < 0:
-        message = f"num_byzantine={num_byzantine} must be at least 0"
+def krum_weights(
+    gram: Gram, *, num_byzantine: int, num_neighbours: int | None = None
+) -> Combination:
+    """Give the row with the least score, of equal ones the first, all of the weight."""
+    scores = krum_scores(
+        gram.squared_distances, num_byzantine=num_byzantine, num_neighbours=num_neighbours
+    )
+    weights = np.zeros(gram.num_rows)
+    weights[int(np.argmin(scores))] = 1.0
+    return Combination(weights=weights, scores=scores)
+
+
+def krum_scores(
+    squared_distances: NDArray[np.float64],
+    *,
+    num_byzantine: int,
+    num_neighbours: int | None = None,
+) -> NDArray[np.float64]:
+    """Sum every row's squared distances to its nearest others.
+
+    Args:
+        squared_distances: (n, n), float64, finite, symmetric.
+        num_byzantine: f; n >= 2 f + 3.
+        num_neighbours: others whose distances are summed, 1..n - 1. None: n - f - 2.
+
+    Returns:
+        (n,), float64, not negative.
+
+    Raises:
+        TooFewUpdatesError: if n < 2 f + 3.
+        AggregationError: if another argument is out of range.
+    """
+    num_rows = len(squared_distances)
+    TOLERANCE.require("krum", num_rows, num_byzantine)
+    count = num_rows - num_byzantine - 2 if num_neighbours is None else num_neighbours
+    if not 1 <= count <= num_rows - 1:
+        message = f"num_neighbours={count} of krum must be in 1..n - 1={num_rows - 1}"
         raise AggregationError(message)
-    if num_rows < 2 * num_byzantine + 3:
-        message = f"num_byzantine={num_byzantine} must satisfy n >= 2 * num_byzantine + 3"
-        message += f", got n={num_rows}"
-        raise TooFewUpdatesError(message)
-    order = canonical_order(rows)
-    distances = squared_distances(rows.take(order))
+    others = squared_distances.copy()
     # A row is not its own neighbour, wherever duplicates put it among equals.
-    np.fill_diagonal(distances, np.inf)
-    distances.sort(axis=1)
-    ordered_scores = distances[:, : num_rows - num_byzantine - 2].sum(axis=1)
-    scores = np.empty(num_rows, dtype=np.float64)
-    scores[order] = ordered_scores
-    ranking = [order[i] for i in np.argsort(ordered_scores, kind="stable")]
-    return ranking, scores
+    np.fill_diagonal(others, np.inf)
+    others.sort(axis=1)
+    scores: NDArray[np.float64] = others[:, :count].sum(axis=1)
+    return scores

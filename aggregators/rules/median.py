@@ -1,9 +1,11 @@
 """The coordinate-wise median."""
 
-import numpy as np
+from typing import Final
 
-from aggregators.rows import RowsLike, as_rows
-from aggregators.rule import RuleResult, all_selected, equal_votes
+from aggregators.dense_rows import RowsLike, as_rows
+from aggregators.rule import RuleResult, Traits, by_coordinate
+
+TRAITS: Final = Traits(breakdown=lambda num_rows, num_byzantine: (num_rows - 1) // 2)
 
 
 def median(rows: RowsLike) -> RuleResult:
@@ -23,24 +25,8 @@ def median(rows: RowsLike) -> RuleResult:
         With fewer than half of the rows arbitrary, every output coordinate lies within the range
         of the remaining rows.
 
-    Cost: O(n d) time on average, O(block) memory.
+    Cost: O(n d log^2 n) time, O(block) memory.
     References: Yin et al. (2018), arXiv:1803.01498, Definition 1.
     """
     matrix = as_rows(rows)
-    upper = matrix.num_rows // 2
-    vector = np.empty(matrix.dim, dtype=np.float64)
-    for columns, block in matrix.blocks():
-        # Selecting along contiguous memory is twice as fast as along columns.
-        values = np.ascontiguousarray(block.T)
-        values.partition(upper, axis=1)
-        middle = values[:, upper].astype(np.float64)
-        if matrix.num_rows % 2 == 0:
-            middle += values[:, :upper].max(axis=1)
-            middle *= 0.5
-        # Which of two equal zeros is the median depends on the order of the rows: take 0.0.
-        vector[columns] = middle + 0.0
-    return RuleResult(
-        vector=vector,
-        weights=equal_votes(matrix.num_rows),
-        selected=all_selected(matrix.num_rows),
-    )
+    return by_coordinate(matrix, matrix.median())

@@ -1,16 +1,27 @@
 """Multi-Krum: the mean of the updates with the best Krum scores."""
 
+from typing import Final
+
 import numpy as np
 
-from aggregators.errors import AggregationError
-from aggregators.numerics import weighted_mean
-from aggregators.rows import RowsLike, as_rows
-from aggregators.rule import RuleResult
-from aggregators.rules.krum import rank_by_krum_score
+from aggregators.dense_rows import RowsLike
+from aggregators.errors import AggregationError, TooFewUpdatesError
+from aggregators.gram import Gram
+from aggregators.rule import Combination, RuleResult, Tolerance, Traits, combine_by_gram
+from aggregators.rules.krum import krum_scores
+
+TOLERANCE: Final = Tolerance(per_byzantine=2, base=3)
+TRAITS: Final = Traits(
+    tolerance=TOLERANCE, breakdown=lambda _num_rows, num_byzantine: num_byzantine
+)
 
 
 def multi_krum(
-    rows: RowsLike, *, num_byzantine: int, num_to_select: int | None = None
+    rows: RowsLike,
+    *,
+    num_byzantine: int,
+    num_to_select: int | None = None,
+    num_neighbours: int | None = None,
 ) -> RuleResult:
     """Average the m rows with the least Krum scores; scores are computed once.
 
@@ -18,13 +29,15 @@ def multi_krum(
         rows: (n, d), float32, finite; row i is one device's update. Not modified.
         num_byzantine: f, rows that may be arbitrary; n >= 2 f + 3.
         num_to_select: m, 1 <= m <= n - f; None: n - f.
+        num_neighbours: others whose distances make up a score, 1..n - 1. None: n - f - 2, as in
+            the paper.
 
     Returns:
         The average of the selected rows with equal weights, and every row's score. Self-reported
         sample counts play no part.
 
     Raises:
-        TooFewUpdatesError: if n < 2 f + 3.
+        TooFewUpdatesError: if n < 2 f + 3, or m > n - f.
         AggregationError: if another argument is out of range or any entry is not finite.
 
     Guarantees:
@@ -35,19 +48,37 @@ def multi_krum(
     Cost: O(n^2 d) time, O(n^2 + block) memory.
     References: Blanchard et al. (2017), arXiv:1703.02757, Section 4 ("m-Krum").
     """
-    matrix = as_rows(rows)
-    ranking, scores = rank_by_krum_score(matrix, num_byzantine=num_byzantine)
-    most = matrix.num_rows - num_byzantine
-    count = most if num_to_select is None else num_to_select
-    if not 1 <= count <= most:
-        message = f"num_to_select={count} must be in 1..n - num_byzantine={most}"
-        raise AggregationError(message)
-    best = ranking[:count]
-    selected = np.zeros(matrix.num_rows, dtype=np.bool_)
-    selected[best] = True
-    return RuleResult(
-        vector=weighted_mean(matrix.take(best), np.ones(count)),
-        weights=selected / count,
-        selected=selected,
-        scores=scores,
+    return combine_by_gram(
+        rows,
+        lambda gram, _: multi_krum_weights(
+            gram,
+            num_byzantine=num_byzantine,
+            num_to_select=num_to_select,
+            num_neighbours=num_neighbours,
+        ),
     )
+
+
+def multi_krum_weights(
+    gram: Gram,
+    *,
+    num_byzantine: int,
+    num_to_select: int | None = None,
+    num_neighbours: int | None = None,
+) -> Combination:
+    """Give the m rows with the least scores, of equal ones the first, equal weights."""
+    TOLERANCE.require("multi-krum", gram.num_rows, num_byzantine)
+    most = gram.num_rows - num_byzantine
+    count = most if num_to_select is None else num_to_select
+    if count < 1:
+        message = f"num_to_select={count} of multi-krum must be at least 1"
+        raise AggregationError(message)
+    if count > most:
+        message = f"num_to_select={count} of multi-krum must be in 1..n - num_byzantine={most}"
+        raise TooFewUpdatesError(message)
+    scores = krum_scores(
+        gram.squared_distances, num_byzantine=num_byzantine, num_neighbours=num_neighbours
+    )
+    weights = np.zeros(gram.num_rows)
+    weights[np.argsort(scores, kind="stable")[:count]] = 1.0
+    return Combination(weights=weights, total=float(count), scores=scores)

@@ -1,11 +1,13 @@
 """The coordinate-wise trimmed mean."""
 
-import numpy as np
+from typing import Final
 
+from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.numerics import order_free_sum
-from aggregators.rows import RowsLike, as_rows
-from aggregators.rule import RuleResult, all_selected, equal_votes
+from aggregators.rule import RuleResult, Tolerance, Traits, by_coordinate
+
+TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
+TRAITS: Final = Traits(tolerance=TOLERANCE, breakdown=lambda num_rows, num_byzantine: num_byzantine)
 
 
 def trimmed_mean(rows: RowsLike, *, trim: int) -> RuleResult:
@@ -13,7 +15,8 @@ def trimmed_mean(rows: RowsLike, *, trim: int) -> RuleResult:
 
     Args:
         rows: (n, d), float32, finite; row i is one device's update. Not modified.
-        trim: values dropped at each end; 0 <= 2 * trim < n.
+        trim: values dropped at each end; 0 <= 2 * trim < n. At least f, the rows that may be
+            arbitrary.
 
     Returns:
         The trimmed mean. Every row has an equal vote; self-reported sample counts play no part.
@@ -25,28 +28,18 @@ def trimmed_mean(rows: RowsLike, *, trim: int) -> RuleResult:
     Guarantees:
         Invariant to row order, bit for bit.
         With at most `trim` arbitrary rows, every output coordinate lies within the range of the
-        remaining rows, up to two roundings in float64.
+        remaining rows.
 
-    Cost: O(n d log n) time, O(block) memory.
+    Cost: O(n d log^2 n) time, O(block) memory.
     References: Yin et al. (2018), arXiv:1803.01498, Definition 2.
     """
     matrix = as_rows(rows)
-    kept = matrix.num_rows - 2 * trim
     if trim < 0:
-        message = f"trim={trim} must be at least 0"
+        message = f"trim={trim} of trimmed-mean must be at least 0"
         raise AggregationError(message)
-    if kept < 1:
-        message = f"trim={trim} must satisfy 0 <= 2 * trim < n, got n={matrix.num_rows}"
+    if matrix.num_rows <= 2 * trim:
+        message = f"trim={trim} of trimmed-mean must satisfy 2 * trim < n, got n={matrix.num_rows}:"
+        message += f" at least {2 * trim + 1} updates would do, or trim of at most"
+        message += f" {(matrix.num_rows - 1) // 2}"
         raise TooFewUpdatesError(message)
-    vector = np.empty(matrix.dim, dtype=np.float64)
-    for columns, block in matrix.blocks():
-        # Sorting along contiguous memory is twice as fast as along columns.
-        values = np.ascontiguousarray(block.T)
-        values.sort(axis=1)
-        terms = values[:, trim : trim + kept].T.astype(np.float64, order="C")
-        np.divide(order_free_sum(terms), kept, out=vector[columns])
-    return RuleResult(
-        vector=vector,
-        weights=equal_votes(matrix.num_rows),
-        selected=all_selected(matrix.num_rows),
-    )
+    return by_coordinate(matrix, matrix.trimmed_mean(trim))

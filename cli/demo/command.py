@@ -33,7 +33,7 @@ def demo(
         _DEFAULTS.num_rounds
     ),
     aggregator: Annotated[
-        str, typer.Option("--aggregator", help="mean, median, trimmed-mean, krum or multi-krum.")
+        str, typer.Option("--aggregator", help="A rule, after any steps: docs/Aggregation.md.")
     ] = "mean",
     attack: Annotated[
         str,

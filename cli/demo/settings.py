@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from aggregators.registry import RULES
+from aggregators.config import AggregatorConfig
+from aggregators.errors import AggregationError
+from aggregators.registry import RuleSpec, rule_spec
 from cli.exit_codes import CliError, ExitCode
 from simulation.scenarios import Scenario
 
@@ -23,7 +25,6 @@ _SELECTION_TIMEOUT_S: Final = 120.0
 # Short, so that a killed leader is replaced while somebody watches.
 _LEASE_TTL_S: Final = 2.0
 _POLL_INTERVAL_S: Final = 0.2
-_KRUM_RULES: Final = frozenset({"krum", "multi-krum"})
 
 TomlValue = str | float | int | bool
 
@@ -34,7 +35,7 @@ class DemoSettings:
 
     Attributes:
         scenario: devices, data, attack, training, rounds.
-        aggregator: a name of `aggregators.registry.RULES`.
+        aggregator: a rule, or steps and a rule, as `AggregatorConfig.rule`.
         kill_coordinator_at_round: when this round collects, the leading coordinator is killed;
             None: none is.
 
@@ -47,8 +48,13 @@ class DemoSettings:
     kill_coordinator_at_round: int | None = None
 
     def __post_init__(self) -> None:
-        if self.aggregator not in RULES:
-            msg = f"no aggregator {self.aggregator!r}; there are {', '.join(RULES)}"
+        try:
+            needs = _spec(self.aggregator).traits.needs
+        except AggregationError as error:
+            msg = f"no aggregator {self.aggregator!r}: {error}"
+            raise CliError(msg, exit_code=ExitCode.USAGE) from error
+        if needs:
+            msg = f"aggregator {self.aggregator!r} needs {', '.join(needs)}, which the demo lacks"
             raise CliError(msg, exit_code=ExitCode.USAGE)
 
     def as_json(self) -> dict[str, object]:
@@ -124,11 +130,13 @@ def _task(settings: DemoSettings, folder: Path) -> Mapping[str, TomlValue]:
 
 def _aggregation(settings: DemoSettings) -> Mapping[str, TomlValue]:
     values: dict[str, TomlValue] = {"rule": settings.aggregator}
-    if settings.aggregator in _KRUM_RULES:
+    if settings.aggregator != "mean":
         values["num-malicious-nodes"] = settings.scenario.num_attackers
-    if settings.aggregator == "trimmed-mean":
-        values["trim"] = settings.scenario.num_attackers
     return values
+
+
+def _spec(aggregator: str) -> RuleSpec:
+    return rule_spec(AggregatorConfig(rule=aggregator))
 
 
 def _keys(values: Mapping[str, TomlValue]) -> str:

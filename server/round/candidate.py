@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.base import Aggregate, AggregatorConfig, GradientAggregator, Update
+from aggregators.base import (
+    Aggregate,
+    AggregatorConfig,
+    GradientAggregator,
+    ServerKnowledge,
+    Update,
+)
 from aggregators.errors import AggregationError
 from aggregators.vectors import decode_model, encode_model, flatten, layout_of, unflatten
 from compression.codec import decode
@@ -68,9 +74,11 @@ def build_candidate(
         )
         for contribution, payload in zip(contributions, payloads, strict=True)
     ]
-    aggregate = GradientAggregator(settings.aggregator).aggregate(updates)
+    aggregate = GradientAggregator(settings.aggregator).aggregate(
+        updates, ServerKnowledge(seed=_seed(contributions))
+    )
     before = flatten(weights, layout).astype(np.float64)
-    after = before + settings.server_learning_rate * aggregate.vector
+    after = before + settings.server_learning_rate * aggregate.vector.astype(np.float64)
     with np.errstate(over="ignore"):  # an overflow is found by the validation that follows
         rounded = after.astype(np.float32)
     data = encode_model(unflatten(rounded, layout), metadata)
@@ -130,13 +138,21 @@ def _decode(payload: Payload, dim: int, contribution: Contribution) -> NDArray[n
     return decode(payload, dim=dim)
 
 
+def _seed(contributions: Sequence[Contribution]) -> int:
+    """Derive what a rule draws from all updates: no device knows it before the round closes."""
+    digest = hashlib.sha256()
+    for contribution in sorted(contributions, key=lambda contribution: contribution.device_id):
+        digest.update(contribution.digest)
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
 def _metrics(contributions: Sequence[Contribution], aggregate: Aggregate) -> dict[str, float]:
     metrics = {
         "contributions": float(len(contributions)),
         "num_samples": float(sum(c.num_samples for c in contributions)),
         "num_clipped": float(aggregate.num_clipped),
         "excluded": float(np.count_nonzero(aggregate.weights == 0)),
-        "update_norm": float(np.linalg.norm(aggregate.vector)),
+        "update_norm": float(np.linalg.norm(aggregate.vector.astype(np.float64))),
         "max_contribution_norm": float(aggregate.norms.max()),
     }
     for name in ("loss_before", "loss_after"):

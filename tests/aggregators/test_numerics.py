@@ -8,9 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregators.errors import AggregationError
-from aggregators.numerics import MAX_TERMS, order_free_sum, weighted_mean
-from aggregators.rows import as_rows
-from tests.aggregators.matrices import Matrix, matrices, same_bits
+from aggregators.numerics import (
+    MAX_TERMS,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
+    compensated_sum,
+    order_free_sum,
+)
+from tests.aggregators.matrices import (
+    LARGEST,
+    SMALLEST,
+    Floats,
+    Matrix,
+    cancelling_rows,
+    matrices,
+    same_bits,
+)
 
 
 def wide_range_rows(seed: int, num_rows: int = 1000, dim: int = 40) -> Matrix:
@@ -21,13 +34,23 @@ def wide_range_rows(seed: int, num_rows: int = 1000, dim: int = 40) -> Matrix:
     return rows
 
 
-def fsum_mean(rows: Matrix, weights: list[int]) -> list[float]:
-    """Exact sums and one division: products of float32 and small integers are exact."""
-    total = sum(weights)
-    columns = rows.astype(np.float64).T.tolist()
-    return [
-        math.fsum(w * x for w, x in zip(weights, column, strict=True)) / total for column in columns
-    ]
+def exact_sums(terms: Matrix | Floats) -> list[Fraction]:
+    return [sum((Fraction(x) for x in column), Fraction(0)) for column in terms.T.tolist()]
+
+
+def worst_relative_error(found: Floats | Matrix, exact: list[Fraction]) -> float:
+    return max(
+        float(abs(Fraction(x) - value) / abs(value))
+        for x, value in zip(found.tolist(), exact, strict=True)
+    )
+
+
+def plain_sum(terms: Matrix | Floats) -> Matrix | Floats:
+    """Add row by row in the type of the terms."""
+    total: Matrix | Floats = np.zeros_like(terms[0])
+    for row in terms:
+        total = total + row
+    return total
 
 
 def test_sum_is_exact_from_1e_minus_8_to_1e8() -> None:
@@ -38,22 +61,31 @@ def test_sum_is_exact_from_1e_minus_8_to_1e8() -> None:
     assert sums.tolist() == expected
 
 
-def test_weighted_mean_agrees_with_fsum_from_1e_minus_8_to_1e8() -> None:
-    rows = wide_range_rows(seed=2)
-    weights = [1 + 37 * i % 1000 for i in range(len(rows))]
-    result = weighted_mean(as_rows(rows), np.array(weights, dtype=np.float64))
-    # Weights widen the span to 64 orders; what is dropped is below 2**-74 of the largest term.
-    np.testing.assert_allclose(result, fsum_mean(rows, weights), rtol=1e-12)
+def test_float32_accumulation_fails_where_ours_hold() -> None:
+    rows = cancelling_rows(seed=2, num_rows=1000, dim=30)
+    exact = exact_sums(rows)
+    assert worst_relative_error(plain_sum(rows), exact) > 1e-6
+    assert worst_relative_error(order_free_sum(rows.astype(np.float64)), exact) < 1e-15
+    assert worst_relative_error(compensated_sum(rows), exact) < 1e-15
 
 
-def test_float32_accumulation_would_not_pass() -> None:
-    rows = wide_range_rows(seed=2)
-    expected = np.array(fsum_mean(rows, [1] * len(rows)))
-    accumulated = np.zeros(rows.shape[1], dtype=np.float32)
-    for row in rows:
-        accumulated += row
-    errors = np.abs(accumulated / np.float32(len(rows)) - expected) / np.abs(expected)
-    assert errors.max() > 1e-6
+def test_float64_accumulation_loses_digits_where_ours_hold() -> None:
+    # Sums near 1e-8 of terms near 1e8 leave plain float64 few digits.
+    rows = cancelling_rows(seed=2, num_rows=1000, dim=30).astype(np.float64)
+    assert worst_relative_error(plain_sum(rows), exact_sums(rows)) > 1e-12
+
+
+def test_a_thousand_rounds_are_added_up_to_1e_minus_6() -> None:
+    generator = np.random.default_rng(3)
+    steps = (10.0 ** generator.uniform(-8, 8, (1000, 30))).astype(np.float32)
+    # Rounds that undo each other leave what the small ones did.
+    steps[1::2] = -steps[::2]
+    steps[::50] = (10.0 ** generator.uniform(-8, -6, (20, 30))).astype(np.float32)
+    steps[1::50] = 0.0
+    exact = exact_sums(steps)
+    assert worst_relative_error(compensated_sum(steps), exact) < 1e-6
+    assert worst_relative_error(order_free_sum(steps.astype(np.float64)), exact) < 1e-6
+    assert worst_relative_error(plain_sum(steps), exact) > 1e-6
 
 
 def test_float64_accumulation_depends_on_the_order() -> None:
@@ -101,19 +133,47 @@ def test_too_many_terms_are_refused() -> None:
         order_free_sum(np.zeros((MAX_TERMS + 1, 1)))
 
 
-def test_fractional_weights_do_not_break_order_freedom() -> None:
-    rows = wide_range_rows(seed=4, num_rows=50)
-    weights = np.random.default_rng(4).uniform(0.1, 1.0, 50)
-    forward = weighted_mean(as_rows(rows), weights)
-    backward = weighted_mean(as_rows(rows[::-1]), weights[::-1].copy())
-    assert same_bits(forward, backward)
+@pytest.mark.parametrize("num_terms", [1, 2, 3, 1023, 1024, 1025, MAX_TERMS])
+def test_any_number_of_terms_sums_exactly(num_terms: int) -> None:
+    terms = np.arange(num_terms, dtype=np.float64)[:, np.newaxis] - 7.5
+    exact = num_terms * (num_terms - 1) / 2 - 7.5 * num_terms
+    assert order_free_sum(terms).tolist() == [exact]
 
 
-@pytest.mark.parametrize(
-    "weights",
-    [[1.0], [1.0, np.nan], [1.0, np.inf], [1.0, -1.0], [0.0, 0.0], [1.0, 2.0**54], [1.0, 1e-300]],
-)
-def test_bad_weights_are_refused(weights: list[float]) -> None:
-    rows = as_rows(np.ones((2, 3), dtype=np.float32))
-    with pytest.raises(AggregationError, match="weights"):
-        weighted_mean(rows, np.array(weights))
+@given(matrices(max_rows=40))
+def test_compensated_error_is_below_the_documented_bound(rows: Matrix) -> None:
+    wide = rows.astype(np.float64)
+    sizes = exact_sums(np.abs(wide))
+    for result, exact, size in zip(
+        compensated_sum(rows).tolist(), exact_sums(wide), sizes, strict=True
+    ):
+        rounding = abs(exact) / 2**53
+        carried = len(rows) ** 2 * size / 2**106
+        # Below the normal numbers a rounding is absolute; no sum of float32 gets there.
+        assert abs(Fraction(result) - exact) <= rounding + carried
+
+
+def test_compensated_sum_takes_float64_terms() -> None:
+    terms = np.array([[1.0], [1e100], [1.0], [-1e100]])
+    assert plain_sum(terms).tolist() == [0.0]
+    assert compensated_sum(terms).tolist() == [2.0]
+
+
+def test_compensated_sum_leaves_its_terms_alone() -> None:
+    rows = wide_range_rows(seed=4, num_rows=5)
+    before = rows.tobytes()
+    assert compensated_sum(rows).dtype == np.float64
+    assert rows.tobytes() == before
+
+
+def test_float32_terms_are_widened_before_they_are_added() -> None:
+    rows = np.array([[2.0**24], [1.0], [1.0]], dtype=np.float32)
+    assert plain_sum(rows).tolist() == [2.0**24]
+    assert compensated_sum(rows).tolist() == [2.0**24 + 2.0]
+
+
+def test_weights_between_the_bounds_keep_products_in_range() -> None:
+    smallest, largest = MIN_WEIGHT * float(SMALLEST), MAX_WEIGHT * LARGEST
+    terms = np.array([[smallest], [smallest]])
+    assert order_free_sum(terms).tolist() == [2.0 * smallest]
+    assert order_free_sum(np.full((3, 1), largest)).tolist() == [3.0 * largest]

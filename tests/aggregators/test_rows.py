@@ -1,65 +1,22 @@
-from pathlib import Path
 from random import Random
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregators import rows as rows_module
-from aggregators.errors import AggregationError
-from aggregators.rows import Rows, as_rows, canonical_order
-from privacy.clipping import scale_vector
-from tests.aggregators.matrices import TIED_FLOAT, Matrix, matrices
+from aggregators.dense_rows import as_rows
+from aggregators.rows import Rows, canonical_order
+from tests.aggregators.matrices import ANY_FLOAT, TIED_FLOAT, Matrix, honest_rows, matrices
 
 
-def test_blocks_put_the_matrix_together_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "BLOCK_ENTRIES", 300)
-    matrix = np.arange(3 * 1000, dtype=np.float32).reshape(3, 1000)
-    pieces = list(as_rows(matrix).blocks())
-    assert [columns.stop - columns.start for columns, _ in pieces] == [100] * 10
-    np.testing.assert_array_equal(np.hstack([block for _, block in pieces]), matrix)
+def test_dense_rows_are_rows() -> None:
+    assert isinstance(as_rows(np.zeros((2, 3), dtype=np.float32)), Rows)
 
 
-def test_blocks_apply_each_rows_factor() -> None:
-    matrix = np.random.default_rng(0).standard_normal((2, 50)).astype(np.float32)
-    rows = Rows(vectors=tuple(matrix), scales=(1.0, 0.3))
-    ((_, block),) = list(rows.blocks())
-    np.testing.assert_array_equal(block[0], matrix[0])
-    np.testing.assert_array_equal(block[1], scale_vector(matrix[1], 0.3))
-
-
-def test_rows_may_be_memory_maps_and_strided_views(tmp_path: Path) -> None:
-    matrix = np.random.default_rng(1).standard_normal((3, 40)).astype(np.float32)
-    path = tmp_path / "row.bin"
-    path.write_bytes(matrix[0].tobytes())
-    mapped = np.memmap(path, dtype=np.float32, mode="r", shape=(40,))
-    strided = np.repeat(matrix[1], 2)[::2]
-    ((_, block),) = list(as_rows([mapped, strided, matrix[2]]).blocks())
-    np.testing.assert_array_equal(block, matrix)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_entries_that_are_not_finite_are_refused(bad: float) -> None:
-    matrix = np.zeros((3, 10), dtype=np.float32)
-    matrix[1, 7] = bad
-    with pytest.raises(AggregationError, match=r"rows must be finite: .* columns 0 to 9"):
-        list(as_rows(matrix).blocks())
-
-
-def test_rows_of_wrong_shape_or_type_are_refused() -> None:
-    good = np.zeros(3, dtype=np.float32)
-    with pytest.raises(AggregationError, match="at least one row"):
-        as_rows([])
-    with pytest.raises(AggregationError, match="row 1 of shape"):
-        as_rows([good, np.zeros(4, dtype=np.float32)])
-    with pytest.raises(AggregationError, match="row 0 of shape"):
-        as_rows(np.zeros((2, 0), dtype=np.float32))
-    with pytest.raises(AggregationError, match="must be float32"):
-        as_rows([good, np.zeros(3)])  # type: ignore[list-item]  # the refusal is under test
-
-
-@given(matrices(elements=TIED_FLOAT), st.randoms(use_true_random=False))
+@given(
+    matrices(elements=TIED_FLOAT) | matrices(elements=ANY_FLOAT),
+    st.randoms(use_true_random=False),
+)
 def test_canonical_order_sorts_rows_by_value(matrix: Matrix, random: Random) -> None:
     shuffled = list(range(len(matrix)))
     random.shuffle(shuffled)
@@ -75,3 +32,31 @@ def test_canonical_order_looks_past_long_common_prefixes() -> None:
     matrix = np.zeros((4, 200_000), dtype=np.float32)
     matrix[0, 199_999], matrix[1, 100_000], matrix[2, 199_999] = 1.0, -1.0, -2.0
     assert canonical_order(as_rows(matrix)) == [1, 2, 3, 0]
+
+
+def test_keys_tell_equal_rows_apart_the_first_one_first() -> None:
+    matrix = as_rows(np.array([[1.0], [0.0], [0.0], [0.0]], dtype=np.float32))
+    first = np.array([0.0, 2.0, 1.0, 1.0])
+    second = np.array([0.0, 0.0, 5.0, 4.0])
+    assert canonical_order(matrix, (first, second)) == [3, 2, 1, 0]
+
+
+def test_rows_with_equal_values_and_keys_keep_the_order_they_came_in() -> None:
+    matrix = as_rows(np.zeros((5, 100), dtype=np.float32))
+    assert canonical_order(matrix, (np.ones(5),)) == [0, 1, 2, 3, 4]
+
+
+@given(st.integers(0, 1000), st.integers(-30, 30), st.integers(-1000, 1000))
+def test_positive_scaling_and_translation_keep_the_order(
+    seed: int, exponent: int, shift: int
+) -> None:
+    rows = np.round(honest_rows(seed, 8, 5) * 64)
+    order = canonical_order(as_rows(rows))
+    assert canonical_order(as_rows(rows * np.float32(2.0**exponent))) == order
+    assert canonical_order(as_rows(rows + np.float32(shift))) == order
+
+
+def test_mixed_rows_are_ordered_by_their_averages() -> None:
+    rows = as_rows(np.array([[0.0], [4.0]], dtype=np.float32))
+    matrix = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+    assert canonical_order(rows.mixed(matrix)) == [2, 1, 0]

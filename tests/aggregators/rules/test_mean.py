@@ -19,7 +19,7 @@ def test_agrees_with_numpy() -> None:
     rows = honest_rows(seed=1, num_rows=30, dim=50)
     weights = np.random.default_rng(1).integers(1, 1000, 30).astype(np.float64)
     expected = np.average(rows.astype(np.float64), axis=0, weights=weights)
-    np.testing.assert_allclose(mean(rows, weights=weights).vector, expected, rtol=1e-14)
+    np.testing.assert_allclose(mean(rows, weights=weights).vector, expected, rtol=2.0**-23)
 
 
 def test_rows_of_weight_zero_are_left_out() -> None:

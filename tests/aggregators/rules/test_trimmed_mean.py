@@ -25,11 +25,9 @@ def test_agrees_with_the_definition(rows: Matrix, data: st.DataObject) -> None:
     kept = [sorted(column)[trim : len(rows) - trim] for column in rows.astype(float).T.tolist()]
     vector = trimmed_mean(rows, trim=trim).vector
     for result, values in zip(vector.tolist(), kept, strict=True):
-        largest = max(abs(x) for x in values)
-        # Two roundings, and what the two lanes drop.
-        assert result == pytest.approx(
-            math.fsum(values) / len(values), rel=4e-16, abs=largest * 2.0**-74
-        )
+        exact = math.fsum(values) / len(values)
+        # One rounding to float32, of a sum that is nearly exact; or to a subnormal.
+        assert result == pytest.approx(exact, rel=2.0**-23, abs=2.0**-149)
 
 
 def test_dropping_nothing_is_the_mean() -> None:
@@ -47,9 +45,8 @@ def test_dropping_all_but_one_is_the_median() -> None:
 def test_attackers_cannot_leave_the_range_of_the_others(name: str) -> None:
     honest = honest_rows(seed=2, num_rows=7, dim=200)
     vector = trimmed_mean(np.vstack([honest, attack(name, honest, 3)]), trim=3).vector
-    rounding = 1e-15
-    assert (vector >= honest.min(axis=0) - rounding).all()
-    assert (vector <= honest.max(axis=0) + rounding).all()
+    assert (vector >= honest.min(axis=0)).all()
+    assert (vector <= honest.max(axis=0)).all()
 
 
 def test_one_attacker_more_than_trimmed_can() -> None:
@@ -60,7 +57,7 @@ def test_one_attacker_more_than_trimmed_can() -> None:
 
 @pytest.mark.parametrize(("num_rows", "trim"), [(5, 3), (4, 2), (1, 1)])
 def test_too_few_rows_are_refused(num_rows: int, trim: int) -> None:
-    with pytest.raises(TooFewUpdatesError, match=f"trim={trim} must satisfy .* got n={num_rows}"):
+    with pytest.raises(TooFewUpdatesError, match=f"trim={trim} .* got n={num_rows}"):
         trimmed_mean(np.ones((num_rows, 2), dtype=np.float32), trim=trim)
 
 

@@ -33,19 +33,18 @@ def test_the_configuration_says_what_the_settings_say(tmp_path: Path) -> None:
     assert config.store.data_dir.is_relative_to(tmp_path)
 
 
-@pytest.mark.parametrize("rule", RULES)
+SERVED = sorted(name for name, spec in RULES.items() if not spec.traits.needs)
+
+
+@pytest.mark.parametrize("rule", [*SERVED, "nnm+trimmed-mean"])
 def test_a_rule_is_told_of_the_attackers_it_has_to_withstand(rule: str, tmp_path: Path) -> None:
     scenario = replace(Scenario(), attack="sign-flip", num_attackers=4)
     config = _config(DemoSettings(scenario=scenario, aggregator=rule), tmp_path)
     aggregation = config.tasks[0].aggregation
     assert aggregation.rule == rule
-    assert aggregation.num_malicious_nodes == (4 if "krum" in rule else 0)
-    assert aggregation.trim == (4 if rule == "trimmed-mean" else None)
-    make_rule(
-        AggregatorConfig(
-            rule=rule, num_malicious_nodes=aggregation.num_malicious_nodes, trim=aggregation.trim
-        )
-    )
+    assert aggregation.num_malicious_nodes == (0 if rule == "mean" else 4)
+    assert aggregation.trim is None
+    make_rule(AggregatorConfig(rule=rule, num_malicious_nodes=aggregation.num_malicious_nodes))
 
 
 def test_paths_with_odd_characters_arrive_whole(tmp_path: Path) -> None:
@@ -58,4 +57,11 @@ def test_paths_with_odd_characters_arrive_whole(tmp_path: Path) -> None:
 def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
     with pytest.raises(CliError, match="multi-krum") as raised:
         DemoSettings(scenario=Scenario(), aggregator="krumm")
+    assert raised.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize("rule", ["fltrust", "fedmi"])
+def test_a_rule_that_needs_what_the_demo_lacks_is_refused(rule: str) -> None:
+    with pytest.raises(CliError, match="which the demo lacks") as raised:
+        DemoSettings(scenario=Scenario(), aggregator=rule)
     assert raised.value.exit_code is ExitCode.USAGE

@@ -1,0 +1,189 @@
+"""Weighted sums of rows, accurate to a rounding of float32 whatever cancels.
+
+A first pass adds in float64 and keeps the sum of magnitudes beside the sum. It shows which sums
+lost too many digits to cancellation; those few are added again with an error-free transformation
+(Knuth's TwoSum; Ogita, Rump and Oishi 2005, "Accurate sum and dot product", Algorithm 4.3).
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numpy.typing import NDArray
+
+from aggregators.kernels.compiler import intrinsic, kernel
+from aggregators.kernels.simd import F64, HALF, LANES, V8F32, V8F64, Emitter
+
+GROUP_ROWS: Final = 8  # rows added while a vector of sums stays in its register
+BLOCK_COLUMNS: Final = 1024  # sums and magnitudes of a block: 16 KiB, they stay in L1
+
+# |error| <= n 2**-53 magnitude, so a sum above magnitude * n * DOUBTFUL is exact to 2**-27.
+DOUBTFUL: Final = 2.0**-26
+
+
+@intrinsic
+def _accumulate(
+    typing_context: Any,
+    addresses: Any,
+    weights: Any,
+    scales: Any,
+    sums: Any,
+    sizes: Any,
+    count: Any,
+) -> Any:
+    """Add four rows, weighted, to vectors of sums and of magnitudes.
+
+    addresses: of the four rows' addresses at this block; weights, scales: addresses of four
+    float64; sums, sizes: addresses of float64; count: vectors of 8.
+    """
+    return _accumulate_signature(), _emit_accumulate(with_scales=False)
+
+
+@intrinsic
+def _accumulate_scaled(
+    typing_context: Any,
+    addresses: Any,
+    weights: Any,
+    scales: Any,
+    sums: Any,
+    sizes: Any,
+    count: Any,
+) -> Any:
+    """Do the same with each row multiplied by its scale and rounded to float32 first."""
+    return _accumulate_signature(), _emit_accumulate(with_scales=True)
+
+
+def _accumulate_signature() -> Any:
+    return types.void(*[types.int64] * 6)
+
+
+def _emit_accumulate(*, with_scales: bool) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        addresses, weights, scales, sums, sizes, count = arguments
+        emit = Emitter(builder)
+        rows = [emit.load(emit.item(addresses, row), ir.IntType(64)) for row in range(GROUP_ROWS)]
+        spread = [
+            emit.broadcast(emit.load(emit.item(weights, row), F64), HALF)
+            for row in range(GROUP_ROWS)
+        ]
+        factors = [emit.load(emit.item(scales, row), F64) for row in range(GROUP_ROWS)]
+        nexts = [
+            emit.load(emit.item(addresses, GROUP_ROWS + row), ir.IntType(64))
+            for row in range(GROUP_ROWS)
+        ]
+        with cgutils.for_range(builder, count, intp=ir.IntType(64)) as loop:
+            narrow = builder.mul(loop.index, emit.integer(4 * LANES))
+            for row in range(GROUP_ROWS):
+                emit.prefetch(builder.add(nexts[row], narrow))
+            for half in range(LANES // HALF):
+                at = builder.add(narrow, emit.integer(4 * HALF * half))
+                wide = builder.mul(at, emit.integer(2))
+                sum_at, size_at = builder.add(sums, wide), builder.add(sizes, wide)
+                total, size = emit.load(sum_at, V8F64), emit.load(size_at, V8F64)
+                for row in range(GROUP_ROWS):
+                    values = emit.load(builder.add(rows[row], at), V8F32)
+                    if with_scales:
+                        values = emit.scaled(values, factors[row])
+                    values = emit.widen(values)
+                    total = emit.call("fma", [values, spread[row], total])
+                    size = emit.call("fma", [emit.call("fabs", [values]), spread[row], size])
+                emit.store(total, sum_at)
+                emit.store(size, size_at)
+        return context.get_dummy_value()
+
+    return codegen
+
+
+@intrinsic
+def read_float(typing_context: Any, address: Any) -> Any:
+    """Read the float32 at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return Emitter(builder).load(arguments[0], ir.FloatType())
+
+    return types.float32(types.int64), codegen
+
+
+@kernel
+def _refined(
+    addresses: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    scales: NDArray[np.float64],
+    column: int,
+) -> float:
+    """Sum one column with the error of every addition carried along."""
+    total = 0.0
+    rest = 0.0
+    for row in range(len(addresses)):
+        value = read_float(addresses[row] + 4 * column)
+        if scales[row] != 1.0:
+            value = np.float32(np.float64(value) * scales[row])
+        term = np.float64(value) * weights[row]
+        new = total + term
+        part = new - total
+        rest += (total - (new - part)) + (term - part)
+        total = new
+    return total + rest
+
+
+@kernel
+def weighted_sum(
+    addresses: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    scales: NDArray[np.float64],
+    total: float,
+    start: int,
+    stop: int,
+    out: NDArray[np.float32],
+) -> bool:
+    """Write sum_i weights_i x_i / total for the columns from `start` up to `stop`.
+
+    Args:
+        addresses: (n,), of rows of float32; n a multiple of `GROUP_ROWS`, rows of weight 0 fill up.
+        weights: (n,), not negative.
+        scales: (n,): rows are multiplied and rounded to float32 first, unless it is 1.
+        total: divisor.
+        start: first column.
+        stop: last column + 1; `stop - start` is a multiple of 8.
+        out: (d,).
+
+    Returns:
+        Whether every sum is finite.
+    """
+    num_rows = len(addresses)
+    is_scaled = False
+    for row in range(num_rows):
+        is_scaled |= scales[row] != 1.0
+    doubtful = num_rows * DOUBTFUL
+    sums = np.empty(BLOCK_COLUMNS)
+    sizes = np.empty(BLOCK_COLUMNS)
+    here = np.empty(num_rows + GROUP_ROWS, dtype=np.int64)
+    is_finite = True
+    for left in range(start, stop, BLOCK_COLUMNS):
+        width = min(BLOCK_COLUMNS, stop - left)
+        sums[:] = 0.0
+        sizes[:] = 0.0
+        for row in range(num_rows):
+            here[row] = addresses[row] + 4 * left
+        for row in range(GROUP_ROWS):
+            here[num_rows + row] = addresses[row] + 4 * (left + BLOCK_COLUMNS)
+        for row in range(0, num_rows, GROUP_ROWS):
+            at = here.ctypes.data + 8 * row
+            weights_at = weights.ctypes.data + 8 * row
+            scales_at = scales.ctypes.data + 8 * row
+            if is_scaled:
+                _accumulate_scaled(
+                    at, weights_at, scales_at, sums.ctypes.data, sizes.ctypes.data, width // LANES
+                )
+            else:
+                _accumulate(
+                    at, weights_at, scales_at, sums.ctypes.data, sizes.ctypes.data, width // LANES
+                )
+        for column in range(width):
+            if not abs(sums[column]) >= sizes[column] * doubtful:
+                sums[column] = _refined(addresses, weights, scales, left + column)
+        for column in range(width):
+            out[left + column] = np.float32(sums[column] / total) + np.float32(0.0)
+            is_finite &= abs(sums[column]) <= np.inf and sums[column] - sums[column] == 0.0
+    return is_finite

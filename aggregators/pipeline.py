@@ -1,0 +1,137 @@
+"""Pre-aggregations before a rule, as one rule."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from aggregators.config import AggregatorConfig
+from aggregators.errors import AggregationError
+from aggregators.preaggregations.bucketing import bucketing
+from aggregators.preaggregations.clipping import (
+    adaptive_clipping_factors,
+    median_clipping_factors,
+)
+from aggregators.preaggregations.nearest_neighbour_mixing import nearest_neighbour_mixing_matrix
+from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rule import Context, Rule, RuleResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """What a step made of n rows.
+
+    Attributes:
+        rows: m rows.
+        context: what is known about those.
+        matrix: (m, n), float64: each new row as a combination of the rows before the step.
+    """
+
+    rows: Rows
+    context: Context
+    matrix: Floats
+
+
+Step: TypeAlias = Callable[[Rows, Context, AggregatorConfig], Prepared]
+
+
+_OF_SINGLE_UPDATES: Final = ("aegis", "agmami", "fedmi")
+"""Rules that know each update's device or model: a bucket has neither."""
+
+
+def pipeline(steps: Sequence[Step], rule: Rule, config: AggregatorConfig) -> Rule:
+    """Put steps before a rule.
+
+    Args:
+        steps: applied from first to last.
+        rule: sees what the last one made.
+        config: what names the steps and the rule, and their settings.
+
+    Raises:
+        AggregationError: if the rule knows single updates and a step merges them.
+
+    Guarantees:
+        Invariant to row order, bit for bit, if the rule is: steps see the rows sorted by value.
+        Weights and scores of the result are those of the rows given, not of what the steps made
+        of them; a row's score is the least of those it takes part in.
+    """
+
+    *names, last = config.rule.split("+")
+    if "bucketing" in names and last in _OF_SINGLE_UPDATES:
+        message = f"rule={config.rule!r}: bucketing must not come before {last}, which has to know"
+        message += " single updates"
+        raise AggregationError(message)
+
+    def prepared_rule(rows: Rows, context: Context) -> RuleResult:
+        order = canonical_order(rows, tuple(context.row_keys()))
+        prepared = Prepared(
+            rows=rows.take(order), context=context.take(order), matrix=np.eye(rows.num_rows)
+        )
+        for step in steps:
+            done = step(prepared.rows, prepared.context, config)
+            # A fixed order of additions, which BLAS does not promise.
+            matrix = np.einsum("ij,jk->ik", done.matrix, prepared.matrix, optimize=False)
+            prepared = replace(done, matrix=matrix)
+        return _unprepared(rule(prepared.rows, prepared.context), prepared.matrix, order)
+
+    return prepared_rule
+
+
+def _unprepared(result: RuleResult, matrix: Floats, order: Sequence[int]) -> RuleResult:
+    weights = np.empty(len(order))
+    weights[order] = (result.weights[:, np.newaxis] * matrix).sum(axis=0)
+    selected = np.empty(len(order), dtype=np.bool_)
+    takes_part = matrix != 0.0
+    selected[order] = (result.selected[:, np.newaxis] & takes_part).any(axis=0)
+    scores = None
+    if result.scores is not None:
+        scores = np.empty(len(order))
+        shares = np.where(takes_part, result.scores[:, np.newaxis], np.inf)
+        scores[order] = shares.min(axis=0)
+    return RuleResult(
+        vector=result.vector,
+        weights=weights,
+        selected=selected,
+        scores=scores,
+        state=result.state,
+    )
+
+
+def _clip(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+    factors = median_clipping_factors(rows.norms(), factor=config.norm_factor)
+    return Prepared(rows=rows.scaled(factors), context=context, matrix=np.diag(factors))
+
+
+def _adaptive_clip(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+    factors = adaptive_clipping_factors(rows.norms(), num_byzantine=config.num_malicious_nodes)
+    return Prepared(rows=rows.scaled(factors), context=context, matrix=np.diag(factors))
+
+
+def _mix(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+    matrix = nearest_neighbour_mixing_matrix(rows.gram(), num_byzantine=config.num_malicious_nodes)
+    return Prepared(rows=rows.mixed(matrix), context=context, matrix=matrix)
+
+
+def _bucket(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+    buckets = bucketing(
+        rows,
+        bucket_size=config.bucket_size,
+        seed=context.seed,
+        num_byzantine=config.num_malicious_nodes,
+    )
+    return Prepared(
+        rows=buckets.rows,
+        context=replace(context, weights=buckets.sizes, trust=None, keys=None, probe_outputs=None),
+        matrix=buckets.matrix,
+    )
+
+
+STEPS: Final[dict[str, Step]] = {
+    "arc": _adaptive_clip,
+    "bucketing": _bucket,
+    "clip": _clip,
+    "nnm": _mix,
+}
+"""Pre-aggregations by name: adaptive clipping, bucketing, clipping to `norm_factor` median norms,
+nearest-neighbour mixing."""

@@ -1,0 +1,1 @@
+"""What may be done to the rows of a round before an aggregation rule sees them."""

@@ -1,0 +1,38 @@
+"""The coordinate-wise mean around the median (MeaMed)."""
+
+from typing import Final
+
+from aggregators.dense_rows import RowsLike, as_rows
+from aggregators.rule import RuleResult, Tolerance, Traits, by_coordinate
+
+TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
+TRAITS: Final = Traits(
+    tolerance=TOLERANCE, breakdown=lambda _num_rows, num_byzantine: num_byzantine
+)
+
+
+def mean_around_median(rows: RowsLike, *, num_byzantine: int) -> RuleResult:
+    """Average each coordinate's n - f values nearest to its median.
+
+    Args:
+        rows: (n, d), float32, finite; row i is one device's update. Not modified.
+        num_byzantine: f, rows that may be arbitrary; n >= 2 f + 1.
+
+    Returns:
+        The averages. Every row has an equal vote; self-reported sample counts play no part.
+
+    Raises:
+        TooFewUpdatesError: if n < 2 f + 1.
+        AggregationError: if `num_byzantine` is negative or any entry is not finite.
+
+    Guarantees:
+        Invariant to row order, bit for bit: of two values equally near the lesser is kept.
+        With at most f arbitrary rows, every output coordinate lies within the range of the
+        others, widened on either side by the width of that range.
+
+    Cost: O(n d log^2 n) time, O(block) memory.
+    References: Xie, Koyejo and Gupta (2018), arXiv:1802.10116, "mean around median".
+    """
+    matrix = as_rows(rows)
+    TOLERANCE.require("mean-around-median", matrix.num_rows, num_byzantine)
+    return by_coordinate(matrix, matrix.mean_around_median(matrix.num_rows - num_byzantine))

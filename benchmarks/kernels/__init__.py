@@ -1,0 +1,1 @@
+"""How the speed of the aggregation rules changed on this machine."""

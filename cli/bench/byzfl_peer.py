@@ -1,0 +1,106 @@
+"""The rules of byzfl, on arrays and on tensors. Imported only if installed, as PyTorch must be."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+
+from cli.bench import cases
+from cli.bench.numpy_peer import TIES
+from cli.bench.ways import Call, Matrix, Way, Ways
+
+_MORE_NEIGHBOURS: Final = "scores take n - f - 1 neighbours"
+_FROM_ZERO: Final = "Weiszfeld steps start at 0"
+
+
+def _load() -> ModuleType:
+    """Import the rules of byzfl without the data sets and plots that `import byzfl` needs too."""
+    if "byzfl" in sys.modules:
+        return importlib.import_module("byzfl.aggregators")
+    spec = importlib.util.find_spec("byzfl")
+    bare = ModuleType("byzfl")
+    bare.__path__ = list((spec and spec.submodule_search_locations) or ())
+    sys.modules["byzfl"] = bare
+    try:
+        return importlib.import_module("byzfl.aggregators")
+    finally:
+        # Whoever imports byzfl later gets the whole of it.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "byzfl"]:
+            del sys.modules[name]
+
+
+_BYZFL: Final = _load()
+
+Make: TypeAlias = Callable[[int], Callable[[Any], Any]]
+
+
+def _bind_array(make: Make) -> Callable[[Matrix, int], Call]:
+    def bind(matrix: Matrix, num_byzantine: int) -> Call:
+        rule = make(num_byzantine)
+        return lambda: np.asarray(rule(matrix))
+
+    return bind
+
+
+def _bind_tensor(make: Make) -> Callable[[Matrix, int], Call]:
+    def bind(matrix: Matrix, num_byzantine: int) -> Call:
+        rule, rows = make(num_byzantine), torch.from_numpy(matrix)
+
+        def call() -> Matrix:
+            with torch.inference_mode():
+                return np.asarray(rule(rows).numpy())
+
+        return call
+
+    return bind
+
+
+def _ways(
+    name: str,
+    make: Make,
+    *,
+    rows_power: int = 1,
+    copies: float = 4.5,
+    copies_per_row: float = 0.0,
+    note: str = "",
+) -> tuple[Way, Way]:
+    array, tensor = (
+        Way(
+            name=f"{name}, {kind}",
+            bind=bind,
+            rows_power=rows_power,
+            copies=copies,
+            copies_per_row=copies_per_row,
+            note=note,
+        )
+        for kind, bind in (("array", _bind_array(make)), ("tensor", _bind_tensor(make)))
+    )
+    return array, tensor
+
+
+def _mixed_trimmed_mean(num_byzantine: int) -> Callable[[Any], Any]:
+    mix, trim = _BYZFL.NNM(num_byzantine), _BYZFL.TrMean(num_byzantine)
+    return lambda rows: trim(mix(rows))
+
+
+WAYS: Final[Ways] = {
+    cases.MEAN: _ways("Average", lambda _: _BYZFL.Average()),
+    cases.MEDIAN: _ways("Median", lambda _: _BYZFL.Median()),
+    cases.TRIMMED_MEAN: _ways("TrMean", _BYZFL.TrMean),
+    cases.KRUM: _ways("Krum", _BYZFL.Krum, rows_power=2, note=_MORE_NEIGHBOURS),
+    cases.MULTI_KRUM: _ways("MultiKrum", _BYZFL.MultiKrum, rows_power=2, note=_MORE_NEIGHBOURS),
+    cases.GEOMETRIC_MEDIAN: _ways(
+        "GeometricMedian",
+        lambda _: _BYZFL.GeometricMedian(nu=1e-6, T=cases.WEISZFELD_STEPS),
+        note=_FROM_ZERO,
+    ),
+    cases.MEAN_AROUND_MEDIAN: _ways("Meamed", _BYZFL.Meamed, copies=10, note=TIES),
+    cases.MIXED_TRIMMED_MEAN: _ways(
+        "NNM, TrMean", _mixed_trimmed_mean, rows_power=2, copies_per_row=1
+    ),
+}

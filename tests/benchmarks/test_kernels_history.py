@@ -1,0 +1,20 @@
+"""`make bench-kernels` still keeps a history of every rule."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.bench.cases import CASES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+
+def test_every_rule_has_a_history() -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "benchmarks/kernels"]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
+    tests = {line.partition("::")[2] for line in output.splitlines() if "::" in line}
+    assert tests == {f"test_rule[{rule}]" for rule in CASES}
