@@ -16,6 +16,7 @@ from aggregators.kernels.gram import (
     TILE_ROWS,
     distances_of_cells,
     gram_of_cells,
+    pack,
     squares_of_cells,
 )
 from aggregators.kernels.order_statistics import (
@@ -35,7 +36,7 @@ from aggregators.stored_rows import MAX_WIDE_ROWS, StoredRows, not_finite, produ
 from privacy.clipping import scale_vector
 
 _SMALL: Final = 1 << 18  # values up to which starting threads costs more than it saves
-_MAX_PRODUCT_BYTES: Final = 1 << 23  # of one level of sums, before a thread holds fewer of them
+_MAX_LEVEL_BYTES: Final = 1 << 21  # of one level of sums, before a thread holds only one
 
 _NO_MATRIX: Final = np.empty((0, 0))
 
@@ -162,9 +163,9 @@ class DenseRows(StoredRows[Vector]):
         """Sum the products of vectors over cells; of those from `first_row` with all before them.
 
         Yields:
-            Nodes with (m, m) values, m being n rounded up to a multiple of 4; valid on and below
-            the diagonal.
+            Nodes with n (n + 1) / 2 values: row after row, those up to the diagonal.
         """
+        num_rows = len(self._items)
         size = -(-len(self._items) // TILE_ROWS) * TILE_ROWS
         is_wide = len(self._items) <= MAX_WIDE_ROWS
         # Fresh memory is slow to touch for the first time: threads hand on what they used.
@@ -192,7 +193,7 @@ class DenseRows(StoredRows[Vector]):
             spare.append((staged, widened))
             return bool(is_finite)
 
-        return self._nodes(sum_node, (size, size))
+        return self._nodes(sum_node, (size, size), lambda total: pack(total, num_rows))
 
     def square_nodes(self) -> Iterator[Node]:
         """Sum the squares of each vector over cells. Yields nodes with (n,) values."""
@@ -248,8 +249,9 @@ class DenseRows(StoredRows[Vector]):
         self,
         sum_node: Callable[[Addresses, int, tuple[int, int], Floats], bool],
         shape: tuple[int, ...],
+        keep: Callable[[Floats], Floats] = np.copy,
     ) -> Iterator[Node]:
-        """Sum cells node by node, on several threads; yield the nodes from left to right."""
+        """Sum cells node by node, on several threads; yield what is to be kept, left to right."""
         whole = self.dim // LANES * LANES
         origin = self._first_column
         # Kernels count columns from those of the whole, of which these are a part.
@@ -257,13 +259,19 @@ class DenseRows(StoredRows[Vector]):
         first, last = self.cells
         num_cells = last - first
         max_level = max(0, (num_cells // (4 * self._threads)).bit_length() - 1)
-        if 8 * int(np.prod(shape)) > _MAX_PRODUCT_BYTES // 4:
-            max_level = min(max_level, 1)
+        if 8 * int(np.prod(shape)) > _MAX_LEVEL_BYTES:
+            max_level = 0
+        # Fresh memory is slow to touch for the first time: threads hand on what they used.
+        spare: list[Floats] = []
 
         def compute(node: tuple[int, int]) -> Node:
             level, index = node
             cells = (index << level, (index + 1) << level)
-            levels = np.zeros((level + 1, *shape))
+            try:
+                levels = spare.pop()
+            except IndexError:
+                levels = np.empty((max_level + 1, *shape))
+            levels[0] = 0.0
             covered = (cells[0], min(cells[1], -(-(origin + whole) // CELL_COLUMNS)))
             is_finite = sum_node(addresses, origin + whole, covered, levels)
             if self.dim > whole and cells[1] == last:
@@ -272,7 +280,9 @@ class DenseRows(StoredRows[Vector]):
                 levels[0] += tail_levels[0]
             if not is_finite:
                 raise not_finite()
-            return Node(level=level, index=index, values=levels[0])
+            values = keep(levels[0])
+            spare.append(levels)
+            return Node(level=level, index=index, values=values)
 
         ranges = list(aligned_ranges(first, last - 1, max_level=max_level))
         # The last cell, which gets the tail, stays alone: a cell is complete before it is added.
@@ -389,7 +399,12 @@ def contiguous_rows(rows: Sequence[Vector] | Vector) -> tuple[Vector, ...]:
         if vector.dtype != np.float32:
             message = f"row {index} of type {vector.dtype} must be float32"
             raise AggregationError(message)
-    return tuple(np.require(vector, requirements=["C", "A"]) for vector in vectors)
+    return tuple(
+        vector
+        if vector.flags.c_contiguous and vector.flags.aligned
+        else np.require(vector, requirements=["C", "A"])
+        for vector in vectors
+    )
 
 
 def _stage(num_rows: int, kind: type[Number]) -> NDArray[Number]:

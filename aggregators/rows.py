@@ -121,7 +121,7 @@ def canonical_order(rows: Rows, keys: Sequence[Floats] = ()) -> list[int]:
         stop = min(start + width, rows.dim)
         groups = [part for group in groups for part in _split(rows, group, start, stop)]
         start, width = stop, min(4 * width, _MAX_KEY_COLUMNS)
-    for group in groups:
+    for group in (group for group in groups if len(group) > 1):
         group.sort(key=lambda row: tuple(key[row] for key in keys))
     return [row for group in groups for row in group]
 
@@ -130,18 +130,19 @@ def _split(rows: Rows, group: list[int], start: int, stop: int) -> list[list[int
     """Sort a group of rows by some columns and part it where those differ."""
     if len(group) == 1:
         return [group]
-    values = rows.take(group).read(start, stop)
-    keys = {row: _sort_key(values[place]) for place, row in enumerate(group)}
+    keys = dict(zip(group, _sort_keys(rows.take(group).read(start, stop)), strict=True))
     ordered = sorted(group, key=keys.__getitem__)
     return [list(part) for _, part in groupby(ordered, key=keys.__getitem__)]
 
 
-def _sort_key(values: Vector) -> bytes:
-    """Map floats to bytes that compare as the floats do, with -0.0 before 0.0.
+def _sort_keys(values: Vector) -> list[bytes]:
+    """Map rows of floats to bytes that compare as the floats do, with -0.0 before 0.0.
 
     IEEE 754 floats of one sign compare as their bits do, so it is enough to flip the sign bit of
     positive values and every bit of negative ones.
     """
     bits = np.ascontiguousarray(values).view(np.uint32)
     flips = np.where(bits & _SIGN_BIT, np.uint32(0xFFFFFFFF), _SIGN_BIT)
-    return (bits ^ flips).astype(">u4").tobytes()
+    raw = (bits ^ flips).astype(">u4").tobytes()
+    size = len(raw) // len(values)
+    return [raw[start : start + size] for start in range(0, len(raw), size)]

@@ -63,7 +63,7 @@ class StoredRows(ABC, Generic[Item]):
         """Sum the products of vectors over cells; of those from `first_row` with all before them.
 
         Yields:
-            Nodes with (m, m) values, m at least n; valid on and below the diagonal.
+            Nodes with n (n + 1) / 2 values: row after row, those up to the diagonal.
         """
 
     @abstractmethod
@@ -162,8 +162,12 @@ class StoredRows(ABC, Generic[Item]):
     def _symmetric(self, products: Floats) -> Floats:
         """Complete what `product_nodes` adds up to, as (n, n)."""
         size = len(self._items)
-        lower = np.tril(products[:size, :size])
-        return lower + np.tril(lower, -1).T
+        inner = np.empty((size, size))
+        start = 0
+        for row in range(size):
+            inner[row, : row + 1] = inner[: row + 1, row] = products[start : start + row + 1]
+            start += row + 1
+        return inner
 
     def _refined(self, inner: Floats, first_row: int = 0) -> Gram:
         """Derive distances from products; measure those again that lost digits."""
@@ -190,7 +194,7 @@ class StoredRows(ABC, Generic[Item]):
         products = fold(self.product_nodes(known))
         inner = np.empty((known + 1, known + 1))
         inner[:known, :known] = before.inner
-        inner[known] = inner[:, known] = products[known, : known + 1]
+        inner[known] = inner[:, known] = products[-known - 1 :]
         gram = self._refined(inner, first_row=known)
         gram.squared_distances[:known, :known] = before.squared_distances
         return gram

@@ -171,7 +171,7 @@ class TorchRows(StoredRows[_Item]):
             found = np.tril(found) + np.tril(found, -1).T
         products = np.zeros((len(order), len(order)))
         products[np.ix_(order[later], order)] = found
-        yield Node(level=0, index=0, values=products)
+        yield Node(level=0, index=0, values=products[np.tril_indices(len(order))])
 
     @torch.no_grad()
     def square_nodes(self) -> Iterator[Node]:

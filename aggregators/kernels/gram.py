@@ -33,10 +33,9 @@ CACHE_LINE: Final = 64
 TILE_ROWS: Final = 4
 """Rows are multiplied four by four: sixteen sums fit in the registers."""
 
-_STRIP: Final = 1024  # columns summed in float32 before they are added in float64
-_STAGE: Final = 2048  # columns of a cell that are copied at a time
+_STAGE: Final = 1024  # columns summed in float32 before they are added in float64
 STAGE_STRIDE: Final = _STAGE + LANES  # staged rows must not all lie in the same cache sets
-_BLOCK_ROWS: Final = 96  # rows multiplied with each other while their sums are near
+_BLOCK_ROWS: Final = 96  # rows multiplied with each other while they and their sums are near
 
 # Squares of larger or smaller values would leave the range of float32: such rows are brought near
 # one, by a power of two.
@@ -190,36 +189,34 @@ def _multiply_stage(
     for row_block in range(first_row // TILE_ROWS * TILE_ROWS, num_padded, _BLOCK_ROWS):
         row_stop = min(row_block + _BLOCK_ROWS, num_padded)
         for column_block in range(0, row_stop, _BLOCK_ROWS):
-            for left in range(0, width, _STRIP):
-                columns = min(_STRIP, width - left)
-                for i in range(row_block, row_stop, TILE_ROWS):
-                    column_stop = min(column_block + _BLOCK_ROWS, i + TILE_ROWS)
-                    for j in range(column_block, column_stop, TILE_ROWS):
-                        at = out.ctypes.data + 8 * (i * num_padded + j)
-                        row_factors = factors.ctypes.data + 8 * i
-                        column_factors = factors.ctypes.data + 8 * j
-                        if is_wide:
-                            _tile64(
-                                widened.ctypes.data + 8 * (STAGE_STRIDE * i + left),
-                                widened.ctypes.data + 8 * (STAGE_STRIDE * j + left),
-                                8 * STAGE_STRIDE,
-                                columns // HALF,
-                                row_factors,
-                                column_factors,
-                                at,
-                                8 * num_padded,
-                            )
-                        else:
-                            _tile32(
-                                staged.ctypes.data + 4 * (STAGE_STRIDE * i + left),
-                                staged.ctypes.data + 4 * (STAGE_STRIDE * j + left),
-                                4 * STAGE_STRIDE,
-                                columns // LANES,
-                                row_factors,
-                                column_factors,
-                                at,
-                                8 * num_padded,
-                            )
+            for i in range(row_block, row_stop, TILE_ROWS):
+                column_stop = min(column_block + _BLOCK_ROWS, i + TILE_ROWS)
+                for j in range(column_block, column_stop, TILE_ROWS):
+                    at = out.ctypes.data + 8 * (i * num_padded + j)
+                    row_factors = factors.ctypes.data + 8 * i
+                    column_factors = factors.ctypes.data + 8 * j
+                    if is_wide:
+                        _tile64(
+                            widened.ctypes.data + 8 * STAGE_STRIDE * i,
+                            widened.ctypes.data + 8 * STAGE_STRIDE * j,
+                            8 * STAGE_STRIDE,
+                            width // HALF,
+                            row_factors,
+                            column_factors,
+                            at,
+                            8 * num_padded,
+                        )
+                    else:
+                        _tile32(
+                            staged.ctypes.data + 4 * STAGE_STRIDE * i,
+                            staged.ctypes.data + 4 * STAGE_STRIDE * j,
+                            4 * STAGE_STRIDE,
+                            width // LANES,
+                            row_factors,
+                            column_factors,
+                            at,
+                            8 * num_padded,
+                        )
 
 
 @kernel
@@ -290,6 +287,17 @@ def gram_of_cells(
         depth = _fold(levels, cell, depth + 1)
     _fold_all(levels, depth)
     return is_finite
+
+
+@kernel
+def pack(products: Floats, num_rows: int) -> Floats:
+    """Copy the products on and below the diagonal, row after row: half of the memory."""
+    packed = np.empty(num_rows * (num_rows + 1) // 2)
+    start = 0
+    for row in range(num_rows):
+        packed[start : start + row + 1] = products[row, : row + 1]
+        start += row + 1
+    return packed
 
 
 @intrinsic

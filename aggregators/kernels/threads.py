@@ -41,8 +41,8 @@ def run_pieces(
         yield from map(function, pieces)
         return
     with ThreadPoolExecutor(num_threads, thread_name_prefix="kernel") as pool:
-        waiting = deque(pool.submit(function, piece) for piece in pieces[: 2 * num_threads])
-        for piece in pieces[2 * num_threads :]:
+        waiting = deque(pool.submit(function, piece) for piece in pieces[: num_threads + 1])
+        for piece in pieces[num_threads + 1 :]:
             yield waiting.popleft().result()
             waiting.append(pool.submit(function, piece))
         while waiting:

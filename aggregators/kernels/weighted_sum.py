@@ -15,73 +15,49 @@ from numpy.typing import NDArray
 from aggregators.kernels.compiler import intrinsic, kernel
 from aggregators.kernels.simd import F64, HALF, LANES, V8F32, V8F64, Emitter
 
-GROUP_ROWS: Final = 8  # rows added while a vector of sums stays in its register
-BLOCK_COLUMNS: Final = 1024  # sums and magnitudes of a block: 16 KiB, they stay in L1
+GROUP_ROWS: Final = 4
+"""Rows come in whole groups; rows of weight 0 fill up the last one."""
+
+MANY_ROWS: Final = 12  # rows added while a vector of sums stays in its register
+BLOCK_COLUMNS: Final = 2048  # their sums and magnitudes: 32 KiB, they stay in L1
+
+_APART: Final = 256  # float64
 
 # |error| <= n 2**-53 magnitude, so a sum above magnitude * n * DOUBTFUL is exact to 2**-27.
 DOUBTFUL: Final = 2.0**-26
 
 
-@intrinsic
-def _accumulate(
-    typing_context: Any,
-    addresses: Any,
-    weights: Any,
-    scales: Any,
-    sums: Any,
-    sizes: Any,
-    count: Any,
-) -> Any:
-    """Add four rows, weighted, to vectors of sums and of magnitudes.
+def _adder(num_rows: int, *, with_scales: bool) -> Any:
+    """Make the instruction that adds some rows, weighted, to vectors of sums and of magnitudes.
 
-    addresses: of the four rows' addresses at this block; weights, scales: addresses of four
-    float64; sums, sizes: addresses of float64; count: vectors of 8.
+    Its arguments: the address of the rows' addresses at this block, followed by those of the rows
+    to be read next; the addresses of as many weights and scales, float64; the addresses of sums
+    and magnitudes, float64; the number of vectors of 16. With scales a row is multiplied by its
+    scale and rounded to float32 first.
     """
-    return _accumulate_signature(), _emit_accumulate(with_scales=False)
 
-
-@intrinsic
-def _accumulate_scaled(
-    typing_context: Any,
-    addresses: Any,
-    weights: Any,
-    scales: Any,
-    sums: Any,
-    sizes: Any,
-    count: Any,
-) -> Any:
-    """Do the same with each row multiplied by its scale and rounded to float32 first."""
-    return _accumulate_signature(), _emit_accumulate(with_scales=True)
-
-
-def _accumulate_signature() -> Any:
-    return types.void(*[types.int64] * 6)
-
-
-def _emit_accumulate(*, with_scales: bool) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         addresses, weights, scales, sums, sizes, count = arguments
         emit = Emitter(builder)
-        rows = [emit.load(emit.item(addresses, row), ir.IntType(64)) for row in range(GROUP_ROWS)]
+        rows = [emit.load(emit.item(addresses, row), ir.IntType(64)) for row in range(num_rows)]
         spread = [
-            emit.broadcast(emit.load(emit.item(weights, row), F64), HALF)
-            for row in range(GROUP_ROWS)
+            emit.broadcast(emit.load(emit.item(weights, row), F64), HALF) for row in range(num_rows)
         ]
-        factors = [emit.load(emit.item(scales, row), F64) for row in range(GROUP_ROWS)]
+        factors = [emit.load(emit.item(scales, row), F64) for row in range(num_rows)]
         nexts = [
-            emit.load(emit.item(addresses, GROUP_ROWS + row), ir.IntType(64))
-            for row in range(GROUP_ROWS)
+            emit.load(emit.item(addresses, num_rows + row), ir.IntType(64))
+            for row in range(MANY_ROWS)
         ]
         with cgutils.for_range(builder, count, intp=ir.IntType(64)) as loop:
             narrow = builder.mul(loop.index, emit.integer(4 * LANES))
-            for row in range(GROUP_ROWS):
+            for row in range(MANY_ROWS):
                 emit.prefetch(builder.add(nexts[row], narrow))
             for half in range(LANES // HALF):
                 at = builder.add(narrow, emit.integer(4 * HALF * half))
                 wide = builder.mul(at, emit.integer(2))
                 sum_at, size_at = builder.add(sums, wide), builder.add(sizes, wide)
                 total, size = emit.load(sum_at, V8F64), emit.load(size_at, V8F64)
-                for row in range(GROUP_ROWS):
+                for row in range(num_rows):
                     values = emit.load(builder.add(rows[row], at), V8F32)
                     if with_scales:
                         values = emit.scaled(values, factors[row])
@@ -92,7 +68,24 @@ def _emit_accumulate(*, with_scales: bool) -> Any:
                 emit.store(size, size_at)
         return context.get_dummy_value()
 
-    return codegen
+    def adder(
+        typing_context: Any,
+        addresses: Any,
+        weights: Any,
+        scales: Any,
+        sums: Any,
+        sizes: Any,
+        count: Any,
+    ) -> Any:
+        return types.void(*[types.int64] * 6), codegen
+
+    return intrinsic(adder)
+
+
+_add_many = _adder(MANY_ROWS, with_scales=False)
+_add_many_scaled = _adder(MANY_ROWS, with_scales=True)
+_add_group = _adder(GROUP_ROWS, with_scales=False)
+_add_group_scaled = _adder(GROUP_ROWS, with_scales=True)
 
 
 @intrinsic
@@ -128,6 +121,34 @@ def _refined(
 
 
 @kernel
+def _add_rows(
+    here: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    scales: NDArray[np.float64],
+    is_scaled: bool,
+    count: int,
+    sums: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+) -> None:
+    """Add every row, weighted, to a block's sums and magnitudes; `here`: the rows at the block."""
+    row = 0
+    while row < len(weights):
+        at = here.ctypes.data + 8 * row
+        votes = weights.ctypes.data + 8 * row
+        factors = scales.ctypes.data + 8 * row
+        is_group = row + MANY_ROWS > len(weights)
+        if is_group and is_scaled:
+            _add_group_scaled(at, votes, factors, sums.ctypes.data, sizes.ctypes.data, count)
+        elif is_group:
+            _add_group(at, votes, factors, sums.ctypes.data, sizes.ctypes.data, count)
+        elif is_scaled:
+            _add_many_scaled(at, votes, factors, sums.ctypes.data, sizes.ctypes.data, count)
+        else:
+            _add_many(at, votes, factors, sums.ctypes.data, sizes.ctypes.data, count)
+        row += GROUP_ROWS if is_group else MANY_ROWS
+
+
+@kernel
 def weighted_sum(
     addresses: NDArray[np.int64],
     weights: NDArray[np.float64],
@@ -145,7 +166,7 @@ def weighted_sum(
         scales: (n,): rows are multiplied and rounded to float32 first, unless it is 1.
         total: divisor.
         start: first column.
-        stop: last column + 1; `stop - start` is a multiple of 8.
+        stop: last column + 1; `stop - start` is a multiple of 16.
         out: (d,).
 
     Returns:
@@ -156,9 +177,11 @@ def weighted_sum(
     for row in range(num_rows):
         is_scaled |= scales[row] != 1.0
     doubtful = num_rows * DOUBTFUL
-    sums = np.empty(BLOCK_COLUMNS)
-    sizes = np.empty(BLOCK_COLUMNS)
-    here = np.empty(num_rows + GROUP_ROWS, dtype=np.int64)
+    # Half a page apart: a load must not seem to wait for a store to the same place of a page.
+    both = np.empty(2 * BLOCK_COLUMNS + _APART)
+    sums = both[:BLOCK_COLUMNS]
+    sizes = both[BLOCK_COLUMNS + _APART :]
+    here = np.empty(num_rows + MANY_ROWS, dtype=np.int64)
     is_finite = True
     for left in range(start, stop, BLOCK_COLUMNS):
         width = min(BLOCK_COLUMNS, stop - left)
@@ -166,20 +189,9 @@ def weighted_sum(
         sizes[:] = 0.0
         for row in range(num_rows):
             here[row] = addresses[row] + 4 * left
-        for row in range(GROUP_ROWS):
-            here[num_rows + row] = addresses[row] + 4 * (left + BLOCK_COLUMNS)
-        for row in range(0, num_rows, GROUP_ROWS):
-            at = here.ctypes.data + 8 * row
-            weights_at = weights.ctypes.data + 8 * row
-            scales_at = scales.ctypes.data + 8 * row
-            if is_scaled:
-                _accumulate_scaled(
-                    at, weights_at, scales_at, sums.ctypes.data, sizes.ctypes.data, width // LANES
-                )
-            else:
-                _accumulate(
-                    at, weights_at, scales_at, sums.ctypes.data, sizes.ctypes.data, width // LANES
-                )
+        for row in range(MANY_ROWS):  # what is read after this block
+            here[num_rows + row] = addresses[row % num_rows] + 4 * (left + BLOCK_COLUMNS)
+        _add_rows(here, weights, scales, is_scaled, width // LANES, sums, sizes)
         for column in range(width):
             if not abs(sums[column]) >= sizes[column] * doubtful:
                 sums[column] = _refined(addresses, weights, scales, left + column)

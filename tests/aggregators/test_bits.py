@@ -144,7 +144,7 @@ def test_sums_over_shards_are_the_sums_of_the_whole(
     def total(shards: list[DenseRows]) -> list[Floats]:
         # Each shard adds what it can before it sends anything.
         return [
-            np.tril(fold(n for shard in shards for n in merged(shard.product_nodes()))),
+            fold(n for shard in shards for n in merged(shard.product_nodes())),
             fold(n for shard in shards for n in merged(shard.square_nodes())),
             fold(n for shard in shards for n in merged(shard.distance_nodes(pairs))),
         ]
