@@ -207,8 +207,6 @@ def test_errors_of_the_shards_are_those_of_the_rules(sharded: RayRows) -> None:
         sharded.trimmed_mean(6)
     with pytest.raises(AggregationError, match=r"must be float32 of shape \(d,\)=\("):
         sharded.extended(np.zeros(3, dtype=np.float32))
-    with pytest.raises(AggregationError, match="cannot be extended"):
-        sharded.mixed(np.eye(NUM_ROWS)).extended(matrix[0])
 
 
 def test_rows_that_are_not_finite_are_refused() -> None:

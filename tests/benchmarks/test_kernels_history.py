@@ -1,5 +1,6 @@
 """`make bench-kernels` still keeps a history of every rule."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,10 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 def test_every_rule_has_a_history() -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "benchmarks/kernels"]
-    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
+    # pytest-benchmark will not start in what it takes for a worker of pytest-xdist.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    output = subprocess.run(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True, text=True
+    ).stdout
     tests = {line.partition("::")[2] for line in output.splitlines() if "::" in line}
     assert tests == {f"test_rule[{rule}]" for rule in CASES}

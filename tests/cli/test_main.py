@@ -23,6 +23,7 @@ COMMANDS = [
     ("admin", "models", "list"),
     ("admin", "models", "show"),
     ("admin", "models", "rollback"),
+    ("bench", "kernels"),
 ]
 
 
