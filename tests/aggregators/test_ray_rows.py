@@ -200,7 +200,6 @@ def test_shards_hold_whole_cells_and_none_is_empty(num_shards: int, dim: int) ->
 
 
 def test_errors_of_the_shards_are_those_of_the_rules(sharded: RayRows) -> None:
-    matrix = rows_of(sharded.dim)
     with pytest.raises(TooFewUpdatesError, match="got n=11"):
         krum(sharded, num_byzantine=5)
     with pytest.raises(AggregationError, match=r"trim=6 must satisfy 0 <= 2 \* trim < n, got n=11"):
