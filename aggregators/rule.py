@@ -216,7 +216,10 @@ def combine_in_order(
     weights = np.empty(rows.num_rows)
     weights[order] = combination.weights
     kept = [index for index in order if weights[index] != 0.0]
-    if kept:
+    if len(kept) == 1 and gram is not None and weights[kept[0]] == combination.total:
+        # The products have shown that it is finite.
+        (vector,) = rows.take(kept).read(0, rows.dim)
+    elif kept:
         vector = rows.take(kept).combine(weights[kept], combination.total)
     else:
         vector = np.zeros(rows.dim, dtype=np.float32)

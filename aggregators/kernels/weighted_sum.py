@@ -149,6 +149,18 @@ def _add_rows(
 
 
 @kernel
+def _write_part(sums: NDArray[np.float64], total: float, out: NDArray[np.float32]) -> int:
+    """Write sums divided by `total`; count those that are not finite."""
+    num_bad = 0
+    for column in range(len(out)):
+        value = sums[column]
+        num_bad += not abs(value) < np.inf
+        # Every zero is positive: the sign of one would tell of the order of the rows.
+        out[column] = np.float32(value / total) + np.float32(0.0)
+    return num_bad
+
+
+@kernel
 def weighted_sum(
     addresses: NDArray[np.int64],
     weights: NDArray[np.float64],
@@ -182,7 +194,7 @@ def weighted_sum(
     sums = both[:BLOCK_COLUMNS]
     sizes = both[BLOCK_COLUMNS + _APART :]
     here = np.empty(num_rows + MANY_ROWS, dtype=np.int64)
-    is_finite = True
+    num_bad = 0
     for left in range(start, stop, BLOCK_COLUMNS):
         width = min(BLOCK_COLUMNS, stop - left)
         sums[:] = 0.0
@@ -192,10 +204,13 @@ def weighted_sum(
         for row in range(MANY_ROWS):  # what is read after this block
             here[num_rows + row] = addresses[row % num_rows] + 4 * (left + BLOCK_COLUMNS)
         _add_rows(here, weights, scales, is_scaled, width // LANES, sums, sizes)
+        # Counted before anything is done about them: loops without branches use whole vectors.
+        num_doubtful = 0
         for column in range(width):
-            if not abs(sums[column]) >= sizes[column] * doubtful:
-                sums[column] = _refined(addresses, weights, scales, left + column)
-        for column in range(width):
-            out[left + column] = np.float32(sums[column] / total) + np.float32(0.0)
-            is_finite &= abs(sums[column]) <= np.inf and sums[column] - sums[column] == 0.0
-    return is_finite
+            num_doubtful += not abs(sums[column]) >= sizes[column] * doubtful
+        if num_doubtful > 0:
+            for column in range(width):
+                if not abs(sums[column]) >= sizes[column] * doubtful:
+                    sums[column] = _refined(addresses, weights, scales, left + column)
+        num_bad += _write_part(sums, total, out[left : left + width])
+    return num_bad == 0
