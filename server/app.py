@@ -17,6 +17,7 @@ import grpc
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
+from aggregators.kernels.threads import num_cores
 from aggregators.registry import rule_spec
 from aggregators.warm_up import warm_up
 from monitoring.audit_logger import AuditLogger
@@ -121,6 +122,8 @@ async def _wire(
             settings=AggregationSettings(
                 aggregator=rules[task.name],
                 server_learning_rate=task.aggregation.server_learning_rate,
+                # One core is left to the event loop: check-ins go on while models are made.
+                num_threads=max(1, num_cores() - 1),
             ),
             max_update_norm=task.validation.max_update_norm,
             observer=observation,

@@ -32,6 +32,7 @@ class AggregationSettings:
 
     aggregator: AggregatorConfig
     server_learning_rate: float = 1.0
+    num_threads: int | None = None  # of the aggregation; None: one a core; changes no result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +75,8 @@ def build_candidate(
         )
         for contribution, payload in zip(contributions, payloads, strict=True)
     ]
-    aggregate = GradientAggregator(settings.aggregator).aggregate(
-        updates, ServerKnowledge(seed=_seed(contributions))
-    )
+    aggregator = GradientAggregator(settings.aggregator, num_threads=settings.num_threads)
+    aggregate = aggregator.aggregate(updates, ServerKnowledge(seed=_seed(contributions)))
     before = flatten(weights, layout).astype(np.float64)
     after = before + settings.server_learning_rate * aggregate.vector.astype(np.float64)
     with np.errstate(over="ignore"):  # an overflow is found by the validation that follows
