@@ -48,7 +48,7 @@ check: $(STAMP) ## Check format, lint, types, layers, generated code.
 	$(BIN)/python -m tools.protos --check
 
 unit: $(STAMP) ## Run the tests that start no processes.
-	$(BIN)/python -m pytest -m "not process" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not process" $(ARGS)
 
 coverage: $(STAMP) ## Run the test suite and require 90 % line and branch coverage.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
