@@ -20,16 +20,15 @@ from aggregators.kernels.gram import (
     squares_of_cells,
 )
 from aggregators.kernels.order_statistics import (
-    BLOCK_ROWS,
     MEAN_AROUND_MEDIAN,
     MEAN_OF_RANKS,
     MEDIAN,
-    merges_for,
     order_statistic,
-    weighted_median,
 )
 from aggregators.kernels.simd import LANES
+from aggregators.kernels.sorting_network import BLOCK_ROWS, merges_for
 from aggregators.kernels.threads import cut, num_cores, run_pieces
+from aggregators.kernels.weighted_median import weighted_median
 from aggregators.kernels.weighted_sum import GROUP_ROWS, weighted_sum
 from aggregators.rows import Floats, Rows, Vector
 from aggregators.stored_rows import MAX_WIDE_ROWS, StoredRows, not_finite, product

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from aggregators.dense_rows import DenseRows, as_rows
-from aggregators.kernels.order_statistics import merges_for
 from aggregators.kernels.simd import LANES
+from aggregators.kernels.sorting_network import merges_for
 from tests.aggregators.matrices import (
     Floats,
     Matrix,
