@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@echo "Installing the pinned packages into $(VENV) (a minute or two, once)"
 	@$(BIN)/python -c "" 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
 		$(PYTHON) -m venv --clear --without-pip $(VENV)
-	@$(INSTALL) --requirement requirements.lock
+	@$(INSTALL) --no-deps --requirement requirements.lock
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
