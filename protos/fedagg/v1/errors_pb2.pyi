@@ -90,6 +90,46 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     STORE_UNAVAILABLE: _ErrorReason.ValueType  # 61
     """The state store or the blob store did not answer."""
+    BAD_HEADER_SIGNATURE: _ErrorReason.ValueType  # 80
+    """Shared rounds. INVALID_ARGUMENT: never retry the same bytes.
+    The device's signature or certificate does not hold.
+    """
+    WRONG_ROUND_PARAMETERS: _ErrorReason.ValueType  # 81
+    """Made for another round, or for other parameters of it."""
+    WRONG_HOLDER: _ErrorReason.ValueType  # 82
+    """Sealed to another share holder."""
+    SEAL_BROKEN: _ErrorReason.ValueType  # 83
+    """A sealed part does not open, or its chunks are cut or reordered."""
+    OUT_OF_RANGE_WORD: _ErrorReason.ValueType  # 84
+    """A share holds a number that is no field element."""
+    COMMITMENT_MISMATCH: _ErrorReason.ValueType  # 85
+    """A part is not the one that the signed header names."""
+    BAD_STATEMENT: _ErrorReason.ValueType  # 86
+    """A share holder's statement is forged, or of another round."""
+    EVIDENCE_INSUFFICIENT: _ErrorReason.ValueType  # 87
+    """The statements given do not show what they must."""
+    WEAKER_THAN_POLICY: _ErrorReason.ValueType  # 90
+    """FAILED_PRECONDITION.
+    The round asks for less protection than this party allows.
+    """
+    NOT_FROZEN: _ErrorReason.ValueType  # 91
+    """The holder has not voted for this set."""
+    SHARE_MISSING: _ErrorReason.ValueType  # 92
+    """The holder lacks a share of the set."""
+    ROUND_PURGED: _ErrorReason.ValueType  # 93
+    """The round's shares are deleted."""
+    KEYS_MISSING: _ErrorReason.ValueType  # 94
+    """The holder lacks keys of its committee."""
+    PARAMETERS_CONFLICT: _ErrorReason.ValueType  # 100
+    """ALREADY_EXISTS.
+    The round was announced with other parameters.
+    """
+    SHARE_CONFLICT: _ErrorReason.ValueType  # 101
+    """The device's share of this round is stored under another header."""
+    SET_CONFLICT: _ErrorReason.ValueType  # 102
+    """The holder voted for another set, or has committed itself."""
+    SUM_CONFLICT: _ErrorReason.ValueType  # 103
+    """The holder has committed itself to other sums of this round."""
     INTERNAL_ERROR: _ErrorReason.ValueType  # 70
     """INTERNAL: a defect of the server; nothing more is told."""
 
@@ -165,6 +205,46 @@ Too many uploads at once.
 """
 STORE_UNAVAILABLE: ErrorReason.ValueType  # 61
 """The state store or the blob store did not answer."""
+BAD_HEADER_SIGNATURE: ErrorReason.ValueType  # 80
+"""Shared rounds. INVALID_ARGUMENT: never retry the same bytes.
+The device's signature or certificate does not hold.
+"""
+WRONG_ROUND_PARAMETERS: ErrorReason.ValueType  # 81
+"""Made for another round, or for other parameters of it."""
+WRONG_HOLDER: ErrorReason.ValueType  # 82
+"""Sealed to another share holder."""
+SEAL_BROKEN: ErrorReason.ValueType  # 83
+"""A sealed part does not open, or its chunks are cut or reordered."""
+OUT_OF_RANGE_WORD: ErrorReason.ValueType  # 84
+"""A share holds a number that is no field element."""
+COMMITMENT_MISMATCH: ErrorReason.ValueType  # 85
+"""A part is not the one that the signed header names."""
+BAD_STATEMENT: ErrorReason.ValueType  # 86
+"""A share holder's statement is forged, or of another round."""
+EVIDENCE_INSUFFICIENT: ErrorReason.ValueType  # 87
+"""The statements given do not show what they must."""
+WEAKER_THAN_POLICY: ErrorReason.ValueType  # 90
+"""FAILED_PRECONDITION.
+The round asks for less protection than this party allows.
+"""
+NOT_FROZEN: ErrorReason.ValueType  # 91
+"""The holder has not voted for this set."""
+SHARE_MISSING: ErrorReason.ValueType  # 92
+"""The holder lacks a share of the set."""
+ROUND_PURGED: ErrorReason.ValueType  # 93
+"""The round's shares are deleted."""
+KEYS_MISSING: ErrorReason.ValueType  # 94
+"""The holder lacks keys of its committee."""
+PARAMETERS_CONFLICT: ErrorReason.ValueType  # 100
+"""ALREADY_EXISTS.
+The round was announced with other parameters.
+"""
+SHARE_CONFLICT: ErrorReason.ValueType  # 101
+"""The device's share of this round is stored under another header."""
+SET_CONFLICT: ErrorReason.ValueType  # 102
+"""The holder voted for another set, or has committed itself."""
+SUM_CONFLICT: ErrorReason.ValueType  # 103
+"""The holder has committed itself to other sums of this round."""
 INTERNAL_ERROR: ErrorReason.ValueType  # 70
 """INTERNAL: a defect of the server; nothing more is told."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

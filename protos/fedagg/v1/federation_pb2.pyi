@@ -144,6 +144,7 @@ class Assignment(_message.Message):
     MAX_UPDATE_BYTES_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    SHARED_PARAMETERS_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     round: _builtins.int
     """Round number within the task, from 1."""
@@ -163,6 +164,10 @@ class Assignment(_message.Message):
     """Largest payload accepted, in bytes, from 1."""
     traceparent: _builtins.str
     """W3C traceparent of the round's trace, 55 characters; empty: tracing is off."""
+    shared_parameters: _builtins.bytes
+    """Serialized RoundParameters where the round is shared: the update must be sealed to its share
+    holders. Empty: a plain round.
+    """
     @_builtins.property
     def plan(self) -> Global___Plan: ...
     def __init__(
@@ -178,10 +183,11 @@ class Assignment(_message.Message):
         max_update_bytes: _builtins.int = ...,
         plan: Global___Plan | None = ...,
         traceparent: _builtins.str = ...,
+        shared_parameters: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "max_update_bytes", b"max_update_bytes", "model_bytes", b"model_bytes", "model_sha256", b"model_sha256", "model_version", b"model_version", "plan", b"plan", "round", b"round", "task", b"task", "traceparent", b"traceparent", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "max_update_bytes", b"max_update_bytes", "model_bytes", b"model_bytes", "model_sha256", b"model_sha256", "model_version", b"model_version", "plan", b"plan", "round", b"round", "shared_parameters", b"shared_parameters", "task", b"task", "traceparent", b"traceparent", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -376,7 +382,9 @@ Global___ModelChunk: _TypeAlias = ModelChunk  # noqa: Y015
 
 @_typing.final
 class UpdateHeader(_message.Message):
-    """Describes one update. `payload` is an encoded update: see compression/codec.py."""
+    """Describes one update. `payload` is an encoded update, see compression/codec.py, or in a shared
+    round a sealed one, see security/shared_round/bundle.py.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

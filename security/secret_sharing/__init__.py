@@ -1,0 +1,1 @@
+"""Shamir and replicated secret sharing of vectors over Mersenne fields: pure functions."""

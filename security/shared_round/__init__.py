@@ -1,0 +1,1 @@
+"""What the parties of a shared round agree on, seal, sign and compute: pure, no I/O."""

@@ -1,0 +1,1 @@
+"""The share holder: one independent process of a committee that opens sums only."""
