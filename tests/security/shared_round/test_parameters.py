@@ -1,0 +1,156 @@
+"""The parameters of a shared round: ranges, bounds, bytes."""
+
+import hashlib
+import math
+from dataclasses import replace
+
+import pytest
+
+from protos.fedagg.v1 import shared_round_pb2 as pb
+from security.errors import MalformedMessageError, SharingError, WrongRoundParametersError
+from security.shared_round.parameter_rules import blame_bound, group_bound
+from security.shared_round.parameters import (
+    Checks,
+    Degraded,
+    RoundParameters,
+    ShareFormat,
+    plan_parameters,
+)
+from tests.security.shared_round.shared_vectors import parameters, plan
+
+P = 2**61 - 1
+
+
+def test_bytes_are_those_of_the_message_and_come_back() -> None:
+    params = parameters(staleness_weights=(4, 2, 1), degraded=Degraded.GROUPED)
+    message = pb.RoundParameters.FromString(params.to_bytes())
+    assert (message.version, message.task, message.dim) == (1, "digits", 300)
+    assert (message.format, message.checks) == (pb.SHAMIR_SEEDED, pb.DISTANCES)
+    assert list(message.staleness_weights) == [4, 2, 1]
+    assert RoundParameters.from_bytes(params.to_bytes()) == params
+    assert params.sha256 == hashlib.sha256(params.to_bytes()).digest()
+
+
+@pytest.mark.parametrize("tail", [b"\x00", b"\xfa\x01\x01a", b"\x08\x01"])
+def test_bytes_that_are_not_canonical_are_refused(tail: bytes) -> None:
+    data = parameters().to_bytes() + tail
+    with pytest.raises(MalformedMessageError):
+        RoundParameters.from_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("version", 2),
+        ("format", 0),
+        ("checks", 9),
+        ("threshold", 6),
+        ("dim", 0),
+        ("model_sha256", "AB" * 32),
+        ("field_bits", 31),
+        ("field_bits", 7),
+        ("sketch_dim", 1000),
+        ("wrap_tests", 15),
+        ("mask_scale", 2),
+        ("min_members", 1),
+        ("group_size", 1),
+        ("rule", ""),
+        ("fraction_bits", 31),
+        ("quorum", 2),
+    ],
+)
+def test_a_field_out_of_range_is_refused(name: str, value: object) -> None:
+    message = pb.RoundParameters.FromString(parameters().to_bytes())
+    setattr(message, name, value)
+    with pytest.raises(MalformedMessageError, match="parameters"):
+        RoundParameters.from_bytes(message.SerializeToString(deterministic=True))
+
+
+def test_products_need_enough_holders() -> None:
+    with pytest.raises(SharingError, match="2 threshold - 1=7"):
+        parameters(threshold=4, holders=6)
+    assert parameters(threshold=4, holders=6, checks=Checks.SUM_ONLY).holders == 6
+
+
+def test_a_rule_on_distances_needs_them() -> None:
+    with pytest.raises(SharingError, match="rule"):
+        parameters(checks=Checks.NORM, rule="multi-krum")
+
+
+def test_pairs_limit_the_members() -> None:
+    assert parameters(max_members=1_000).max_members == 1_000
+    with pytest.raises(SharingError, match="at most 1000"):
+        parameters(max_members=1_001)
+    assert parameters(max_members=10_000, checks=Checks.NORM).max_members == 10_000
+    with pytest.raises(SharingError, match="at most 10000"):
+        parameters(max_members=10_001, checks=Checks.NORM)
+
+
+def test_a_round_without_checks_takes_the_narrow_field_up_to_its_limit() -> None:
+    bound = 1048585  # 2^20 (1 + 2^-22) + sqrt(300) / 2, rounded up
+    most = (2**30 - 1) // bound
+    narrow = parameters(checks=Checks.SUM_ONLY, max_members=most)
+    wide = parameters(checks=Checks.SUM_ONLY, max_members=most + 1)
+    assert (narrow.norm_bound, narrow.field_bits, wide.field_bits) == (bound, 31, 61)
+    assert narrow.num_extras == 0
+
+
+def test_sums_that_could_wrap_or_not_decode_are_refused() -> None:
+    params = parameters(checks=Checks.SUM_ONLY, max_members=4, staleness_weights=(8,))
+    largest = (2**53 - 1) // 32
+    assert replace(params, field_bits=61, norm_bound=largest).norm_bound == largest
+    with pytest.raises(SharingError, match="wrap around"):
+        replace(params, field_bits=61, norm_bound=largest + 1)
+
+
+def test_the_wrap_test_s_bounds_are_sound_to_the_unit() -> None:
+    params = parameters()
+    # 300 elements in 1024 buckets: the sketch is exact, and the sign term has no error in it.
+    blame = 5.5 + 6.5 * 12 * math.sqrt(1 + 40 / 32)
+    group = 5.5 * math.sqrt(32) + 7 * 12
+    largest = math.floor(math.sqrt(P) / 11 / max(blame, group))
+    assert replace(params, norm_bound=largest).norm_bound == largest
+    with pytest.raises(SharingError, match="to be sound"):
+        replace(params, norm_bound=largest + 1)
+
+
+@pytest.mark.parametrize(
+    ("clip_norm", "members", "chosen"),
+    [(1.0, 100, (32, 12)), (1.5, 100, (32, 6)), (2.6, 100, (16, 3)), (1.0, 8, (8, 6))],
+)
+def test_a_plan_lowers_masks_and_groups_until_the_test_is_sound(
+    clip_norm: float, members: int, chosen: tuple[int, int]
+) -> None:
+    params = parameters(clip_norm=clip_norm, max_members=members, dim=100_000)
+    assert (params.wrap_group, params.mask_scale) == chosen
+    assert group_bound(params, params.wrap_group) <= math.sqrt(P) / 11
+    assert blame_bound(params) <= math.sqrt(P) / 11
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, 5.0, math.inf, math.nan])
+def test_a_plan_without_sound_numbers_is_refused(clip_norm: float) -> None:
+    with pytest.raises(SharingError, match="clip_norm"):
+        plan_parameters(plan(clip_norm=clip_norm))
+
+
+def test_staleness_is_weighted_or_refused() -> None:
+    params = parameters(staleness_weights=(8, 4, 2))
+    assert [params.staleness_weight(version) for version in (7, 6, 5)] == [8, 4, 2]
+    for version in (8, 4, 0):
+        with pytest.raises(WrongRoundParametersError, match=r"5\.\.7"):
+            params.staleness_weight(version)
+
+
+def test_sizes_follow_the_format() -> None:
+    seeded = parameters()
+    replicated = parameters(format=ShareFormat.CNF_SEEDED)
+    bits = (seeded.norm_bound**2).bit_length()
+    assert (seeded.num_extras, replicated.num_extras) == (bits + 81, bits + 80)
+    assert [seeded.has_body(j) for j in range(1, 6)] == [False, False, True, True, True]
+    assert [replicated.has_body(j) for j in range(1, 6)] == [True, True, True, False, False]
+    assert (seeded.num_bodies, replicated.num_bodies) == (3, 1)
+    assert seeded.body_bytes(2) == seeded.length * 8 + 16
+    with pytest.raises(SharingError):
+        seeded.body_bytes(3)
+    narrow = parameters(checks=Checks.SUM_ONLY, dim=262_145)
+    assert narrow.body_bytes(0) == 262_145 * 4 + 32

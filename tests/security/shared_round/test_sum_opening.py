@@ -1,0 +1,93 @@
+"""Opening sums: exact, with liars named or at least noticed."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from security.errors import InconsistentSharesError, SharingError, TooFewSharesError
+from security.secret_sharing.field import Words
+from security.secret_sharing.fixed_point import centered
+from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.sum_opening import open_sums
+from tests.security.shared_round.shared_vectors import (
+    Committee,
+    device_vector,
+    parameters,
+    update,
+)
+
+SUMS = [(0, 2, 4), (1, 3)]
+
+
+def summed(params: RoundParameters) -> tuple[dict[int, list[Words]], list[np.ndarray]]:
+    rng = np.random.default_rng(2)
+    updates = [update(params, rng) for _ in range(5)]
+    group = Committee.of(
+        params, [device_vector(params, words, i) for i, words in enumerate(updates)]
+    )
+    plain = [centered(words, params.field) for words in updates]
+    return group.sums(SUMS), [np.sum([plain[i] for i in members], axis=0) for members in SUMS]
+
+
+@pytest.mark.parametrize("checks", [Checks.SUM_ONLY, Checks.NORM])
+@pytest.mark.parametrize("format_", list(ShareFormat))
+def test_any_t_holders_open_the_exact_integers(format_: ShareFormat, checks: Checks) -> None:
+    params = parameters(format=format_, checks=checks)
+    assert params.field_bits == (31 if checks is Checks.SUM_ONLY else 61)
+    shares, expected = summed(params)
+    for count in (3, 4, 5):
+        for holders in combinations(range(1, 6), count):
+            opened = open_sums(params, {j: shares[j] for j in holders}, weights=[3, 2])
+            assert all(map(np.array_equal, opened.sums, expected))
+            assert opened.liars == ()
+
+
+@pytest.mark.parametrize("scheme", [(2, 5), (3, 5), (3, 7)])
+def test_a_lying_holder_is_named_and_changes_nothing(scheme: tuple[int, int]) -> None:
+    params = parameters(threshold=scheme[0], holders=scheme[1])
+    shares, expected = summed(params)
+    shares[2][1] = shares[2][1] ^ np.uint64(1)
+    opened = open_sums(params, shares, weights=[3, 2])
+    assert opened.liars == (2,)
+    assert all(map(np.array_equal, opened.sums, expected))
+
+
+def test_with_one_share_to_spare_a_lie_is_noticed() -> None:
+    params = parameters()
+    shares, _ = summed(params)
+    shares[2][0] = shares[2][0] ^ np.uint64(1)
+    with pytest.raises(InconsistentSharesError):
+        open_sums(params, {j: shares[j] for j in (1, 2, 3, 4)}, weights=[3, 2])
+
+
+def test_with_t_shares_a_lie_shows_in_the_norm() -> None:
+    params = parameters(format=ShareFormat.CNF_SEEDED)
+    shares, _ = summed(params)
+    shares[2][0] = shares[2][0] ^ np.uint64(1)
+    with pytest.raises(InconsistentSharesError, match="sum 0 has norm"):
+        open_sums(params, {j: shares[j] for j in (1, 2, 3)}, weights=[3, 2])
+
+
+def test_fewer_than_t_holders_open_nothing() -> None:
+    params = parameters()
+    shares, _ = summed(params)
+    with pytest.raises(TooFewSharesError, match="threshold=3"):
+        open_sums(params, {j: shares[j] for j in (1, 2)}, weights=[3, 2])
+
+
+def test_sums_of_another_number_or_length_are_refused() -> None:
+    params = parameters()
+    shares, _ = summed(params)
+    with pytest.raises(SharingError, match="must be 1 of 300 words"):
+        open_sums(params, shares, weights=[3])
+    shares[1][0] = shares[1][0][:-1]
+    with pytest.raises(SharingError, match="holder 1"):
+        open_sums(params, shares, weights=[3, 2])
+
+
+def test_a_sum_at_its_bound_is_plausible_and_above_it_is_not() -> None:
+    params = parameters(checks=Checks.SUM_ONLY)
+    shares, _ = summed(params)
+    with pytest.raises(InconsistentSharesError, match="more than its members"):
+        open_sums(params, shares, weights=[1, 1])
