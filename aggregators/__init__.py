@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aggregators.config import AggregatorConfig
     from aggregators.errors import AggregationError
     from aggregators.integrated import IntegratedConfig, IntegratedFederatedAggregator
+    from aggregators.secure import SecureAggregator
 
 __all__ = [
     "Aggregate",
@@ -25,6 +26,7 @@ __all__ = [
     "GradientAggregator",
     "IntegratedConfig",
     "IntegratedFederatedAggregator",
+    "SecureAggregator",
     "ServerKnowledge",
     "SparseUpdate",
     "Update",
@@ -40,6 +42,7 @@ _HOMES: Final = {
     "GradientAggregator": "aggregators.base",
     "IntegratedConfig": "aggregators.integrated",
     "IntegratedFederatedAggregator": "aggregators.integrated",
+    "SecureAggregator": "aggregators.secure",
     "ServerKnowledge": "aggregators.base",
     "SparseUpdate": "aggregators.compressed",
     "Update": "aggregators.base",
