@@ -12,6 +12,7 @@ import typer
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
 from cli.signals import terminate_as_interrupt
+from simulation.attacks import SHARED_ATTACKS
 from simulation.device_fleet import DeviceSpec, device_fleet
 from simulation.event_log import read_events
 from simulation.scenarios import Scenario
@@ -69,6 +70,16 @@ def device(  # each is an option
     private_key: Annotated[
         Path | None, typer.Option("--private-key", help="Key of the certificate (PEM).")
     ] = None,
+    committee: Annotated[
+        Path | None,
+        typer.Option("--committee", help="Share holders of a shared task (JSON)."),
+    ] = None,
+    identity_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--identity-dir", help="Certificates and keys of all devices: ID.pem and ID-key.pem."
+        ),
+    ] = None,
     output_format: FormatOption = OutputFormat.TEXT,
 ) -> None:
     """Run simulated devices until their task is finished, --max-rounds or SIGTERM."""
@@ -78,6 +89,12 @@ def device(  # each is an option
             raise CliError(msg, exit_code=ExitCode.USAGE)
         if certificate is not None and count > 1:
             msg = "--certificate names one device: it needs --count 1"
+            raise CliError(msg, exit_code=ExitCode.USAGE)
+        if committee is not None and certificate is None and identity_dir is None:
+            msg = "--committee needs --identity-dir, or --certificate and --private-key"
+            raise CliError(msg, exit_code=ExitCode.USAGE)
+        if attack in SHARED_ATTACKS and committee is None:
+            msg = f"--attack {attack} is one on shares: it needs --committee"
             raise CliError(msg, exit_code=ExitCode.USAGE)
         if log_dir is None:
             log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedagg-")))
@@ -103,6 +120,8 @@ def device(  # each is an option
                 root_ca=root_ca,
                 certificate=certificate,
                 private_key=private_key,
+                committee=committee,
+                identity_dir=identity_dir,
             )
             for index in range(device_index, device_index + count)
         ]

@@ -6,25 +6,28 @@
     MobileClient(config, trainer).run_forever()
 
 PyTorch models train with `client.torch_trainer.TorchTrainer`; Flower's `NumPyClient` runs
-unmodified in a `FlowerClientAdapter`. Everything else implements `Trainer`.
+unmodified in a `FlowerClientAdapter`. Everything else implements `Trainer`. With
+`ClientConfig.sharing` set, updates are sealed to share holders, so that the server cannot read one.
 """
 
 from client.config import ClientConfig, TlsFiles
 from client.connection import ServerPool
-from client.errors import ErrorReason, FedaggError, RefusedError
+from client.errors import ClientConfigError, ErrorReason, FedaggError, RefusedError
 from client.flower import FlowerClientAdapter
 from client.hooks import ClientEvent, ClientHooks, EventKind
-from client.messages import Assignment, DeviceState, Receipt, Submission
+from client.messages import Assignment, DeviceState, Receipt, SealedPayload, Submission
 from client.mobile_client import MobileClient
 from client.outcome import Outcome, RoundMetrics, RoundOutcome
 from client.retry import RetryPolicy
 from client.runtime import Runtime
+from client.sharing_config import RequiredChecks, SharingConfig
 from client.trainer import Evaluation, Evaluator, Plan, Trainer, TrainingResult, Weights
 from client.transport import FederationTransport
 
 __all__ = [
     "Assignment",
     "ClientConfig",
+    "ClientConfigError",
     "ClientEvent",
     "ClientHooks",
     "DeviceState",
@@ -40,11 +43,14 @@ __all__ = [
     "Plan",
     "Receipt",
     "RefusedError",
+    "RequiredChecks",
     "RetryPolicy",
     "RoundMetrics",
     "RoundOutcome",
     "Runtime",
+    "SealedPayload",
     "ServerPool",
+    "SharingConfig",
     "Submission",
     "TlsFiles",
     "Trainer",

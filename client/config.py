@@ -8,6 +8,7 @@ from typing import Final
 
 from client.errors import ClientConfigError
 from client.retry import RetryPolicy
+from client.sharing_config import SharingConfig
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -62,6 +63,7 @@ class ClientConfig:
         progress_interval_s: while training, ask this often whether the round still waits; None:
             never ask.
         retry: backoff of every call.
+        sharing: how updates are sealed to share holders; None: shared rounds are refused.
     """
 
     servers: tuple[str, ...]
@@ -78,6 +80,7 @@ class ClientConfig:
     deadline_margin_s: float = 0.5
     progress_interval_s: float | None = 30.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    sharing: SharingConfig | None = None
 
     def __post_init__(self) -> None:
         self._check_identity()
@@ -105,6 +108,9 @@ class ClientConfig:
             raise ClientConfigError("insecure=True and tls contradict each other")
         if not self.insecure and not self.tls:
             raise ClientConfigError("tls is missing; insecure=True sends everything in plain text")
+        has_identity = self.tls is not None and self.tls.certificate is not None
+        if self.sharing and self.sharing.certificate is None and not has_identity:
+            raise ClientConfigError("sharing needs a certificate: its own, or the one of tls")
 
     def _check_limits(self) -> None:
         ranges = (

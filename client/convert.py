@@ -132,7 +132,9 @@ def update_header(submission: Submission, *, offset: int = 0) -> federation_pb2.
 
 
 def inline_update(submission: Submission) -> federation_pb2.InlineUpdate:
-    return federation_pb2.InlineUpdate(header=update_header(submission), payload=submission.payload)
+    return federation_pb2.InlineUpdate(
+        header=update_header(submission), payload=submission.payload[:]
+    )
 
 
 def upload_status_request(submission: Submission) -> federation_pb2.GetUploadStatusRequest:
@@ -217,6 +219,7 @@ def _assignment(message: federation_pb2.Assignment) -> Assignment:
         max_update_bytes=message.max_update_bytes,
         plan=_plan(message.plan, message.round),
         traceparent=message.traceparent,
+        shared_parameters=message.shared_parameters,
     )
 
 

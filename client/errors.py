@@ -54,6 +54,23 @@ class ErrorReason(Enum):
     OVERLOADED = 60
     STORE_UNAVAILABLE = 61
     INTERNAL_ERROR = 70
+    BAD_HEADER_SIGNATURE = 80
+    WRONG_ROUND_PARAMETERS = 81
+    WRONG_HOLDER = 82
+    SEAL_BROKEN = 83
+    OUT_OF_RANGE_WORD = 84
+    COMMITMENT_MISMATCH = 85
+    BAD_STATEMENT = 86
+    EVIDENCE_INSUFFICIENT = 87
+    WEAKER_THAN_POLICY = 90
+    NOT_FROZEN = 91
+    SHARE_MISSING = 92
+    ROUND_PURGED = 93
+    KEYS_MISSING = 94
+    PARAMETERS_CONFLICT = 100
+    SHARE_CONFLICT = 101
+    SET_CONFLICT = 102
+    SUM_CONFLICT = 103
 
 
 class FedaggError(Exception):
@@ -176,4 +193,21 @@ ERROR_CLASSES: Final[dict[ErrorReason, type[RefusedError]]] = {
     ErrorReason.OVERLOADED: ServiceUnavailableError,
     ErrorReason.STORE_UNAVAILABLE: ServiceUnavailableError,
     ErrorReason.INTERNAL_ERROR: ServerInternalError,
+    ErrorReason.BAD_HEADER_SIGNATURE: InvalidUpdateError,
+    ErrorReason.WRONG_ROUND_PARAMETERS: InvalidUpdateError,
+    ErrorReason.WRONG_HOLDER: InvalidUpdateError,
+    ErrorReason.SEAL_BROKEN: InvalidUpdateError,
+    ErrorReason.OUT_OF_RANGE_WORD: InvalidUpdateError,
+    ErrorReason.COMMITMENT_MISMATCH: InvalidUpdateError,
+    ErrorReason.BAD_STATEMENT: InvalidRequestError,
+    ErrorReason.EVIDENCE_INSUFFICIENT: InvalidRequestError,
+    ErrorReason.WEAKER_THAN_POLICY: PreconditionError,
+    ErrorReason.NOT_FROZEN: PreconditionError,
+    ErrorReason.SHARE_MISSING: PreconditionError,
+    ErrorReason.ROUND_PURGED: PreconditionError,
+    ErrorReason.KEYS_MISSING: PreconditionError,
+    ErrorReason.PARAMETERS_CONFLICT: ConflictError,
+    ErrorReason.SHARE_CONFLICT: ConflictError,
+    ErrorReason.SET_CONFLICT: ConflictError,
+    ErrorReason.SUM_CONFLICT: ConflictError,
 }

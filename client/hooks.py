@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from client.messages import Assignment, DeviceState, Receipt
 from client.outcome import RoundOutcome
 from client.retry import Retry
+from client.round_encoding import RoundSealer
 
 UpdateTransform = Callable[[NDArray[np.float32], Assignment], NDArray[np.float32]]
 
@@ -20,8 +21,10 @@ class EventKind(Enum):
     ASSIGNED = "assigned"  # `assignment` is set.
     MODEL_READY = "model-ready"
     TRAINED = "trained"
+    REUSED = "reused"  # In place of the two above: an update kept from an earlier round is sent.
     SUBMITTING = "submitting"  # `submission_id` is set; the first byte leaves next.
     ACCEPTED = "accepted"  # `receipt` is set; the update counts.
+    KEPT = "kept"  # It missed the round and is offered to the next that takes stale ones.
     RETRYING = "retrying"  # `retry` is set.
     ENDED = "ended"  # `outcome` is set.
 
@@ -49,10 +52,14 @@ class ClientHooks:
     Attributes:
         device_state: asked before every offer.
         update_transform: replaces the clipped update, (d,) float32, before it is encoded;
-            called in a worker thread. Its result is sent unchecked but for shape and dtype.
+            called in a worker thread. Its result is sent unchecked but for shape and dtype; in
+            a shared round it is clipped again, as shares of a longer one would not pass.
+        sealer: seals the updates of shared rounds, in a worker thread; None: as the
+            configuration's `sharing` says.
         on_event: called on the event loop; must not block.
     """
 
     device_state: Callable[[], DeviceState] = DeviceState
     update_transform: UpdateTransform | None = None
+    sealer: RoundSealer | None = None
     on_event: Callable[[ClientEvent], None] = _ignore

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 import xxhash
 
@@ -49,6 +50,7 @@ class Assignment:
         dim: elements of an update.
         max_update_bytes: largest payload the round accepts.
         traceparent: W3C trace context of the round; empty: tracing is off.
+        shared_parameters: what a shared round fixes, serialized; empty: a plain round.
     """
 
     task: str
@@ -61,6 +63,7 @@ class Assignment:
     max_update_bytes: int
     plan: Plan
     traceparent: str = ""
+    shared_parameters: bytes = field(default=b"", repr=False)
 
 
 class RetryLaterReason(Enum):
@@ -93,6 +96,19 @@ class ModelRequest:
     total_bytes: int
 
 
+class SealedPayload(Protocol):
+    """A payload that is made piece by piece while it is sent, the same bytes every time."""
+
+    @property
+    def digest(self) -> bytes:
+        """XXH3-128 of all bytes, big-endian, 16 bytes."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """One encoded update. `submission_id` stays the same however often it is sent."""
@@ -103,13 +119,15 @@ class Submission:
     submission_id: str
     model_version: int
     num_samples: int
-    payload: bytes = field(repr=False)
+    payload: bytes | SealedPayload = field(repr=False)
     loss_before: float | None = None
     loss_after: float | None = None
     payload_digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "payload_digest", xxhash.xxh3_128_digest(self.payload))
+        payload = self.payload
+        digest = xxhash.xxh3_128_digest(payload) if isinstance(payload, bytes) else payload.digest
+        object.__setattr__(self, "payload_digest", digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

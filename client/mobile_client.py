@@ -8,13 +8,15 @@ from opentelemetry.trace import Status, StatusCode
 
 from client.config import ClientConfig
 from client.connection import ServerPool
+from client.device import Device
 from client.errors import AuthenticationError, FedaggError, InvalidRequestError, NotFoundError
 from client.hooks import ClientEvent, ClientHooks, EventKind
 from client.messages import Assignment, Offer, RetryLater, RetryLaterReason
 from client.outcome import OUTCOME_OF_ANSWER, Outcome, RoundOutcome, outcome_of_error
-from client.participation import Device, Participation
+from client.participation import Participation
 from client.retry import Retry
 from client.runtime import Runtime
+from client.sharing_loader import load_sealer
 from client.tracing import context_of, tracer
 from client.trainer import Trainer
 from client.transport import FederationTransport
@@ -46,6 +48,10 @@ class MobileClient:
             runtime: clock, sleep, randomness, tracing; None: the real ones.
             pool: connections shared with other clients of this event loop, closed by their
                 owner; None: its own.
+
+        Raises:
+            ClientConfigError: if `config.sharing` cannot be used: a file is missing or is not
+                what it should be, or the extra `fedagg[shared]` is not installed.
         """
         runtime = runtime or Runtime()
         self._config = config
@@ -61,6 +67,7 @@ class MobileClient:
             runtime=runtime,
             hooks=self._hooks,
             tracer=tracer(runtime.tracer_provider),
+            sealer=self._hooks.sealer or (load_sealer(config) if config.sharing else None),
         )
 
     async def __aenter__(self) -> Self:
@@ -185,7 +192,7 @@ class MobileClient:
         return RoundOutcome(
             outcome=outcome,
             round=assignment.round,
-            model_version=assignment.model_version,
+            model_version=participation.model_version,
             submission_id=participation.submission_id,
             receipt=receipt,
             metrics=participation.metrics,

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Final
 
 from client.errors import (
+    ErrorReason,
     FedaggError,
     RefusedError,
     RoundClosedError,
@@ -26,7 +27,7 @@ class Outcome(Enum):
     ROUND_CLOSED = "round-closed"  # The round took its last update before this one.
     DEADLINE_MISSED = "deadline-missed"  # The device saw that it would be too late.
     REFUSED = "refused"  # The server does not take this update.
-    FAILED = "failed"  # Training failed, or the model was not the announced one.
+    FAILED = "failed"  # Training failed, or what was announced is not what the device accepts.
     UNREACHABLE = "unreachable"  # No answer, or a busy server, until the retries were used up.
 
 
@@ -47,6 +48,8 @@ def outcome_of_error(error: FedaggError) -> Outcome:
             return Outcome.DEADLINE_MISSED
         case TransportError() | ServiceUnavailableError():
             return Outcome.UNREACHABLE
+        case RefusedError(reason=ErrorReason.WEAKER_THAN_POLICY):
+            return Outcome.FAILED  # the device's own no: the server would have taken its update
         case RefusedError():
             return Outcome.REFUSED
         case _:
@@ -65,6 +68,8 @@ class RoundMetrics:
         fetch_s: seconds until the model was there; 0 when it was cached.
         train_s: seconds of training.
         submit_s: seconds from the first byte sent to the receipt.
+        staleness: model versions by which the submitted update was behind its round; above 0
+            where it had missed an earlier round and was kept.
     """
 
     num_samples: int | None = None
@@ -74,6 +79,7 @@ class RoundMetrics:
     fetch_s: float | None = None
     train_s: float | None = None
     submit_s: float | None = None
+    staleness: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,58 +2,53 @@
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from opentelemetry.trace import Tracer
 
-from client.config import ClientConfig
-from client.deadline import LinkEstimate, RoundDeadline
+from client.deadline import RoundDeadline
+from client.device import Device
 from client.errors import (
     ErrorReason,
     FedaggError,
     InvalidUpdateError,
+    RefusedError,
     RoundClosedError,
     RoundDeadlineError,
     TrainingError,
 )
-from client.hooks import ClientEvent, ClientHooks, EventKind
-from client.local_update import LocalUpdate, encode_update, local_update
-from client.messages import Assignment, ModelRequest, Progress, Receipt, Stage, Submission
-from client.model_cache import ModelCache, ReceivedModel
+from client.hooks import ClientEvent, EventKind
+from client.late_update import LateUpdate
+from client.local_update import LocalUpdate, local_update
+from client.messages import Assignment, ModelRequest, Receipt, Stage, Submission
+from client.model_cache import ReceivedModel
 from client.outcome import RoundMetrics
-from client.runtime import Runtime
-from client.trainer import Trainer, TrainingResult
-from client.transport import FederationTransport
-from compression.codec import dense_payload_bytes
+from client.round_encoding import PlainEncoding, RoundEncoding, encoding_of
+from client.training import WatchedTraining
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """What stays the same from round to round."""
-
-    config: ClientConfig
-    trainer: Trainer
-    transport: FederationTransport
-    runtime: Runtime
-    hooks: ClientHooks
-    tracer: Tracer
-    cache: ModelCache = field(default_factory=ModelCache)
-    link: LinkEstimate = field(default_factory=LinkEstimate)
+# The protocol's least; every update of a shared round weighs the same.
+_UNTOLD_NUM_SAMPLES: Final = 1
 
 
 class Participation:
-    """Runs one assignment once. `metrics` and `receipt` tell how far it came, also on errors."""
+    """Runs one assignment once. The attributes tell how far it came, also on errors.
+
+    Attributes:
+        submission_id: id under which the update is sent.
+        model_version: version that the update was, or would have been, trained from.
+        metrics: what was measured on the way.
+    """
 
     def __init__(self, device: Device, assignment: Assignment) -> None:
         self.submission_id = device.runtime.new_id()
+        self.model_version = assignment.model_version
         self.metrics = RoundMetrics()
         self._device = device
         self._assignment = assignment
-        self._payload_bytes = dense_payload_bytes(assignment.dim)
+        self._encoding: RoundEncoding = PlainEncoding(assignment)
+        self._is_sending = False
         self._deadline = RoundDeadline(
             device.runtime.clock,
             ttl_s=assignment.ttl_s,
@@ -66,19 +61,23 @@ class Participation:
         Raises:
             FedaggError: whatever ended the participation.
         """
-        self._check_update_fits()
+        self._encoding = encoding_of(self._assignment, self._device.sealer)
+        self._check_update_fits(self._encoding.payload_bytes)
+        late = self._device.late.take(self._assignment, self._encoding)
+        if late is not None:
+            return await self._submit_late(late)
         model = await self._fetch()
         self._emit(EventKind.MODEL_READY)
         update = await self._train(model)
         self._emit(EventKind.TRAINED)
-        return await self._submit(update)
+        return await self._submit_or_keep(update)
 
-    def _check_update_fits(self) -> None:
+    def _check_update_fits(self, payload_bytes: int) -> None:
         limit = self._assignment.max_update_bytes
-        if self._payload_bytes > limit:
+        if payload_bytes > limit:
             raise InvalidUpdateError(
                 ErrorReason.UPDATE_TOO_LARGE,
-                f"an update of {self._payload_bytes} bytes exceeds max_update_bytes={limit}",
+                f"an update of {payload_bytes} bytes exceeds max_update_bytes={limit}",
             )
 
     async def _fetch(self) -> ReceivedModel:
@@ -112,102 +111,111 @@ class Participation:
         with device.tracer.start_as_current_span("device.train") as span:
             self._check_time(self._upload_s())
             started = device.runtime.clock()
-            result = await self._run_trainer(model)
+            training = WatchedTraining(
+                device, assignment, self._deadline, is_useful_late=self._encoding.takes_stale
+            )
+            # Training has to end while the last step, the encoding and the upload still fit.
+            result = await training.run(
+                model, reserve_s=2 * self._upload_s() + device.config.deadline_margin_s
+            )
+            closed = RoundClosedError(ErrorReason.ROUND_CLOSED, "the round closed during training")
+            if training.is_round_closed and not self._encoding.takes_stale:
+                raise closed
             update = await asyncio.to_thread(
                 local_update, model, result, clipping_norm=assignment.plan.clipping_norm
             )
-            self.metrics = replace(
-                self.metrics,
-                num_samples=update.num_samples,
-                loss_before=update.loss_before,
-                loss_after=update.loss_after,
-                update_norm=update.norm,
-                train_s=device.runtime.clock() - started,
-            )
+            self._measured(update)
+            self.metrics = replace(self.metrics, train_s=device.runtime.clock() - started)
             span.set_attribute("fedagg.num_samples", update.num_samples)
+            if training.is_round_closed:
+                self._keep(update)
+                raise closed
             return update
 
-    async def _run_trainer(self, model: ReceivedModel) -> TrainingResult:
-        stop, round_closed = threading.Event(), asyncio.Event()
-        # Training has to end while the last step, the encoding and the upload still fit.
-        reserve_s = 2 * self._upload_s() + self._device.config.deadline_margin_s
+    def _measured(self, update: LocalUpdate) -> None:
+        self.metrics = replace(
+            self.metrics,
+            num_samples=update.num_samples,
+            loss_before=update.loss_before,
+            loss_after=update.loss_after,
+            update_norm=update.norm,
+        )
 
-        def should_stop() -> bool:
-            return stop.is_set() or not self._deadline.leaves(reserve_s)
+    async def _submit_late(self, late: LateUpdate) -> Receipt:
+        self.model_version = late.model_version
+        self._measured(late.update)
+        self._emit(EventKind.REUSED)
+        return await self._submit_or_keep(late.update)
 
-        with self._watching(stop, round_closed):
-            try:
-                result = await asyncio.to_thread(
-                    self._device.trainer.train, model.tensors, self._assignment.plan, should_stop
-                )
-            # The application's code may raise anything, and none of it may end the client.
-            except Exception as error:
-                raise TrainingError(
-                    f"the trainer raised {type(error).__name__}: {error}"
-                ) from error
-            finally:
-                # A cancelled client leaves no training behind it.
-                stop.set()
-        if round_closed.is_set():
-            raise RoundClosedError(ErrorReason.ROUND_CLOSED, "the round closed during training")
-        return result
-
-    @contextlib.contextmanager
-    def _watching(self, stop: threading.Event, round_closed: asyncio.Event) -> Iterator[None]:
-        interval_s = self._device.config.progress_interval_s
-        if interval_s is None:
-            yield
-            return
-        watcher = asyncio.create_task(self._watch(interval_s, stop, round_closed))
+    async def _submit_or_keep(self, update: LocalUpdate) -> Receipt:
         try:
-            yield
-        finally:
-            watcher.cancel()
+            return await self._submit(update)
+        except RoundDeadlineError:
+            # Once bytes have left, the server may hold the update although no answer came.
+            if not self._is_sending:
+                self._keep(update)
+            raise
+        except RefusedError as error:
+            # A kept update whose version is refused would be refused for ever.
+            is_fresh = self.model_version == self._assignment.model_version
+            if error.reason is ErrorReason.ROUND_CLOSED or (
+                error.reason is ErrorReason.WRONG_MODEL_VERSION and is_fresh
+            ):
+                self._keep(update)
+            raise
 
-    async def _watch(
-        self, interval_s: float, stop: threading.Event, round_closed: asyncio.Event
-    ) -> None:
-        while True:
-            await self._device.runtime.sleep(interval_s)
-            try:
-                status = await self._device.transport.report_progress(
-                    self._progress(Stage.TRAINING)
-                )
-            except FedaggError:
-                continue  # A report is a courtesy: the submission will meet the same trouble.
-            if not status.is_open:
-                round_closed.set()
-                stop.set()
-                return
-            self._deadline.renew(status.ttl_s)
+    def _keep(self, update: LocalUpdate) -> None:
+        """Hold the update for a later round where the task has rounds that take stale ones."""
+        if not self._encoding.takes_stale:
+            return
+        assignment = self._assignment
+        self._device.late.put(
+            LateUpdate(
+                task=assignment.task,
+                round=assignment.round,
+                model_version=self.model_version,
+                update=update,
+            )
+        )
+        self._emit(EventKind.KEPT)
 
     async def _submit(self, update: LocalUpdate) -> Receipt:
         device = self._device
         with device.tracer.start_as_current_span("device.submit") as span:
             self._check_time(self._upload_s())
+            # One submission for all attempts: each of them sends the same bytes.
             submission = await asyncio.to_thread(self._submission, update)
+            self._check_update_fits(len(submission.payload))
             self._emit(EventKind.SUBMITTING)
+            self._is_sending = True
             started = device.runtime.clock()
             receipt = await device.transport.submit(submission, deadline_at=self._deadline.at)
             elapsed = device.runtime.clock() - started
             device.link.record(len(submission.payload), elapsed)
-            self.metrics = replace(self.metrics, submit_s=elapsed)
+            self.metrics = replace(
+                self.metrics,
+                submit_s=elapsed,
+                staleness=self._assignment.model_version - self.model_version,
+            )
             span.set_attribute("fedagg.submission_id", self.submission_id)
             self._emit(EventKind.ACCEPTED, receipt)
             return receipt
 
     def _submission(self, update: LocalUpdate) -> Submission:
         assignment = self._assignment
+        told = update if self._encoding.tells_training else None
         return Submission(
             task=assignment.task,
             round=assignment.round,
             device_id=self._device.config.device_id,
             submission_id=self.submission_id,
-            model_version=assignment.model_version,
-            num_samples=update.num_samples,
-            payload=encode_update(self._transformed(update.vector), dim=assignment.dim),
-            loss_before=update.loss_before,
-            loss_after=update.loss_after,
+            model_version=self.model_version,
+            num_samples=told.num_samples if told else _UNTOLD_NUM_SAMPLES,
+            payload=self._encoding.encode(
+                self._transformed(update.vector), model_version=self.model_version
+            ),
+            loss_before=told.loss_before if told else None,
+            loss_after=told.loss_after if told else None,
         )
 
     def _transformed(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -223,18 +231,12 @@ class Participation:
     async def report_failure(self) -> None:
         """Tell the server that this device gives up; never raises."""
         with contextlib.suppress(FedaggError):
-            await self._device.transport.report_progress(self._progress(Stage.FAILED))
-
-    def _progress(self, stage: Stage) -> Progress:
-        return Progress(
-            task=self._assignment.task,
-            round=self._assignment.round,
-            device_id=self._device.config.device_id,
-            stage=stage,
-        )
+            await self._device.transport.report_progress(
+                self._device.progress(self._assignment, Stage.FAILED)
+            )
 
     def _upload_s(self) -> float:
-        return self._device.link.seconds_for(self._payload_bytes)
+        return self._device.link.seconds_for(self._encoding.payload_bytes)
 
     def _check_time(self, needed_s: float) -> None:
         if not self._deadline.leaves(needed_s):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # FederationAsyncStub exists in the stubs only
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from client.convert import receipt, update_header, upload_status, upload_status_request
@@ -72,7 +73,11 @@ class ChunkedUpload:
         yield SubmitUpdateRequest(header=update_header(self._submission, offset=self.stored_bytes))
         for start in range(self.stored_bytes, len(payload), self._chunk_bytes):
             guard.moved()
-            data = payload[start : start + self._chunk_bytes]
+            part = slice(start, start + self._chunk_bytes)
+            if isinstance(payload, bytes):
+                data = payload[part]
+            else:  # making it costs milliseconds, which the event loop does not have
+                data = await asyncio.to_thread(payload.__getitem__, part)
             self.sent_bytes += len(data)
             yield SubmitUpdateRequest(data=data)
         guard.moved()

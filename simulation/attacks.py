@@ -2,7 +2,8 @@
 
 Each attack needs only what one device knows. The names are stable: scenarios and reports use
 them. In the formulas u is the honest update, s the scale and rms(u) = ||u|| / sqrt(d), so every
-attack but `zero` sends an update of norm s * ||u|| at scale s (`gaussian`: in expectation).
+attack but `zero` sends an update of norm s * ||u|| at scale s (`gaussian`: in expectation). In a
+shared round the device's client clips what comes out: a longer update would be found out.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,9 @@ Vector = NDArray[np.float32]
 Attack = Callable[[Vector, np.random.Generator, float], Vector]
 
 LABEL_FLIP: Final = "label-flip"
+
+SHARED_ATTACKS: Final = frozenset({"inconsistent-shares", "over-norm", "wrap-half", "wrap-spread"})
+"""Attacks on the shares of an update, not on the update; see `simulation.shared_attacks`."""
 
 
 def attack_named(name: str) -> Attack:
@@ -77,4 +81,6 @@ ATTACKS: Final[dict[str, Attack]] = {
     "same-value": _send_same_value,
     # The lie is in the labels the device trained on; what it learned it sends as it is.
     LABEL_FLIP: _send_honestly,
+    # The lie is in the shares.
+    **dict.fromkeys(SHARED_ATTACKS, _send_honestly),
 }

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -19,14 +20,17 @@ from client import (
     RefusedError,
     RetryPolicy,
     RoundOutcome,
+    SharingConfig,
     TlsFiles,
 )
 from client.torch_trainer import TorchTrainer
-from simulation.attacks import Vector
+from simulation.attacks import SHARED_ATTACKS, Vector
 from simulation.device_fleet import DeviceSpec
 from simulation.event_log import EventLog
+from simulation.identities import identity_files
 from simulation.models import build_model
-from simulation.scenarios import local_data, poisoned, trainer_seed
+from simulation.scenarios import attack_generator, local_data, poisoned, trainer_seed
+from simulation.shared_attacks import AttackingSealer
 
 # A simulated device is mains-powered and in no hurry to save its radio: it looks again for a
 # restarting server every second or two, and never gives up within a round.
@@ -48,24 +52,25 @@ async def run_device(spec: DeviceSpec) -> bool:
     """Run one device until its task is finished; cancelling it stops it in order.
 
     Returns:
-        False if the server can never accept the device; its log says why.
+        False if the server can never accept the device, or its files cannot be used; its log
+        says why.
 
     Raises:
         DatasetError, PartitionError: if it has no data.
     """
     with EventLog(spec.log_path, spec.device_id) as log:
         recorder = _Recorder(log)
-        async with MobileClient(
-            _client_config(spec), _trainer(spec), hooks=_hooks(spec, recorder)
-        ) as client:
-            try:
+        try:
+            async with MobileClient(
+                _client_config(spec), _trainer(spec), hooks=_hooks(spec, recorder)
+            ) as client:
                 await client.run(spec.max_rounds)
-            except asyncio.CancelledError:
-                recorder.end("stopped")
-                raise
-            except FedaggError as error:
-                log.write("failed", error=str(error))
-                return False
+        except asyncio.CancelledError:
+            recorder.end("stopped")
+            raise
+        except FedaggError as error:
+            log.write("failed", error=str(error))
+            return False
         recorder.end("finished")
         return True
 
@@ -80,10 +85,13 @@ async def _run_until_terminated(specs: Sequence[DeviceSpec]) -> list[bool]:
 
 
 def _client_config(spec: DeviceSpec) -> ClientConfig:
-    tls = None
+    certificate, private_key = _identity(spec)
+    tls = sharing = None
     if spec.root_ca is not None:
-        tls = TlsFiles(
-            root_ca=spec.root_ca, certificate=spec.certificate, private_key=spec.private_key
+        tls = TlsFiles(root_ca=spec.root_ca, certificate=certificate, private_key=private_key)
+    if spec.committee is not None:
+        sharing = SharingConfig(
+            committee=spec.committee, certificate=certificate, private_key=private_key
         )
     return ClientConfig(
         servers=spec.servers,
@@ -92,7 +100,15 @@ def _client_config(spec: DeviceSpec) -> ClientConfig:
         tls=tls,
         insecure=tls is None,
         retry=_RETRY,
+        sharing=sharing,
     )
+
+
+def _identity(spec: DeviceSpec) -> tuple[Path | None, Path | None]:
+    if spec.certificate is not None or spec.private_key is not None or spec.identity_dir is None:
+        return spec.certificate, spec.private_key
+    files = identity_files(spec.identity_dir, spec.device_id)
+    return files.certificate, files.private_key
 
 
 def _trainer(spec: DeviceSpec) -> TorchTrainer:
@@ -109,8 +125,19 @@ def _hooks(spec: DeviceSpec, recorder: "_Recorder") -> ClientHooks:
     def transform(update: Vector, assignment: Assignment) -> Vector:
         return poisoned(spec.scenario, spec.index, assignment.round, update)
 
+    scenario = spec.scenario
+    is_attacker = scenario.is_attacker(spec.index)
+    sealer = None
+    if is_attacker and scenario.attack in SHARED_ATTACKS:
+        sealer = AttackingSealer(
+            _client_config(spec),
+            attack=scenario.attack,
+            scale=scenario.attack_scale,
+            rng=attack_generator(scenario, spec.index, 0),
+        )
     return ClientHooks(
-        update_transform=transform if spec.scenario.is_attacker(spec.index) else None,
+        update_transform=transform if is_attacker else None,
+        sealer=sealer,
         on_event=recorder.record,
     )
 
@@ -130,6 +157,10 @@ class _Recorder:
                 self._log.write(
                     "checked_in", round=assignment.round, model_version=assignment.model_version
                 )
+            case ClientEvent(
+                kind=EventKind.KEPT | EventKind.REUSED, assignment=Assignment() as assignment
+            ):
+                self._log.write(event.kind.value, round=assignment.round)
             case ClientEvent(kind=EventKind.SUBMITTING, assignment=Assignment() as assignment):
                 self._log.write(
                     "submitting", round=assignment.round, submission_id=event.submission_id

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from simulation.attacks import SHARED_ATTACKS
+from simulation.errors import ScenarioError
 from simulation.fleet import Fleet, FleetConfig
 from simulation.models import build_model
 from simulation.scenarios import Scenario, local_data
@@ -27,6 +29,13 @@ class DeviceSpec:
         root_ca: PEM file for TLS; None: plain text.
         certificate: PEM file of the device's certificate; None: it has none.
         private_key: PEM file of the certificate's key.
+        committee: share holders of a shared task, JSON; None: the task is plain.
+        identity_dir: folder with the certificates of all devices, as `simulation.identities`
+            makes it; used where `certificate` is None.
+
+    Raises:
+        ScenarioError: if an attack on shares has no shares to attack, or the device has a
+            committee and no certificate.
     """
 
     scenario: Scenario
@@ -39,6 +48,17 @@ class DeviceSpec:
     root_ca: Path | None = None
     certificate: Path | None = None
     private_key: Path | None = None
+    committee: Path | None = None
+    identity_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        attack = self.scenario.attack
+        if attack in SHARED_ATTACKS and self.committee is None:
+            message = f"attack={attack!r} is one on shares: it needs a committee"
+            raise ScenarioError(message)
+        if self.committee is not None and self.certificate is None and self.identity_dir is None:
+            message = "a device with a committee signs: it needs a certificate or an identity_dir"
+            raise ScenarioError(message)
 
     @property
     def device_id(self) -> str:

@@ -6,10 +6,13 @@ fields by event:
     checked_in   round, model_version
     submitting   round, submission_id            the first byte leaves next
     acked        round, submission_id, digest    hex of the payload digest in the receipt
+    kept         round                           the update waits for a round that takes it
+    reused       round                           such an update is sent to this one
     refused      outcome, reason, round, submission_id, detail
     finished     accepted, bytes_up, bytes_down  the task is finished
     stopped      accepted, bytes_up, bytes_down  the device was told to end
-    failed       error                           the server can never accept the device
+    failed       error                           the server can never accept the device, or its
+                                                 files cannot be used
 
 `refused` also tells of a lost connection or a missed deadline: `outcome` says which. A line is
 one write to a file opened for appending, so a killed process leaves whole lines only, and a

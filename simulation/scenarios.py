@@ -160,6 +160,12 @@ def trainer_seed(scenario: Scenario, device: int) -> int:
     return int(seed.generate_state(1)[0])
 
 
+def attack_generator(scenario: Scenario, device: int, round_number: int) -> np.random.Generator:
+    """Give what a device's attack draws from in a round; 0: in all rounds of shared mode."""
+    seed = np.random.SeedSequence([scenario.seed, _ATTACK_STREAM, device, round_number])
+    return np.random.Generator(np.random.Philox(seed))
+
+
 def poisoned(scenario: Scenario, device: int, round_number: int, update: Vector) -> Vector:
     """Apply the scenario's attack to a device's update; the same for the same arguments.
 
@@ -167,6 +173,5 @@ def poisoned(scenario: Scenario, device: int, round_number: int, update: Vector)
     """
     if not scenario.is_attacker(device):
         return update
-    seed = np.random.SeedSequence([scenario.seed, _ATTACK_STREAM, device, round_number])
-    rng = np.random.Generator(np.random.Philox(seed))
+    rng = attack_generator(scenario, device, round_number)
     return attack_named(scenario.attack)(update, rng, scenario.attack_scale)

@@ -214,6 +214,56 @@ def _extrapolate_to_five(
 
 
 @kernel
+def extrapolate_raw(
+    out: NDArray[np.unsignedinteger],
+    first: int,
+    secret: Words,
+    raw: NDArray[np.unsignedinteger],
+    bits: int,
+) -> bool:
+    """Extrapolate from words that are not masked yet; tell whether one of them came out as p."""
+    if raw.shape[0] == 2 and out.shape[0] == 3:
+        return _extrapolate_raw_to_five(out, first, secret, raw, bits)
+    shares = np.empty(raw.shape, np.uint64)
+    has_modulus = False
+    for i in range(raw.shape[0]):
+        has_modulus |= mask(shares[i], raw[i], bits)
+    _extrapolate_any(out, first, secret, shares, bits)
+    return has_modulus
+
+
+@kernel
+def _extrapolate_raw_to_five(
+    out: NDArray[np.unsignedinteger],
+    first: int,
+    secret: Words,
+    raw: NDArray[np.unsignedinteger],
+    bits: int,
+) -> bool:
+    """Mask in registers on the way: two passes over memory less in the usual case."""
+    p = _modulus(bits)
+    count = secret.shape[0]
+    first_row, second_row = raw[0, :count], raw[1, :count]
+    three, four = out[0, first : first + count], out[1, first : first + count]
+    five = out[2, first : first + count]
+    num_moduli = np.uint64(0)
+    for x in range(count):
+        one, two = np.uint64(first_row[x]) & p, np.uint64(second_row[x]) & p
+        num_moduli |= np.uint64(one == p) | np.uint64(two == p)
+        before = _minus(one, secret[x], p)
+        slope = _minus(two, one, p)
+        curve = _minus(slope, before, p)
+        slope = _plus(slope, curve, p)
+        value = _plus(two, slope, p)
+        three[x] = value
+        slope = _plus(slope, curve, p)
+        value = _plus(value, slope, p)
+        four[x] = value
+        five[x] = _plus(value, _plus(slope, curve, p), p)
+    return bool(num_moduli != 0)
+
+
+@kernel
 def _extrapolate_any(
     out: NDArray[np.unsignedinteger], first: int, secret: Words, shares: Words, bits: int
 ) -> None:

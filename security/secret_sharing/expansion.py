@@ -118,60 +118,80 @@ class Expansion:
         Raises:
             SharingError: if `start` is not within the vector.
         """
+        fill = self.raw_reader(start)
+        position = start
+        scratch = np.empty(_STEP_WORDS, self.field.wire_dtype)
+
+        def read(out: Words) -> None:
+            nonlocal position
+            for at in range(0, len(out), _STEP_WORDS):
+                part = out[at : at + _STEP_WORDS]
+                in_place = part.dtype == self.field.wire_dtype
+                raw = part.view(self.field.wire_dtype) if in_place else scratch[: len(part)]
+                fill(raw)
+                # Masked while it is in the cache.
+                if kernels().mask(part, raw, self.field.bits):
+                    self.replace_modulus(part, position)
+                position += len(part)
+
+        return read
+
+    def raw_reader(self, start: int) -> Callable[[Raw], None]:
+        """Give a function that fills arrays with the stream's words from `start` on, not masked.
+
+        For loops that mask by themselves: a word that is p after masking must then be replaced, see
+        `replace_modulus`. Arrays are contiguous, of the field's `wire_dtype`.
+
+        Raises:
+            SharingError: if `start` is not within the vector; the function, if its words are not.
+        """
         if not 0 <= start <= self.length:
             message = f"start={start} must be in 0..{self.length}"
             raise SharingError(message)
-        short = self.length <= SHORT_WORDS
-        fill = self._digest(start) if short else self._keystream(start)
+        fill = self._digest(start) if self.length <= SHORT_WORDS else self._keystream(start)
         position = start
 
-        def read(out: Words) -> None:
+        def read(out: Raw) -> None:
             nonlocal position
             if position + len(out) > self.length:
                 message = f"words {position}..{position + len(out)} must end by {self.length}"
                 raise SharingError(message)
-            for at in range(0, len(out), _STEP_WORDS):
-                part = out[at : at + _STEP_WORDS]
-                # Masked while it is in the cache.
-                if kernels().mask(part, fill(part), self.field.bits):
-                    self._replace_modulus(part, position + at)
+            fill(out)
             position += len(out)
 
         return read
 
-    def _digest(self, start: int) -> Callable[[Words], Raw]:
+    def _digest(self, start: int) -> Callable[[Raw], None]:
         """Read raw words off SHAKE128, all of them made at once."""
         stream = hashlib.shake_128(self._key).digest(self.length * self.field.word_bytes)
         words = np.frombuffer(stream, self.field.wire_dtype)
         position = start
 
-        def fill(out: Words) -> Raw:
+        def fill(out: Raw) -> None:
             nonlocal position
+            out[:] = words[position : position + len(out)]
             position += len(out)
-            return words[position - len(out) : position]
 
         return fill
 
-    def _keystream(self, start: int) -> Callable[[Words], Raw]:
-        """Read raw words off AES-256-CTR: encrypt zeros, in place where words are 8 bytes."""
+    def _keystream(self, start: int) -> Callable[[Raw], None]:
+        """Read raw words off AES-256-CTR: encrypt zeros."""
         block, skipped_bytes = divmod(start * self.field.word_bytes, _CIPHER_BLOCK_BYTES)
         nonce = block.to_bytes(_CIPHER_BLOCK_BYTES, "big")
         encryptor = Cipher(AES(self._key), CTR(nonce)).encryptor()
         encryptor.update(_ZEROS[:skipped_bytes])
         zeros = memoryview(_ZEROS)
-        dtype = self.field.wire_dtype
-        in_place = dtype.itemsize == np.dtype(np.uint64).itemsize
-        scratch = np.empty(0 if in_place else _STEP_WORDS, dtype)
 
-        def fill(out: Words) -> Raw:
-            raw = out.view(dtype) if in_place else scratch[: len(out)]
-            encryptor.update_into(zeros[: raw.nbytes], raw.data.cast("B"))
-            return raw
+        def fill(out: Raw) -> None:
+            data = out.data.cast("B")
+            for at in range(0, len(data), len(zeros)):
+                part = data[at : at + len(zeros)]
+                encryptor.update_into(zeros[: len(part)], part)
 
         return fill
 
-    def _replace_modulus(self, words: Words, start: int) -> None:
-        """Put elements where the stream had p, which is none."""
+    def replace_modulus(self, words: Words, start: int) -> None:
+        """Put elements where masked words are p, which is none; `start` is the first's position."""
         for i in np.flatnonzero(words == np.uint64(self.field.modulus)):
             words[i] = self._fallback(start + int(i))
 

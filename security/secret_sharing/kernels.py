@@ -72,6 +72,20 @@ class Kernels(Protocol):
         """
         ...
 
+    def extrapolate_raw(
+        self,
+        out: NDArray[np.unsignedinteger],
+        first: int,
+        secret: Words,
+        raw: NDArray[np.unsignedinteger],
+        bits: int,
+    ) -> bool:
+        """Do the same from rows of words that are not masked yet.
+
+        Tells whether a masked word was p: then `out` holds nothing.
+        """
+        ...
+
     def fold_signed(
         self, state: Words, words: Words, rotation: tuple[NDArray[np.uint8], Words, int], bits: int
     ) -> None:

@@ -119,6 +119,22 @@ def extrapolate(
             row[first + part.start : first + part.stop] = table[t - 1]
 
 
+def extrapolate_raw(
+    out: NDArray[np.unsignedinteger],
+    first: int,
+    secret: Words,
+    raw: NDArray[np.unsignedinteger],
+    bits: int,
+) -> bool:
+    """Extrapolate from words that are not masked yet; tell whether one of them came out as p."""
+    shares = np.empty(raw.shape, np.uint64)
+    has_modulus = False
+    for row, words in zip(shares, raw, strict=True):
+        has_modulus |= mask(row, words, bits)
+    extrapolate(out, first, secret, shares, bits)
+    return has_modulus
+
+
 def fold_signed(
     state: Words, words: Words, rotation: tuple[NDArray[np.uint8], Words, int], bits: int
 ) -> None:

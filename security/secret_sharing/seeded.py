@@ -83,10 +83,16 @@ def share_chunk(
         )
         raise SharingError(message)
     field = expansions[0].field
-    readers = [expansion.reader(start) for expansion in expansions]
-    scratch = np.empty((t - 1, min(_STEP_WORDS, len(secret))), np.uint64)
+    readers = [expansion.raw_reader(start) for expansion in expansions]
+    raw = np.empty((t - 1, min(_STEP_WORDS, len(secret))), field.wire_dtype)
     for at in range(0, len(secret), _STEP_WORDS):
         stop = min(at + _STEP_WORDS, len(secret))
-        for row, read in zip(scratch, readers, strict=True):
-            read(row[: stop - at])
-        kernels().extrapolate(out, at, secret[at:stop], scratch, field.bits)
+        rows = raw[:, : stop - at]
+        for row, read in zip(rows, readers, strict=True):
+            read(row)
+        part = secret[at:stop]
+        if kernels().extrapolate_raw(out, at, part, rows, field.bits):
+            chosen = rows.astype(np.uint64) & np.uint64(field.modulus)
+            for row, expansion in zip(chosen, expansions, strict=True):
+                expansion.replace_modulus(row, start + at)
+            kernels().extrapolate(out, at, part, chosen, field.bits)

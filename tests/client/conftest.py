@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from client.runtime import Runtime
+from tests.client.bench import Bench
 from tests.client.federation import FakeTime, ScriptedFederation, Served, serve
 
 
@@ -23,3 +24,10 @@ async def served() -> AsyncIterator[Served]:
     server = await serve(ScriptedFederation())
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def bench(served: Served, fake_time: FakeTime) -> AsyncIterator[Bench]:
+    made = Bench(served, fake_time)
+    yield made
+    await made.close()

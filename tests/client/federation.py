@@ -96,6 +96,9 @@ class ScriptedFederation(FederationServicer):
     ttl_ms: int = 600_000
     max_update_bytes: int = 1 << 20
     clipping_norm: float = 0.0
+    round: int = 3
+    model_version: int = 2
+    shared_parameters: bytes = b""
     answers: deque[pb.CheckInResponse] = field(default_factory=deque)
     faults: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
     calls: list[Call] = field(default_factory=list)
@@ -119,8 +122,8 @@ class ScriptedFederation(FederationServicer):
         return pb.CheckInResponse(
             assignment=pb.Assignment(
                 task=TASK,
-                round=3,
-                model_version=2,
+                round=self.round,
+                model_version=self.model_version,
                 model_sha256=self.sha256,
                 model_bytes=len(self.model),
                 dim=self.dim,
@@ -134,6 +137,7 @@ class ScriptedFederation(FederationServicer):
                     hyperparameters={"mu": 0.25},
                 ),
                 traceparent=TRACEPARENT,
+                shared_parameters=self.shared_parameters,
             )
         )
 
@@ -152,7 +156,7 @@ class ScriptedFederation(FederationServicer):
             end = min(end, request.offset + fault.num_bytes)
         for start in range(request.offset, end, self.chunk_bytes):
             yield pb.ModelChunk(
-                model_version=2,
+                model_version=self.model_version,
                 total_bytes=len(self.model),
                 offset=start + self.offset_shift,
                 sha256=self.sha256,

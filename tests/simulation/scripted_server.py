@@ -23,7 +23,7 @@ from simulation.models import initial_weights
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 
 TASK = "digits"
-_DIM = 64 * 64 + 64 + 64 * 10 + 10
+DIM = 64 * 64 + 64 + 64 * 10 + 10
 
 
 @dataclass
@@ -34,6 +34,9 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
         num_rounds: rounds each device is given.
         refuse_round: this round's updates are refused as ROUND_CLOSED; 0: none.
         is_unknown: every check-in is refused as UNKNOWN_TASK.
+        clipping_norm: what the plan says.
+        terms: parameters of the rounds that are shared, by round.
+        bundles: accepted payload of such a round, by (device, round).
         updates: accepted update and its header, by (device, round).
     """
 
@@ -41,6 +44,9 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
     refuse_round: int = 0
     is_unknown: bool = False
     model: bytes = field(default_factory=lambda: encode_model(initial_weights("digits", 0)))
+    clipping_norm: float = 0.0
+    terms: dict[int, bytes] = field(default_factory=dict)
+    bundles: dict[tuple[str, int], bytes] = field(default_factory=dict)
     offers: dict[str, int] = field(default_factory=dict)
     updates: dict[tuple[str, int], tuple[federation_pb2.UpdateHeader, NDArray[np.float32]]] = field(
         default_factory=dict
@@ -67,10 +73,16 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
             model_version=1,
             model_sha256=hashlib.sha256(self.model).hexdigest(),
             model_bytes=len(self.model),
-            dim=_DIM,
+            dim=DIM,
             ttl_ms=60_000,
             max_update_bytes=1 << 20,
-            plan=federation_pb2.Plan(local_epochs=1, batch_size=16, learning_rate=0.1),
+            plan=federation_pb2.Plan(
+                local_epochs=1,
+                batch_size=16,
+                learning_rate=0.1,
+                clipping_norm=self.clipping_norm,
+            ),
+            shared_parameters=self.terms.get(number, b""),
         )
         return federation_pb2.CheckInResponse(assignment=assignment)
 
@@ -98,7 +110,11 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
             await _refuse(context, grpc.StatusCode.FAILED_PRECONDITION, errors_pb2.ROUND_CLOSED)
         if header.payload_digest != xxhash.xxh3_128_digest(request.payload):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "digest")
-        vector = codec.decode(request.payload, dim=_DIM).copy()
+        if header.round in self.terms:
+            self.bundles[header.device_id, header.round] = request.payload
+            vector = np.empty(0, dtype=np.float32)
+        else:
+            vector = codec.decode(request.payload, dim=DIM).copy()
         async with self.changed:
             self.updates[header.device_id, header.round] = (header, vector)
             self.changed.notify_all()

@@ -56,6 +56,8 @@ def test_flipping_labels_mirrors_the_classes() -> None:
 
 def test_an_unknown_attack_lists_the_known_ones() -> None:
     with pytest.raises(
-        ScenarioError, match="gaussian, label-flip, none, same-value, sign-flip, zero"
+        ScenarioError,
+        match="gaussian, inconsistent-shares, label-flip, none, over-norm, same-value, sign-flip, "
+        "wrap-half, wrap-spread, zero",
     ):
         attack_named("sign_flip")

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from security.shared_round.parameters import RoundParameters
 from simulation.device import run_device
 from simulation.device_fleet import DeviceSpec, device_fleet
+from simulation.errors import ScenarioError
 from simulation.event_log import AckedUpdate, acked_updates, read_events
 from simulation.scenarios import Scenario, local_data
-from tests.simulation.scripted_server import TASK, ScriptedServer, serve
+from tests.client.committee import CLIP_NORM, Holders, make_holders
+from tests.client.federation import ScriptedFederation
+from tests.simulation.scripted_server import DIM, TASK, ScriptedServer, serve
 
 Server = tuple[ScriptedServer, str]
 
@@ -87,6 +92,125 @@ async def test_an_attacker_sends_the_attack_on_what_it_would_have_sent(
     _, sent = server.updates["device-0000", 1]
     assert np.linalg.norm(honest) > 0
     np.testing.assert_array_equal(sent, -2 * honest)
+
+
+def shared_spec(
+    index: int, address: str, folder: Path, scenario: Scenario | None = None
+) -> DeviceSpec:
+    return replace(
+        spec_of(index, address, folder),
+        scenario=scenario or Scenario(),
+        committee=folder / "committee.json",
+        identity_dir=folder,
+    )
+
+
+def share_rounds(server: ScriptedServer, folder: Path, **terms: object) -> Holders:
+    """Make every round of the server a shared one of a new committee."""
+    ids = [f"device-{index:04d}" for index in range(2)]
+    holders = make_holders(folder, device_ids=ids)
+    server.clipping_norm = CLIP_NORM
+    for number in range(1, server.num_rounds + 1):
+        facts = ScriptedFederation(model=server.model, dim=DIM, round=number, model_version=1)
+        server.terms[number] = holders.plan(facts, **terms).to_bytes()
+    return holders
+
+
+def opened(server: ScriptedServer, holders: Holders, device_id: str) -> NDArray[np.float64]:
+    bundle = server.bundles[device_id, 1]
+    params = RoundParameters.from_bytes(server.terms[1])
+    return holders.update(params, bundle, 1, 3, device_id=device_id)
+
+
+async def test_a_device_of_a_shared_task_seals_what_it_would_have_sent(
+    scripted_server: Server, tmp_path: Path
+) -> None:
+    server, address = scripted_server
+    server.num_rounds = 1
+    server.clipping_norm = CLIP_NORM
+    await run_device(spec_of(1, address, tmp_path))
+    _, plain = server.updates.pop(("device-0001", 1))
+    server.offers.clear()
+    holders = share_rounds(server, tmp_path)
+    assert await run_device(shared_spec(1, address, tmp_path))
+    sealed = opened(server, holders, "device-0001")
+    np.testing.assert_allclose(sealed, plain, atol=2.0**-21, rtol=0)
+    assert events_of(shared_spec(1, address, tmp_path))[-3:] == ["submitting", "acked", "finished"]
+
+
+async def test_an_attacker_in_a_shared_task_stays_within_the_norm(
+    scripted_server: Server, tmp_path: Path
+) -> None:
+    server, address = scripted_server
+    server.num_rounds = 1
+    holders = share_rounds(server, tmp_path)
+    await run_device(shared_spec(0, address, tmp_path))
+    honest = opened(server, holders, "device-0000")
+    server.offers.clear()
+    scenario = Scenario(num_attackers=1, attack="sign-flip", attack_scale=50.0)
+    await run_device(shared_spec(0, address, tmp_path, scenario))
+    sent = opened(server, holders, "device-0000")
+    norm = np.linalg.norm(sent)
+    assert norm <= CLIP_NORM + 1e-4
+    np.testing.assert_allclose(sent / norm, -honest / np.linalg.norm(honest), atol=1e-5)
+
+
+async def test_an_attack_on_shares_is_made_where_there_are_shares(
+    scripted_server: Server, tmp_path: Path
+) -> None:
+    server, address = scripted_server
+    server.num_rounds = 1
+    holders = share_rounds(server, tmp_path)
+    scenario = Scenario(num_attackers=1, attack="over-norm", attack_scale=3.0)
+    for index in (0, 1):
+        await run_device(shared_spec(index, address, tmp_path, scenario))
+    assert np.linalg.norm(opened(server, holders, "device-0000")) == pytest.approx(4, rel=1e-3)
+    assert np.linalg.norm(opened(server, holders, "device-0001")) <= CLIP_NORM + 1e-4
+    with pytest.raises(ScenarioError, match="over-norm"):
+        spec_of(0, address, tmp_path, scenario)
+
+
+async def test_an_update_that_missed_its_round_is_written_down(
+    scripted_server: Server, tmp_path: Path
+) -> None:
+    server, address = scripted_server
+    server.refuse_round = 1
+    share_rounds(server, tmp_path, staleness_weights=(2, 1))
+    spec = shared_spec(0, address, tmp_path)
+    assert await run_device(spec)
+    assert events_of(spec) == [
+        *("checked_in", "submitting", "kept", "refused"),
+        *("checked_in", "reused", "submitting", "acked"),
+        "finished",
+    ]
+    assert set(acked_updates(tmp_path)) == promised(server)
+
+
+async def test_a_device_of_a_shared_task_sends_nothing_to_a_plain_round(
+    scripted_server: Server, tmp_path: Path
+) -> None:
+    server, address = scripted_server
+    share_rounds(server, tmp_path)
+    server.terms.clear()
+    server.num_rounds = 1
+    spec = shared_spec(0, address, tmp_path)
+    assert await run_device(spec)
+    assert not server.updates
+    (refused,) = (e for e in read_events([spec.log_path]) if e["event"] == "refused")
+    assert (refused["outcome"], refused["reason"]) == ("failed", "WEAKER_THAN_POLICY")
+
+
+async def test_a_device_whose_files_are_missing_says_so(tmp_path: Path) -> None:
+    spec = shared_spec(0, "127.0.0.1:1", tmp_path)
+    assert not await run_device(spec)
+    (failed,) = read_events([spec.log_path])
+    assert failed["event"] == "failed"
+    assert "committee.json cannot be read" in str(failed["error"])
+
+
+def test_a_device_with_a_committee_needs_a_certificate(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="identity_dir"):
+        replace(spec_of(0, "127.0.0.1:1", tmp_path), committee=tmp_path / "committee.json")
 
 
 async def test_a_cancelled_device_says_so(scripted_server: Server, tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""The update that missed its round and waits for one that still takes it."""
+
+from dataclasses import dataclass
+
+from client.local_update import LocalUpdate
+from client.messages import Assignment
+from client.round_encoding import RoundEncoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateUpdate:
+    """An update and the last round it was made or sent for, which did not take it.
+
+    Attributes:
+        model_version: version it was trained from.
+    """
+
+    task: str
+    round: int
+    model_version: int
+    update: LocalUpdate
+
+
+class LateUpdates:
+    """Holds one late update, in memory.
+
+    An update is put here only when the server said that the round does not hold it, or before
+    anything of it was sent: so it can count in one round at most.
+    """
+
+    def __init__(self) -> None:
+        self._late: LateUpdate | None = None
+
+    def put(self, late: LateUpdate) -> None:
+        """Hold `late` in place of the last one."""
+        self._late = late
+
+    def take(self, assignment: Assignment, encoding: RoundEncoding) -> LateUpdate | None:
+        """Return the update held if a later round takes it; it is held no longer either way."""
+        late, self._late = self._late, None
+        if late is None or (late.task, late.update.vector.shape) != (
+            assignment.task,
+            (assignment.dim,),
+        ):
+            return None
+        is_later = assignment.round > late.round
+        return late if is_later and encoding.accepts(late.model_version) else None

@@ -1,0 +1,211 @@
+"""Sealing updates to the share holders of a committee, on terms that the device accepts.
+
+Needs the extra `fedagg[shared]`. A `MobileClient` seals by itself where `ClientConfig.sharing` is
+set; an application with a training loop of its own calls `seal_update` and hands the result to
+`FederationTransport.submit` as the payload of a `Submission`.
+"""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.config import ClientConfig
+from client.errors import ClientConfigError, ProtocolError, TrainingError
+from client.messages import Assignment, SealedPayload
+from client.sharing_config import SharingConfig
+from client.sharing_policy import check_agreement, check_policy
+from privacy.clipping import clip_by_norm
+from privacy.errors import PrivacyError
+from security.errors import SecurityError, SharingError, WrongRoundParametersError
+from security.shared_round.bundle import SealedUpdate
+from security.shared_round.committee import load_committee
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.signing import DeviceSigner
+
+
+class UpdateSealer:
+    """Seals one device's updates. Reads its files once; used from any thread."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        """Read the committee and the device's credentials.
+
+        Raises:
+            ClientConfigError: if a file is missing or is not what it should be, or the certificate
+                is another device's.
+        """
+        sharing = config.sharing
+        if sharing is None:
+            raise ClientConfigError("sharing=None: there is no committee to seal to")
+        chain, key = _credential_files(config, sharing)
+        try:
+            self.committee = load_committee(_read(sharing.committee))
+            self.signer = DeviceSigner.from_pem(_read(chain), _read(key))
+        except SecurityError as error:
+            raise ClientConfigError(f"sharing cannot be used: {error}") from error
+        if self.signer.device_id != config.device_id:
+            raise ClientConfigError(
+                f"the certificate is that of {self.signer.device_id!r}, "
+                f"device_id is {config.device_id!r}"
+            )
+        self.policy = sharing
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the device refuses plain rounds."""
+        return self.policy.required
+
+    def encoding(self, assignment: Assignment) -> "SharedEncoding":
+        """Return how a shared round wants its updates.
+
+        Raises:
+            PreconditionError: if the round protects the update less than the policy asks.
+            ProtocolError: if its parameters cannot be read, or contradict the assignment.
+        """
+        try:
+            params = RoundParameters.from_bytes(assignment.shared_parameters)
+        except SecurityError as error:
+            raise ProtocolError(f"the round's parameters cannot be read: {error}") from error
+        check_agreement(params, assignment)
+        check_policy(params, self.policy, self.committee)
+        return SharedEncoding(self, params, assignment)
+
+    def seal(
+        self, params: RoundParameters, vector: NDArray[np.float32], *, model_version: int
+    ) -> SealedPayload:
+        """Share and seal a clipped update, (d,) float32.
+
+        Raises:
+            SharingError: if it is not finite, or longer than the round's norm bound.
+            WrongRoundParametersError: if the round does not take an update of this version.
+        """
+        return SealedUpdate(
+            params,
+            self.committee,
+            self.signer,
+            vector,
+            device_id=self.signer.device_id,
+            model_version=model_version,
+        )
+
+
+class SharedEncoding:
+    """Clips, shares and seals the updates of one shared round."""
+
+    def __init__(
+        self, sealer: UpdateSealer, params: RoundParameters, assignment: Assignment
+    ) -> None:
+        self.params = params
+        self._sealer = sealer
+        self._assignment = assignment
+        most = sealer.policy.max_staleness
+        limit = len(params.staleness_weights) - 1
+        self._max_staleness = limit if most is None else min(limit, most)
+
+    @property
+    def payload_bytes(self) -> int:
+        return sum(self.params.body_bytes(body) for body in range(self.params.num_bodies))
+
+    @property
+    def takes_stale(self) -> bool:
+        return self._max_staleness > 0
+
+    @property
+    def tells_training(self) -> bool:
+        return self._sealer.policy.tells_training
+
+    def accepts(self, model_version: int) -> bool:
+        if self.params.base_version - model_version > self._max_staleness:
+            return False
+        try:
+            self.params.staleness_weight(model_version)
+        except WrongRoundParametersError:
+            return False
+        return True
+
+    def encode(self, vector: NDArray[np.float32], *, model_version: int) -> SealedPayload:
+        """Clip an update to the plan's norm, share it and seal the shares.
+
+        Args:
+            vector: (d,) float32. Not modified, and not to be modified while the result is used.
+            model_version: version it was trained from.
+
+        Returns:
+            The payload; it is computed again for every read, so that a large one takes little
+            memory, and every read gives the same bytes.
+
+        Raises:
+            TrainingError: if the vector is no finite update of the round's dimension, or the
+                round does not take one of this version.
+        """
+        assignment = self._assignment
+        if vector.shape != (assignment.dim,) or vector.dtype != np.float32:
+            raise TrainingError(
+                f"the update is {vector.shape} {vector.dtype}, expected ({assignment.dim},) float32"
+            )
+        try:
+            clipped = clip_by_norm(vector, assignment.plan.clipping_norm)
+            sealed = self._sealer.seal(self.params, clipped, model_version=model_version)
+        except (PrivacyError, SharingError, WrongRoundParametersError) as error:
+            raise TrainingError(f"the update cannot be shared: {error}") from error
+        return _SerialPayload(sealed)
+
+
+class _SerialPayload:
+    """Lets one thread at a time read: the read of a broken attempt may go on into the next."""
+
+    def __init__(self, sealed: SealedPayload) -> None:
+        self._sealed = sealed
+        self._lock = threading.Lock()
+        self.digest = sealed.digest
+
+    def __len__(self) -> int:
+        return len(self._sealed)
+
+    def __getitem__(self, part: slice) -> bytes:
+        with self._lock:
+            return self._sealed[part]
+
+
+def seal_update(
+    vector: NDArray[np.float32],
+    assignment: Assignment,
+    config: ClientConfig,
+    *,
+    model_version: int | None = None,
+) -> SealedPayload:
+    """Clip, share and seal one update of a shared round, if its terms are acceptable.
+
+    Args:
+        vector: (d,) float32: trained minus received weights. Not modified.
+        assignment: the round, as the check-in answered it.
+        config: with `sharing` set.
+        model_version: version it was trained from; None: the assignment's.
+
+    Returns:
+        What a `Submission` takes as its payload. Send the same object on every retry: sealing
+        again gives other bytes, which the server refuses as a second update.
+
+    Raises:
+        ClientConfigError: if `config.sharing` cannot be used.
+        PreconditionError: if the round protects the update less than the policy asks.
+        ProtocolError: if its parameters cannot be read, or contradict the assignment.
+        TrainingError: if the vector is no finite update of the round's dimension.
+    """
+    version = assignment.model_version if model_version is None else model_version
+    return UpdateSealer(config).encoding(assignment).encode(vector, model_version=version)
+
+
+def _credential_files(config: ClientConfig, sharing: SharingConfig) -> tuple[Path, Path]:
+    for files in (sharing, config.tls):
+        if files and files.certificate and files.private_key:
+            return files.certificate, files.private_key
+    raise ClientConfigError("sharing needs a certificate: its own, or the one of tls")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ClientConfigError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,65 @@
+"""How a device takes part in shared rounds, and what it refuses to be talked into."""
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from client.errors import ClientConfigError
+
+
+class RequiredChecks(Enum):
+    """What must be checked before a sum is opened, weakest first."""
+
+    SUM = "sum"  # Nothing: the round's devices are trusted.
+    NORM = "norm"  # That no update is longer than the plan's clipping norm.
+    DISTANCES = "distances"  # That, and how far the updates lie from each other.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharingConfig:
+    """The committee that a device seals its updates to, and the least protection it accepts.
+
+    The files are read when the client is made. A committee comes to the device out of band,
+    as a root certificate does: whoever names the share holders can read the updates.
+
+    Attributes:
+        committee: description of the share holders that the device trusts, JSON.
+        certificate: the device's certificate chain, PEM; its common name is the device id. None:
+            the one of `tls`.
+        private_key: the key of `certificate`, PEM; Ed25519 or ECDSA.
+        min_threshold: least number of holders that can open a sum, from 2.
+        min_quorum: least number of holders that must agree on what is opened; None: so many that
+            fewer than the threshold of lying ones cannot open two sums of one round.
+        min_members: least number of updates in a sum that is opened, from 2.
+        require_checks: the weakest checks accepted.
+        max_staleness: an update that missed its round is offered to later ones while its model
+            is at most so many versions old, and the round takes it; 0: never; None: as the round
+            says.
+        tells_training: tell the server the number of samples and the losses, as in plain rounds.
+            They say something about the data, and a shared round does without them.
+        required: refuse plain rounds, in which the server would read the update.
+    """
+
+    committee: Path
+    certificate: Path | None = None
+    private_key: Path | None = None
+    min_threshold: int = 2
+    min_quorum: int | None = None
+    min_members: int = 2
+    require_checks: RequiredChecks = RequiredChecks.SUM
+    max_staleness: int | None = None
+    tells_training: bool = False
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ClientConfigError("certificate and private_key must be given together")
+        ranges = (
+            ("min_threshold", self.min_threshold, 2),
+            ("min_quorum", self.min_quorum, 2),
+            ("min_members", self.min_members, 2),
+            ("max_staleness", self.max_staleness, 0),
+        )
+        for name, value, low in ranges:
+            if value is not None and value < low:
+                raise ClientConfigError(f"{name}={value} must be at least {low}")
