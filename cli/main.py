@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import config, device, serve
+from cli import config, device, serve, share_holder
 from cli.admin.app import app as admin_app
 from cli.bench.command import app as bench_app
 from cli.demo.command import demo
@@ -54,6 +54,7 @@ app.command("serve")(serve.serve)
 app.command("device")(device.device)
 app.add_typer(admin_app, name="admin")
 app.add_typer(config.app, name="config")
+app.add_typer(share_holder.app, name="share-holder")
 app.add_typer(bench_app, name="bench")
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class Service:
         return ProcessSpec(
             name=name,
             command=tuple(command),
-            environment={**worker_environment(), "PYTHONPATH": _import_path()},
+            environment={**worker_environment(), "PYTHONPATH": import_path()},
             pass_fds=(pipe.write_fd,),
             stage=_COORDINATOR_STAGE,
             ready=pipe.ready,
@@ -172,6 +172,6 @@ def _common_metrics() -> Iterator[None]:
                 os.environ[_METRICS_ENV] = before
 
 
-def _import_path() -> str:
+def import_path() -> str:
     """Let the workers import what this process can import, from the same places."""
     return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)

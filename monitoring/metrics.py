@@ -175,6 +175,56 @@ class Metrics:
     enrollments_total: Annotated[
         Counter, MetricSpec("Enrollment calls: issued, or the error reason.", labels=("outcome",))
     ]
+    share_holder_up: Annotated[
+        Gauge,
+        MetricSpec(
+            "1 where the share holder answered the leader's last call.",
+            labels=("task", "holder"),
+            workers="mostrecent",
+        ),
+    ]
+    share_holder_refusals_total: Annotated[
+        Counter,
+        MetricSpec(
+            "Calls that a share holder refused, by error reason.",
+            labels=("task", "holder", "reason"),
+        ),
+    ]
+    share_holder_lies_total: Annotated[
+        Counter,
+        MetricSpec(
+            "Finished rounds in which a share holder was caught with wrong shares.",
+            labels=("task", "holder"),
+        ),
+    ]
+    shares_relayed_total: Annotated[
+        Counter,
+        MetricSpec(
+            "Shares handed to a share holder: stored, or the error reason.",
+            labels=("task", "holder", "outcome"),
+        ),
+    ]
+    shared_statements_total: Annotated[
+        Counter,
+        MetricSpec(
+            "Statements that share holders made: vote, coin, openings, blame, commitment or sum.",
+            labels=("task", "holder", "kind"),
+        ),
+    ]
+    shared_members_excluded_total: Annotated[
+        Counter,
+        MetricSpec(
+            "Updates of finished shared rounds that are in no sum, by reason.",
+            labels=("task", "reason"),
+        ),
+    ]
+    shared_rounds_degraded_total: Annotated[
+        Counter,
+        MetricSpec(
+            "Finished shared rounds with fewer checks than configured, by mode.",
+            labels=("task", "mode"),
+        ),
+    ]
     audit_entries_total: Annotated[
         Counter, MetricSpec("Lines appended to the audit log.", labels=("task",))
     ]

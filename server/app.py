@@ -10,6 +10,7 @@ import secrets
 import socket
 import time
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,16 @@ from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from monitoring.tracing import Tracing, configure_tracing
 from security.credentials import Credentials
-from server.config import AggregationConfig, ConfigError, ServerConfig, TaskConfig
+from security.errors import SecurityError
+from security.shared_round.committee import Committee, load_committee
+from server.config import (
+    SELECTING_RULES,
+    AggregationConfig,
+    ConfigError,
+    ServerConfig,
+    SharingConfig,
+    TaskConfig,
+)
 from server.errors import StoreUnavailable
 from server.http import HttpServer
 from server.kernels import Workers
@@ -45,10 +55,14 @@ from server.services.models import ModelCatalog
 from server.services.rpc import METHODS, ServiceInterceptor
 from server.services.submissions import Submissions
 from server.services.uploads import Uploads
+from server.sharing.planning import SharedTask
+from server.sharing.pool import HolderPool
+from server.sharing.shared_aggregation import SharedAggregation
+from server.sharing.shared_rounds import SharedRoundPhases
 from server.storage.blobs import BlobStore
 from server.storage.embedded import durability_problem
 from server.storage.keys import installation_blob, model_blob
-from server.storage.notifier import Notifier
+from server.storage.notifier import News, Notifier
 from server.storage.ports import ModelVersion
 from server.storage.redis_client import SERVER_CLOCK, RedisClient
 from server.storage.redis_store import RedisRoundStore
@@ -113,29 +127,15 @@ async def _wire(
     notifier = Notifier(client.redis, tasks.names)
     audit = AuditTrail(AuditLogger(config.audit_path), files, metrics)
 
-    def driver(info: TaskInfo) -> RoundDriver:
-        task = info.config
-        aggregation = Aggregation(
-            store=store,
-            blobs=blobs,
-            workers=kernels,
-            settings=AggregationSettings(
-                aggregator=rules[task.name],
-                server_learning_rate=task.aggregation.server_learning_rate,
-                # One core is left to the event loop: check-ins go on while models are made.
-                num_threads=max(1, num_cores() - 1),
-            ),
-            max_update_norm=task.validation.max_update_norm,
-            observer=observation,
-        )
-        ports = DriverPorts(
-            store=store,
-            aggregation=aggregation,
-            observer=observation,
-            audit=audit,
-            wakeup=notifier.drivers,
-        )
-        return RoundDriver(info, rounds=config.rounds, ports=ports, owner=_process_name())
+    wiring = _DriverWiring(
+        config=config,
+        store=store,
+        blobs=blobs,
+        kernels=kernels,
+        observation=observation,
+        audit=audit,
+        wakeup=notifier.drivers,
+    )
 
     async def health() -> Health:
         async def round_store() -> str:
@@ -187,7 +187,7 @@ async def _wire(
                 log=get_logger("server.rpc"),
                 tracer=tracing.tracer("server.rpc") if tracing.is_on else None,
             ),
-            drivers=[driver(tasks[task.name]) for task in config.tasks],
+            drivers=[wiring.driver(tasks[task.name], rules[task.name]) for task in config.tasks],
             notifier=notifier,
             http=HttpServer(admin, config.listen.http),
             metrics=HttpServer(create_metrics_app(registry), config.listen.metrics),
@@ -198,11 +198,79 @@ async def _wire(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DriverWiring:
+    """What the drivers of all tasks share."""
+
+    config: ServerConfig
+    store: RedisRoundStore
+    blobs: BlobStore
+    kernels: Workers
+    observation: Observation
+    audit: AuditTrail
+    wakeup: News
+
+    def driver(self, info: TaskInfo, rule: AggregatorConfig) -> RoundDriver:
+        task = info.config
+        settings = AggregationSettings(
+            aggregator=rule,
+            server_learning_rate=task.aggregation.server_learning_rate,
+            # One core is left to the event loop: check-ins go on while models are made.
+            num_threads=max(1, num_cores() - 1),
+        )
+        phases = None if info.shared is None else self._phases(info.shared)
+        aggregation = Aggregation(
+            store=self.store,
+            blobs=self.blobs,
+            workers=self.kernels,
+            settings=settings,
+            max_update_norm=task.validation.max_update_norm,
+            observer=self.observation,
+        )
+        if phases is not None:
+            aggregation = SharedAggregation(
+                phases=phases,
+                rule=task.aggregation.rule,
+                store=self.store,
+                blobs=self.blobs,
+                workers=self.kernels,
+                settings=settings,
+                max_update_norm=task.validation.max_update_norm,
+                observer=self.observation,
+            )
+        ports = DriverPorts(
+            store=self.store,
+            aggregation=aggregation,
+            observer=self.observation,
+            audit=self.audit,
+            wakeup=self.wakeup,
+            shared=phases,
+        )
+        return RoundDriver(info, rounds=self.config.rounds, ports=ports, owner=_process_name())
+
+    def _phases(self, shared: SharedTask) -> SharedRoundPhases:
+        sharing = shared.config.sharing
+        return SharedRoundPhases(
+            shared,
+            pool=HolderPool(
+                shared.config.name,
+                shared.committee,
+                credentials=_holder_credentials(sharing),
+                timeout_s=sharing.holder_timeout_s,
+                observer=self.observation,
+            ),
+            store=self.store,
+            blobs=self.blobs,
+            workers=self.kernels,
+            observer=self.observation,
+        )
+
+
 def _aggregator_config(task: TaskConfig) -> AggregatorConfig:
     settings: AggregationConfig = task.aggregation
     try:
         config = AggregatorConfig(
-            rule=settings.rule,
+            rule=_row_rule(task),
             num_malicious_nodes=settings.num_malicious_nodes,
             num_to_select=settings.num_nodes_to_select,
             trim=settings.trim,
@@ -222,6 +290,16 @@ def _aggregator_config(task: TaskConfig) -> AggregatorConfig:
         msg += " which a coordinator does not have"
         raise ConfigError(msg)
     return config
+
+
+def _row_rule(task: TaskConfig) -> str:
+    """The rule for what the coordinator sees: updates, or in a shared round means of groups.
+
+    Rules that pick by distances have done so before. Where a degraded round opens groups instead,
+    the median of their means withstands what a rule on so few rows would not.
+    """
+    rule = task.aggregation.rule
+    return "median" if task.is_shared and rule in SELECTING_RULES else rule
 
 
 async def _await_store(store: RedisRoundStore) -> None:
@@ -300,7 +378,23 @@ async def _create_task(config: TaskConfig, store: RedisRoundStore, blobs: BlobSt
             f"under this name has {first.dim}; choose another name"
         )
         raise ConfigError(msg)
-    return task_info(config, dim=dim)
+    try:
+        return task_info(config, dim=dim, shared=await _shared_task(config))
+    except SecurityError as error:
+        msg = f"task {config.name}, sharing: {error}"
+        raise ConfigError(msg) from error
+
+
+async def _shared_task(config: TaskConfig) -> SharedTask | None:
+    if config.sharing.committee is None:
+        return None
+    data = await asyncio.to_thread(_read, config.sharing.committee)
+    committee: Committee = load_committee(data)
+    nowhere = [holder.name for holder in committee.holders if not holder.address]
+    if nowhere:
+        msg = f"task {config.name}, sharing: the committee has no address of {', '.join(nowhere)}"
+        raise ConfigError(msg)
+    return SharedTask(committee=committee, config=config)
 
 
 def _tracing(config: ServerConfig) -> Tracing:
@@ -334,6 +428,17 @@ def _credentials(config: ServerConfig, *, ask_client: bool) -> grpc.ServerCreden
         [(_read(tls.private_key), _read(tls.certificate))],
         root_certificates=_read(tls.client_ca) if ask_client else None,
         require_client_auth=ask_client,
+    )
+
+
+def _holder_credentials(sharing: SharingConfig) -> grpc.ChannelCredentials | None:
+    if sharing.holders_ca is None:
+        return None
+    certificate, key = sharing.holders_certificate, sharing.holders_private_key
+    return grpc.ssl_channel_credentials(
+        root_certificates=_read(sharing.holders_ca),
+        private_key=None if key is None else _read(key),
+        certificate_chain=None if certificate is None else _read(certificate),
     )
 
 

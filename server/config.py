@@ -6,11 +6,12 @@ unknown key is an error that names the nearest valid one.
 """
 
 import difflib
+import math
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -18,6 +19,10 @@ from server.storage.ports import Durability
 
 ENVIRONMENT_PREFIX: Final = "FEDAGG__"
 EMBEDDED: Final = "embedded"
+
+# Rules that shared rounds apply to opened distances. Others work on sums of groups.
+SELECTING_RULES: Final = frozenset({"multi-krum", "distance-outliers"})
+MIN_MEMBERS_SHARE: Final = 0.6  # of the contributions that a round is content with
 
 
 class ConfigError(ValueError):
@@ -211,11 +216,64 @@ class ValidationConfig(_Section):
     )
 
 
+class SharingConfig(_Section):
+    """How updates are shared among holders; for tasks of mode "shared" only."""
+
+    committee: Path | None = Field(
+        default=None, description="JSON file that names the share holders; required"
+    )
+    holders_ca: Path | None = Field(
+        default=None, description="authority of the holders' certificates; none: without TLS"
+    )
+    holders_certificate: Path | None = Field(
+        default=None, description="the coordinator's certificate, for holders that ask for one"
+    )
+    holders_private_key: Path | None = Field(default=None, description="key of that certificate")
+    format: Literal["shamir-seeded", "cnf-seeded"] = Field(
+        default="shamir-seeded", description="cnf-seeded: a third of the upload, more work"
+    )
+    fraction_bits: int = Field(default=20, ge=1, le=30, description="a value is a multiple of 2^-f")
+    checks: Literal["sum", "norm", "distances"] = Field(
+        default="norm", description="what the holders open before the sum; rules need distances"
+    )
+    sketch_dim: int = Field(default=1024, ge=64, le=1 << 16, description="a power of two")
+    group_size: int = Field(
+        default=0, ge=0, le=10_000, description="updates in each opened sum; 0: one sum of all"
+    )
+    min_members: int = Field(
+        default=0,
+        ge=0,
+        description="fewest updates that are opened together; 0: 60 % of min-contributions",
+    )
+    degraded: Literal["wait", "grouped", "unchecked", "abort"] = Field(
+        default="wait", description="what to do where too few holders can open the checks"
+    )
+    quorum: int = Field(default=0, ge=0, le=7, description="votes that bind; 0: the safe number")
+    holder_timeout_s: float = Field(
+        default=60,
+        gt=0,
+        le=86_400,
+        description="in each phase, how long all holders are waited for",
+    )
+    max_wait_s: float = Field(
+        default=600,
+        gt=0,
+        le=7 * 86_400,
+        description="in each phase, how long enough are waited for",
+    )
+    max_staleness: int = Field(
+        default=0, ge=0, le=16, description="updates from as many versions before are admitted"
+    )
+
+
 class TaskConfig(_Section):
     """One learning task."""
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,63}$")
     initial_model: Path = Field(description="safetensors file, float32 tensors")
+    mode: Literal["plain", "shared"] = Field(
+        default="plain", description="shared: the coordinator never sees an update"
+    )
     num_rounds: int = Field(default=100, ge=1, description="model versions to publish")
     reporting_goal: int = Field(default=10, ge=1, le=100_000, description="updates wanted a round")
     min_contributions: int = Field(default=0, ge=0, description="0: the reporting goal")
@@ -236,6 +294,7 @@ class TaskConfig(_Section):
     plan: PlanConfig = PlanConfig()
     aggregation: AggregationConfig = AggregationConfig()
     validation: ValidationConfig = ValidationConfig()
+    sharing: SharingConfig = SharingConfig()
 
     @model_validator(mode="after")
     def _check_goal(self) -> "TaskConfig":
@@ -245,12 +304,81 @@ class TaskConfig(_Section):
                 f"reporting-goal={self.reporting_goal}"
             )
             raise ValueError(msg)
+        problem = _sharing_problem(self) if self.is_shared else None
+        if problem:
+            raise ValueError(problem)
+        if not self.is_shared and self.sharing != SharingConfig():
+            msg = 'sharing has no meaning where mode = "plain"'
+            raise ValueError(msg)
         return self
+
+    @property
+    def is_shared(self) -> bool:
+        return self.mode == "shared"
 
     @property
     def quorum(self) -> int:
         """Contributions below which a round is abandoned."""
         return self.min_contributions or self.reporting_goal
+
+    @property
+    def min_members(self) -> int:
+        """Fewest updates that a shared round opens together."""
+        wanted = self.sharing.min_members or math.ceil(MIN_MEMBERS_SHARE * self.quorum)
+        if self.sharing.group_size and not self.sharing.min_members:
+            wanted = min(wanted, self.sharing.group_size)
+        return max(2, wanted)
+
+
+def _sharing_problem(task: TaskConfig) -> str | None:
+    """Why the task cannot be shared, as far as its own settings tell."""
+    sharing, rule = task.sharing, task.aggregation.rule
+    selects = rule in SELECTING_RULES
+    problems = (
+        (sharing.committee is None, "sharing.committee must name the committee's file"),
+        (
+            task.plan.clipping_norm <= 0,
+            "plan.clipping-norm must be > 0: it bounds what one device can do to the sum",
+        ),
+        (
+            task.aggregation.clipping_norm is not None,
+            "aggregation.clipping-norm cannot apply to updates nobody sees: set plan.clipping-norm",
+        ),
+        (
+            sharing.group_size == 0 and rule != "mean" and not selects,
+            f"aggregation.rule={rule!r} needs single updates or groups: set sharing.group-size",
+        ),
+        (rule == "krum", "aggregation.rule='krum' would open a single update"),
+        (
+            selects and sharing.group_size == 0 and sharing.checks != "distances",
+            f"aggregation.rule={rule!r} picks by distances: set sharing.checks = 'distances'",
+        ),
+        (
+            sharing.checks == "distances" and (not selects or sharing.group_size > 0),
+            "sharing.checks='distances' is for multi-krum and distance-outliers without groups",
+        ),
+        (
+            sharing.sketch_dim & (sharing.sketch_dim - 1) != 0,
+            f"sharing.sketch-dim={sharing.sketch_dim} must be a power of two",
+        ),
+        (
+            task.min_members > task.quorum,
+            f"sharing.min-members={sharing.min_members} must not exceed min-contributions, from 2",
+        ),
+        (
+            (sharing.holders_certificate is None) is not (sharing.holders_private_key is None),
+            "sharing.holders-certificate and sharing.holders-private-key go together",
+        ),
+        (
+            sharing.holders_certificate is not None and sharing.holders_ca is None,
+            "sharing.holders-certificate needs sharing.holders-ca",
+        ),
+        (
+            sharing.max_wait_s < sharing.holder_timeout_s,
+            "sharing.max-wait-s must not be below sharing.holder-timeout-s",
+        ),
+    )
+    return next((why for failed, why in problems if failed), None)
 
 
 class RoundsConfig(_Section):

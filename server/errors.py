@@ -6,10 +6,14 @@ a gRPC status and to the `ErrorReason` of the same name. The message is for a pe
     ServiceError
     ├── InvalidInput            MalformedRequest, MalformedUpdate, NonCanonicalUpdate, WrongShape,
     │                           WrongDtype, NonFiniteUpdate, UpdateTooLarge, TruncatedStream,
-    │                           DigestMismatch, OffsetOutOfRange, InvalidCsr
+    │                           DigestMismatch, OffsetOutOfRange, InvalidCsr, BadHeaderSignature,
+    │                           WrongRoundParameters, WrongHolder, SealBroken, OutOfRangeWord,
+    │                           CommitmentMismatch, BadStatement, EvidenceInsufficient
     ├── NotFound                UnknownTask, UnknownRound, UnknownModelVersion
-    ├── WrongState              RoundClosed, DeviceNotSelected, WrongModelVersion
-    ├── Conflict                SubmissionConflict, AlreadyContributed
+    ├── WrongState              RoundClosed, DeviceNotSelected, WrongModelVersion,
+    │                           WeakerThanPolicy, NotFrozen, ShareMissing, RoundPurged, KeysMissing
+    ├── Conflict                SubmissionConflict, AlreadyContributed, ParametersConflict,
+    │                           ShareConflict, SetConflict, SumConflict
     ├── AccessDenied            UnauthenticatedDevice, DeviceIdMismatch, EnrollmentTokenInvalid,
     │                           EnrollmentTokenUsed, EnrollmentDisabled
     └── Unavailable             Overloaded, StoreUnavailable
@@ -82,6 +86,38 @@ class InvalidCsr(InvalidInput):
     reason = "INVALID_CSR"
 
 
+class BadHeaderSignature(InvalidInput):
+    reason = "BAD_HEADER_SIGNATURE"
+
+
+class WrongRoundParameters(InvalidInput):
+    reason = "WRONG_ROUND_PARAMETERS"
+
+
+class WrongHolder(InvalidInput):
+    reason = "WRONG_HOLDER"
+
+
+class SealBroken(InvalidInput):
+    reason = "SEAL_BROKEN"
+
+
+class OutOfRangeWord(InvalidInput):
+    reason = "OUT_OF_RANGE_WORD"
+
+
+class CommitmentMismatch(InvalidInput):
+    reason = "COMMITMENT_MISMATCH"
+
+
+class BadStatement(InvalidInput):
+    reason = "BAD_STATEMENT"
+
+
+class EvidenceInsufficient(InvalidInput):
+    reason = "EVIDENCE_INSUFFICIENT"
+
+
 class NotFound(ServiceError):
     """The thing named does not exist."""
 
@@ -114,6 +150,26 @@ class WrongModelVersion(WrongState):
     reason = "WRONG_MODEL_VERSION"
 
 
+class WeakerThanPolicy(WrongState):
+    reason = "WEAKER_THAN_POLICY"
+
+
+class NotFrozen(WrongState):
+    reason = "NOT_FROZEN"
+
+
+class ShareMissing(WrongState):
+    reason = "SHARE_MISSING"
+
+
+class RoundPurged(WrongState):
+    reason = "ROUND_PURGED"
+
+
+class KeysMissing(WrongState):
+    reason = "KEYS_MISSING"
+
+
 class Conflict(ServiceError):
     """Something else is already stored under this name."""
 
@@ -124,6 +180,22 @@ class SubmissionConflict(Conflict):
 
 class AlreadyContributed(Conflict):
     reason = "ALREADY_CONTRIBUTED"
+
+
+class ParametersConflict(Conflict):
+    reason = "PARAMETERS_CONFLICT"
+
+
+class ShareConflict(Conflict):
+    reason = "SHARE_CONFLICT"
+
+
+class SetConflict(Conflict):
+    reason = "SET_CONFLICT"
+
+
+class SumConflict(Conflict):
+    reason = "SUM_CONFLICT"
 
 
 class AccessDenied(ServiceError):

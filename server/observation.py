@@ -3,6 +3,7 @@
 Called after commits. Observing never decides anything and never fails a call.
 """
 
+from collections import Counter as Tally
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,12 +12,16 @@ from opentelemetry import trace
 from opentelemetry.util.types import Attributes
 from prometheus_client import Counter
 
-from monitoring.audit_entry import MAX_STRING_CHARS, AuditEntry
+from monitoring.audit_entry import MAX_STRING_CHARS, AuditEntry, AuditValue
 from monitoring.audit_logger import AuditLogger
 from monitoring.logs import EventLogger
 from monitoring.metrics import Metrics
 from monitoring.tracing import context_from_traceparent, current_traceparent
+from security.shared_round.leakage import leakage
+from security.shared_round.member_set import SelectionMode
+from security.shared_round.parameters import RoundParameters
 from server.kernels import Workers
+from server.round.shared import SharedRound
 from server.round.state import Phase, Round
 from server.storage.ports import FinishedRound, Submission
 
@@ -59,6 +64,8 @@ class Observation:
         self.metrics.rounds_finished_total.labels(task=task, decision=record.decision).inc()
         seconds = (record.finished_at_ms - record.started_at_ms) / 1000
         self.metrics.round_duration_seconds.labels(task=task).observe(seconds)
+        if record.shared is not None:
+            self._shared_finished(record.task, record.shared)
         if record.model_version is not None:
             self.metrics.model_version.labels(task=task).set(record.model_version)
             self.metrics.aggregate_l2_norm.labels(task=task).set(record.metrics["update_norm"])
@@ -122,6 +129,31 @@ class Observation:
         self.metrics.model_version.labels(task=task).set(version)
         self.log.warning("rolled_back", task=task, model_version=version)
 
+    def holder_reachable(self, task: str, holder: int, *, reachable: bool) -> None:
+        self.metrics.share_holder_up.labels(task=task, holder=str(holder)).set(reachable)
+
+    def holder_refused(self, task: str, holder: int, reason: str) -> None:
+        self.metrics.share_holder_refusals_total.labels(
+            task=task, holder=str(holder), reason=reason
+        ).inc()
+
+    def share_relayed(self, task: str, holder: int, outcome: str) -> None:
+        self.metrics.shares_relayed_total.labels(
+            task=task, holder=str(holder), outcome=outcome
+        ).inc()
+
+    def opened(self, task: str, holder: int, kind: str) -> None:
+        self.metrics.shared_statements_total.labels(task=task, holder=str(holder), kind=kind).inc()
+
+    def _shared_finished(self, task: str, shared: SharedRound) -> None:
+        for _, reason in shared.excluded:
+            self.metrics.shared_members_excluded_total.labels(task=task, reason=reason).inc()
+        for holder in shared.liars:
+            self.metrics.share_holder_lies_total.labels(task=task, holder=str(holder)).inc()
+            self.log.warning("share_holder_lied", task=task, holder=holder)
+        if shared.is_degraded:
+            self.metrics.shared_rounds_degraded_total.labels(task=task, mode=shared.mode).inc()
+
     def checked_in(self, task: str, outcome: str) -> None:
         self.metrics.check_ins_total.labels(task=task, outcome=outcome).inc()
 
@@ -162,5 +194,52 @@ def audit_entry(finished: FinishedRound) -> AuditEntry:
         device_ids=finished.contributors,
         privacy_spent=None,  # plain mode gives no differential privacy
         at_ms=finished.finished_at_ms,
-        details={"base_version": finished.base_version, "excluded": finished.excluded},
+        details={
+            "base_version": finished.base_version,
+            "excluded": finished.excluded,
+            "mode": "plain" if finished.shared is None else "shared",
+            **(_shared_details(finished.shared) if finished.shared else {}),
+        },
     )
+
+
+def _shared_details(shared: SharedRound) -> dict[str, AuditValue]:
+    """Who could see what: of a round that failed on its way, the most that can have been opened."""
+    params = RoundParameters.from_bytes(shared.params_bytes)
+    opened: tuple[str, ...] = ()
+    if shared.set_sha256:
+        told = leakage(
+            params,
+            SelectionMode[shared.mode.upper()] if shared.mode else SelectionMode.CHECKED,
+            num_members=len(shared.members),
+            num_suspects=shared.blamed,
+            num_sums=len(shared.sums),
+        )
+        opened = tuple(
+            f"{who}: {count} {what}"
+            for who, numbers in told.items()
+            for what, count in numbers.items()
+        )
+    reasons = Tally(reason for _, reason in shared.excluded)
+    return {
+        "params_sha256": params.sha256.hex(),
+        "committee_sha256": params.committee_sha256.hex(),
+        "holders": params.holders,
+        "threshold": params.threshold,
+        "quorum": params.quorum,
+        "checks": params.checks.name.lower(),
+        "share_format": params.format.name.lower(),
+        "rule": params.rule,
+        "group_size": params.group_size,
+        "attempt": shared.attempt,
+        "members": len(shared.members),
+        "in_sums": sum(map(len, shared.sums)),
+        "opened_at_most": opened,
+        "excluded_by_reason": tuple(f"{reason}: {reasons[reason]}" for reason in sorted(reasons)),
+        "set_sha256": shared.set_sha256,
+        "selection_sha256": shared.selection_sha256,
+        "selection_mode": shared.mode,
+        "degraded": shared.is_degraded,
+        "holders_heard": tuple(map(str, shared.holders)),
+        "holders_lied": tuple(map(str, shared.liars)),
+    }

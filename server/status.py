@@ -27,14 +27,31 @@ STATUS: Final[dict[type[errors.ServiceError], grpc.StatusCode]] = {
     errors.DigestMismatch: grpc.StatusCode.INVALID_ARGUMENT,
     errors.OffsetOutOfRange: grpc.StatusCode.OUT_OF_RANGE,
     errors.InvalidCsr: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.BadHeaderSignature: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.WrongRoundParameters: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.WrongHolder: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.SealBroken: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.OutOfRangeWord: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.CommitmentMismatch: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.BadStatement: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.EvidenceInsufficient: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownTask: grpc.StatusCode.NOT_FOUND,
     errors.UnknownRound: grpc.StatusCode.NOT_FOUND,
     errors.UnknownModelVersion: grpc.StatusCode.NOT_FOUND,
     errors.RoundClosed: grpc.StatusCode.FAILED_PRECONDITION,
     errors.DeviceNotSelected: grpc.StatusCode.FAILED_PRECONDITION,
     errors.WrongModelVersion: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.WeakerThanPolicy: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotFrozen: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ShareMissing: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RoundPurged: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.KeysMissing: grpc.StatusCode.FAILED_PRECONDITION,
     errors.SubmissionConflict: grpc.StatusCode.ALREADY_EXISTS,
     errors.AlreadyContributed: grpc.StatusCode.ALREADY_EXISTS,
+    errors.ParametersConflict: grpc.StatusCode.ALREADY_EXISTS,
+    errors.ShareConflict: grpc.StatusCode.ALREADY_EXISTS,
+    errors.SetConflict: grpc.StatusCode.ALREADY_EXISTS,
+    errors.SumConflict: grpc.StatusCode.ALREADY_EXISTS,
     errors.UnauthenticatedDevice: grpc.StatusCode.UNAUTHENTICATED,
     errors.DeviceIdMismatch: grpc.StatusCode.PERMISSION_DENIED,
     errors.EnrollmentTokenInvalid: grpc.StatusCode.PERMISSION_DENIED,
@@ -43,6 +60,8 @@ STATUS: Final[dict[type[errors.ServiceError], grpc.StatusCode]] = {
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
 }
+
+_BY_REASON: Final = {cls.reason: cls for cls in STATUS}
 
 
 def status_code(error: ServiceError) -> grpc.StatusCode:
@@ -57,6 +76,15 @@ def error_detail(error: ServiceError) -> errors_pb2.ErrorDetail:
         message=error.message[:MAX_MESSAGE_CHARS],
         retry_after_ms=error.retry_after_ms,
     )
+
+
+def refusal(reason: str, message: str) -> ServiceError:
+    """The error of `reason`, for refusals that a package below states by name.
+
+    Raises:
+        KeyError: if no class has that reason.
+    """
+    return _BY_REASON[reason](message)
 
 
 def internal_error_detail() -> errors_pb2.ErrorDetail:

@@ -10,6 +10,7 @@ from server.config import CriteriaConfig, TaskConfig
 from server.convert import plan_of
 from server.errors import UnknownTask
 from server.round.selection import EligibilityCriteria, SelectionPolicy, cohort_size
+from server.sharing.planning import SharedTask
 
 _ANY: Final = 1 << 40  # as many eligible devices as one can wish
 
@@ -24,6 +25,7 @@ class TaskInfo:
     plan: pb.Plan
     criteria: EligibilityCriteria
     selection: SelectionPolicy
+    shared: SharedTask | None = None  # None: the task's rounds are plain
 
     @property
     def cohort_wanted(self) -> int:
@@ -58,12 +60,16 @@ class TaskDirectory:
         return tuple(self._tasks)
 
 
-def task_info(config: TaskConfig, *, dim: int) -> TaskInfo:
-    """Facts of one task whose model has `dim` elements."""
+def task_info(config: TaskConfig, *, dim: int, shared: SharedTask | None = None) -> TaskInfo:
+    """Facts of one task whose model has `dim` elements.
+
+    Raises:
+        SharingError: if the settings of a shared task fit no sound round.
+    """
     return TaskInfo(
         config=config,
         dim=dim,
-        max_update_bytes=dense_payload_bytes(dim),
+        max_update_bytes=shared.check(dim=dim) if shared else dense_payload_bytes(dim),
         plan=plan_of(config.plan),
         criteria=_criteria(config.criteria),
         selection=SelectionPolicy(
@@ -73,6 +79,7 @@ def task_info(config: TaskConfig, *, dim: int) -> TaskInfo:
             min_rounds_between=config.min_rounds_between,
             fairness=config.fairness,
         ),
+        shared=shared,
     )
 
 

@@ -1,17 +1,32 @@
 """Decoding and storing of updates, away from the event loop.
 
 `check_inline` and `UploadSink` apply the same checks to a payload in one piece and to one that
-arrives in chunks: length, digest, codec's canonical form, dimension, dtype and finiteness.
+arrives in chunks: length and digest, and what its format says. A plain payload is checked whole:
+codec's canonical form, dimension, dtype and finiteness. Of a sealed one only the outside can be:
+whose it is, of which round, and that every part has its place.
 """
 
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
 
 import xxhash
 
 from compression import codec
+from security.errors import MalformedMessageError, SharedRoundError
+from security.shared_round.bundle import MAX_PREFIX_BYTES, check_structure, parse_prefix
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.signing import read_header
 from server import errors
-from server.errors import DigestMismatch, InvalidInput, TruncatedStream, UpdateTooLarge
+from server.errors import (
+    DigestMismatch,
+    InvalidInput,
+    TruncatedStream,
+    UpdateTooLarge,
+    WrongModelVersion,
+)
+from server.status import refusal
 from server.storage.blobs import PartWriter
 from server.storage.ports import Submission
 
@@ -24,19 +39,139 @@ _REFUSALS: dict[type[codec.CodecError], type[InvalidInput]] = {
 }
 
 
-def check_inline(submission: Submission, *, dim: int) -> None:
+class PayloadCheck(Protocol):
+    """Checks one payload as it arrives."""
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        """Check the next bytes; quick enough for the event loop.
+
+        Raises:
+            ServiceError: as soon as they are wrong.
+        """
+
+    def finish(self) -> None:
+        """Check that the payload is complete.
+
+        Raises:
+            ServiceError: if it is not.
+        """
+
+
+class PayloadFormat(Protocol):
+    """What the payloads of a round must be."""
+
+    def check(self, submission: Submission, payload: bytes) -> None: ...
+
+    def start(self, submission: Submission) -> PayloadCheck: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DensePayload:
+    """Encoded updates in the clear, of `dim` elements."""
+
+    dim: int
+
+    def check(self, submission: Submission, payload: bytes) -> None:
+        """Check a whole payload; quicker than in parts."""
+        del submission
+        try:
+            codec.decode(payload, dim=self.dim)
+        except codec.CodecError as error:
+            raise _refusal(error) from error
+
+    def start(self, submission: Submission) -> PayloadCheck:
+        del submission
+        return _DenseCheck(self.dim)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedPayload:
+    """Sealed bundles of one shared round."""
+
+    params: RoundParameters
+
+    def check(self, submission: Submission, payload: bytes) -> None:
+        """Check a whole payload."""
+        check = self.start(submission)
+        check.feed(payload)
+        check.finish()
+
+    def start(self, submission: Submission) -> PayloadCheck:
+        return _SealedCheck(self.params, submission)
+
+
+class _DenseCheck:
+    def __init__(self, dim: int) -> None:
+        self._validator = codec.DenseValidator(dim=dim)
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        try:
+            self._validator.feed(chunk)
+        except codec.CodecError as error:
+            raise _refusal(error) from error
+
+    def finish(self) -> None:
+        try:
+            self._validator.finish()
+        except codec.CodecError as error:
+            raise _refusal(error) from error
+
+
+class _SealedCheck:
+    """Holds a bundle's prefix until it is complete; what follows is sealed."""
+
+    def __init__(self, params: RoundParameters, submission: Submission) -> None:
+        self._params = params
+        self._submission = submission
+        self._head = bytearray()
+        self._is_checked = False
+
+    def feed(self, chunk: bytes | memoryview) -> None:
+        if self._is_checked:
+            return
+        self._head += chunk[: MAX_PREFIX_BYTES - len(self._head)]
+        # The prefix is whole in the first message or two; a device that sends byte by byte is
+        # heard out rather than parsed at every byte.
+        if len(self._head) < min(MAX_PREFIX_BYTES, self._submission.payload_bytes):
+            return
+        self._check()
+
+    def finish(self) -> None:
+        if not self._is_checked:
+            self._check()
+
+    def _check(self) -> None:
+        submission, self._is_checked = self._submission, True
+        try:
+            prefix, prefix_bytes = parse_prefix(bytes(self._head))
+            check_structure(
+                self._params,
+                prefix,
+                prefix_bytes=prefix_bytes,
+                total_bytes=submission.payload_bytes,
+                device_id=submission.device_id,
+            )
+            signed_version = read_header(prefix.header).model_version
+        except MalformedMessageError as error:
+            raise errors.MalformedUpdate(str(error)) from error
+        except SharedRoundError as error:
+            raise refusal(error.reason, str(error)) from error
+        if signed_version != submission.model_version:
+            msg = f"model_version={submission.model_version} is {signed_version} in the bundle"
+            raise WrongModelVersion(msg)
+        self._head.clear()
+
+
+def check_inline(submission: Submission, payload_format: PayloadFormat) -> None:
     """Check a payload that came in one message.
 
     Raises:
-        InvalidInput: the subclass that says what is wrong.
+        ServiceError: the subclass that says what is wrong.
     """
     payload = submission.inline_payload or b""
     _check_length(len(payload), submission.payload_bytes)
     _check_digest(xxhash.xxh3_128_digest(payload), submission.digest)
-    try:
-        codec.decode(payload, dim=dim)
-    except codec.CodecError as error:
-        raise _refusal(error) from error
+    payload_format.check(submission, payload)
 
 
 class UploadSink:
@@ -48,15 +183,17 @@ class UploadSink:
 
     Args:
         submission: what the header declared.
-        dim: dimension of the task's model.
+        payload_format: what the payload must be.
         writer: where the bytes go.
     """
 
-    def __init__(self, submission: Submission, *, dim: int, writer: PartWriter) -> None:
+    def __init__(
+        self, submission: Submission, *, payload_format: PayloadFormat, writer: PartWriter
+    ) -> None:
         self._submission = submission
         self._writer = writer
         self._hash = xxhash.xxh3_128()
-        self._validator = codec.DenseValidator(dim=dim)
+        self._check = payload_format.start(submission)
         self._received = 0
         # A cancelled call leaves its thread running: `abort` must not close the file under it.
         self._busy = threading.Lock()
@@ -65,7 +202,7 @@ class UploadSink:
         """`check` and `write` the next bytes.
 
         Raises:
-            InvalidInput: as soon as a chunk is wrong.
+            ServiceError: as soon as a chunk is wrong.
             StoreUnavailable: if the store cannot take them.
         """
         with self._busy:
@@ -79,16 +216,13 @@ class UploadSink:
         Does no I/O, and is quick enough for the event loop where a chunk is one message.
 
         Raises:
-            InvalidInput: if the chunk is wrong.
+            ServiceError: if the chunk is wrong.
         """
         self._received += len(chunk)
         if self._received > self._submission.payload_bytes:
             msg = f"more than the declared {self._submission.payload_bytes} bytes arrived"
             raise UpdateTooLarge(msg)
-        try:
-            self._validator.feed(chunk)
-        except codec.CodecError as error:
-            raise _refusal(error) from error
+        self._check.feed(chunk)
         self._hash.update(chunk)
 
     def write(self, chunks: Iterable[bytes | memoryview]) -> None:
@@ -105,17 +239,14 @@ class UploadSink:
         """Store the checked bytes that are left, and make the whole durable under its key.
 
         Raises:
-            InvalidInput: if the whole is not what was declared.
+            ServiceError: if the whole is not what was declared.
             StoreUnavailable: if the store cannot take it.
         """
         self.write(rest)
         with self._busy:
             _check_length(self._received, self._submission.payload_bytes)
             _check_digest(self._hash.digest(), self._submission.digest)
-            try:
-                self._validator.finish()
-            except codec.CodecError as error:
-                raise _refusal(error) from error
+            self._check.finish()
             self._writer.commit()
 
     def abort(self, *, keep: bool) -> None:

@@ -63,12 +63,17 @@ class DeviceSpec:
     @property
     def device_id(self) -> str:
         """The id it checks in with, such as `device-0007`; unique within the population."""
-        return f"device-{self.index:04d}"
+        return device_id(self.index)
 
     @property
     def log_path(self) -> Path:
         """Its event log."""
         return self.log_dir / f"{self.device_id}.jsonl"
+
+
+def device_id(index: int) -> str:
+    """The id of the device at a position in its population, from 0."""
+    return f"device-{index:04d}"
 
 
 def device_fleet(
@@ -79,13 +84,18 @@ def device_fleet(
 
 
 def load_shared(specs: Sequence[DeviceSpec]) -> None:
-    """Load what every process needs, once: torch, the data and its split.
+    """Load what every process needs, once: torch, the data and its split, the loops of sharing.
 
     Raises:
         DatasetError: if the data set cannot be loaded.
         PartitionError: if it has too few samples for the population.
     """
     build_model(specs[0].scenario.dataset)
+    if any(spec.committee is not None for spec in specs):
+        # A compiler takes seconds to load; a fleet whose tasks are plain must not wait for it.
+        from security.secret_sharing.warm_up import warm_up  # noqa: PLC0415
+
+        warm_up()
     for scenario, data_dir in {(spec.scenario, spec.data_dir) for spec in specs}:
         local_data(scenario, 0, data_dir)
 

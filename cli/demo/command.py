@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cli.demo.report import DemoReport
 from cli.demo.run import Demo
-from cli.demo.settings import NUM_COORDINATORS, DemoSettings
+from cli.demo.settings import NUM_COORDINATORS, PLAIN, SHARED, DemoSettings, SharedSettings
 from cli.demo.view import DemoView
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
@@ -22,6 +22,7 @@ from server.config import ENVIRONMENT_PREFIX
 from simulation.scenarios import Scenario
 
 _DEFAULTS: Final = Scenario()
+_SHARED: Final = SharedSettings()
 _ATTACKERS_SHARE: Final = 0.2
 
 
@@ -68,6 +69,21 @@ def demo(
             "--kill-coordinator-at-round", min=1, help="Kill the leading coordinator there."
         ),
     ] = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="plain, or shared: nobody sees an update.")
+    ] = PLAIN,
+    holders: Annotated[
+        int, typer.Option("--holders", min=2, max=7, help="Share holders of the shared mode.")
+    ] = _SHARED.holders,
+    threshold: Annotated[
+        int, typer.Option("--threshold", min=2, max=7, help="Shares that open a sum.")
+    ] = _SHARED.threshold,
+    group_size: Annotated[
+        int,
+        typer.Option(
+            "--group-size", min=0, help="Updates in each opened sum; 0: one sum of all selected."
+        ),
+    ] = _SHARED.group_size,
     output_format: FormatOption = OutputFormat.TEXT,
 ) -> None:
     """Train one model with simulated devices through two coordinators and a store of their own.
@@ -90,6 +106,7 @@ def demo(
             ),
             aggregator=aggregator,
             kill_coordinator_at_round=kill_coordinator_at_round,
+            shared=_shared(mode, holders=holders, threshold=threshold, group_size=group_size),
         )
         stack.enter_context(terminate_as_interrupt())
         folder = _folder(keep_dir, stack)
@@ -101,6 +118,15 @@ def demo(
         _tell(report, output)
         if not report.is_good:
             raise typer.Exit(ExitCode.FAILURE)
+
+
+def _shared(mode: str, *, holders: int, threshold: int, group_size: int) -> SharedSettings | None:
+    if mode == PLAIN:
+        return None
+    if mode != SHARED:
+        msg = f"--mode {mode} must be {PLAIN} or {SHARED}"
+        raise CliError(msg, exit_code=ExitCode.USAGE)
+    return SharedSettings(holders=holders, threshold=threshold, group_size=group_size)
 
 
 def _isolate(environment: MutableMapping[str, str]) -> None:
@@ -135,9 +161,11 @@ def _opening(settings: DemoSettings) -> str:
         if scenario.attack != "none" and scenario.num_attackers
         else ""
     )
+    shared = settings.shared
+    committee = f", {shared.holders} share holders, {shared.threshold} open a sum" if shared else ""
     return (
         f"{scenario.num_devices} devices, {attack}{scenario.dataset}, alpha {scenario.alpha:g}, "
-        f"{settings.aggregator}; {NUM_COORDINATORS} coordinators, 1 store"
+        f"{settings.aggregator}; {NUM_COORDINATORS} coordinators, 1 store{committee}"
     )
 
 

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cli.demo.settings import DATA_DIR
 from cli.exit_codes import CliError
@@ -50,6 +50,13 @@ class Evidence:
                 raise CliError(msg)
             await asyncio.sleep(_POLL_S)
 
+    def openings(self) -> Mapping[int, Sequence[str]]:
+        """What each finished round opened at most, and to whom, as the audit log tells it."""
+        return {
+            int(entry["round_id"]): list(entry["details"].get("opened_at_most", ()))
+            for entry in self._entries()
+        }
+
     def pseudonym(self, device_id: str) -> str:
         """What stands for a device in the audit log."""
         return load_or_create_key(self._folder / DATA_DIR / KEY_FILE).pseudonym(device_id)
@@ -73,10 +80,12 @@ class Evidence:
         return "no log was written"
 
     def _audited(self) -> Mapping[int, Sequence[str]]:
+        return {int(entry["round_id"]): list(entry["device_ids"]) for entry in self._entries()}
+
+    def _entries(self) -> list[dict[str, Any]]:
         path = self._folder / DATA_DIR / _AUDIT_LOG
         if not path.exists():
-            return {}
+            return []
         # Only whole lines: the last one may be under way.
         *lines, _ = path.read_text(encoding="ascii").split("\n")
-        entries = [json.loads(line) for line in lines]
-        return {int(entry["round_id"]): list(entry["device_ids"]) for entry in entries}
+        return [json.loads(line) for line in lines]

@@ -28,6 +28,7 @@ class RoundReport:
         duration_s: from the opening of the round to its end, by the store's clock.
         bytes_up: payload bytes of the contributions.
         bytes_down: model bytes the devices fetched.
+        openings: in shared mode, what was opened at most, and to whom.
     """
 
     round: int
@@ -41,6 +42,7 @@ class RoundReport:
     duration_s: float
     bytes_up: int
     bytes_down: int = 0
+    openings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,7 @@ class DemoReport:
     def as_json(self) -> Mapping[str, object]:
         """One object; numbers that JSON cannot hold become null."""
         rounds = [
-            {name: _json_number(value) for name, value in asdict(one).items()}
+            {name: _json_number(value) for name, value in asdict(one).items() if name != "openings"}
             for one in self.rounds
         ]
         return {
@@ -98,6 +100,20 @@ class DemoReport:
             "duplicate_updates": self.duplicate_updates,
             "coordinators_killed": self.killed,
             "problem": self.problem,
+            **(self._shared_json() if self.settings.shared is not None else {}),
+        }
+
+    @property
+    def share_bytes_up(self) -> int:
+        """Bytes of sealed shares that the devices uploaded; 0 in plain mode."""
+        return sum(one.bytes_up for one in self.rounds) if self.settings.shared else 0
+
+    def _shared_json(self) -> Mapping[str, object]:
+        shared = self.settings.shared
+        return {
+            "holders": shared.holders if shared else 0,
+            "openings": {str(one.round): list(one.openings) for one in self.rounds},
+            "share_bytes_up": self.share_bytes_up,
         }
 
     def table(self) -> Table:
@@ -119,7 +135,17 @@ class DemoReport:
         return (
             f"Accuracy {self.initial_accuracy:.4f} -> {self.final_accuracy:.4f} on held-out data. "
             f"{counted} {self.wall_s:.1f} s; store and coordinators took at most "
-            f"{self.peak_server_rss_mb:.0f} MB.{killed}"
+            f"{self.peak_server_rss_mb:.0f} MB.{killed}{self._shared_summary()}"
+        )
+
+    def _shared_summary(self) -> str:
+        shared = self.settings.shared
+        if shared is None or not self.rounds:
+            return ""
+        opened = "".join(f"\n  {line}" for line in self.rounds[-1].openings)
+        return (
+            f"\n{self.share_bytes_up / _KIB:.0f} KB of shares for {shared.holders} holders, of "
+            f"whom {shared.threshold} open a sum. The last round opened at most:{opened}"
         )
 
 

@@ -5,12 +5,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from aggregators.vectors import encode_model
+from cli.committee_files import CommitteePlan
 from cli.demo.evidence import DEVICE_LOGS, SERVER_LOGS, Evidence
 from cli.demo.leader import leader_of
 from cli.demo.memory import PeakMemory
@@ -23,17 +25,20 @@ from cli.demo.settings import (
     TASK,
     DemoAddresses,
     DemoSettings,
+    SharedSettings,
+    min_members,
     server_toml,
 )
 from cli.demo.tally import model_bytes_down, tally
 from cli.demo.view import DemoView
 from cli.exit_codes import CliError, ExitCode
+from cli.local_committee import LocalCommittee
 from cli.service import COORDINATOR, Service
 from server.config import load_config
 from server.services.admin_models import TaskStatus
 from server.supervisor import StartupError, Supervisor
 from simulation import datasets
-from simulation.device_fleet import DeviceSpec, device_fleet
+from simulation.device_fleet import DeviceSpec, device_fleet, device_id
 from simulation.errors import FleetError
 from simulation.fleet import Fleet, FleetConfig
 from simulation.models import evaluate, initial_weights
@@ -66,6 +71,7 @@ class Demo:
         self._started_at = time.monotonic()
         self._rounds: list[RoundReport] = []
         self._killed = 0
+        self._committee: LocalCommittee | None = None
 
     async def run(self) -> DemoReport:
         """Train to the last round; no process is left when it returns or raises.
@@ -81,11 +87,20 @@ class Demo:
         for name in (DEVICE_LOGS, SERVER_LOGS):
             (self._folder / name).mkdir()
         (self._folder / MODEL_FILE).write_bytes(encode_model(weights))
-        with ReservedPorts(3) as ports:
+        shared = self._settings.shared
+        with ReservedPorts(shared.holders if shared else 0) as ports:
+            # Given back at once: a holder shares its port with nobody.
+            holders = ports.addresses
+        with ReservedPorts(3) as ports, ExitStack() as stack:
             grpc, http, metrics = ports.addresses
             addresses = DemoAddresses(grpc=grpc, http=http, metrics=metrics)
+            if shared is not None:
+                self._committee = stack.enter_context(self._local_committee(shared, holders))
             config_path = self._folder / "server.toml"
-            config_path.write_text(server_toml(self._settings, addresses, self._folder))
+            toml = server_toml(
+                self._settings, addresses, self._folder, committee=self._committee_path
+            )
+            config_path.write_text(toml)
             with Service(
                 config_path,
                 load_config(config_path, {}),
@@ -103,11 +118,32 @@ class Demo:
             peak_server_rss_mb=memory.peak_bytes / _MEGABYTE,
         )
 
+    @property
+    def _committee_path(self) -> Path | None:
+        return self._committee.committee_path if self._committee is not None else None
+
+    def _local_committee(self, shared: SharedSettings, addresses: Sequence[str]) -> LocalCommittee:
+        least = min_members(self._settings)
+        return LocalCommittee(
+            CommitteePlan(
+                threshold=shared.threshold,
+                addresses=addresses,
+                min_members=least,
+                min_group_size=least,
+            ),
+            self._folder / "committee",
+            [device_id(index) for index in range(self._settings.scenario.num_devices)],
+            log_dir=self._folder / SERVER_LOGS,
+        )
+
     async def _serve(
         self, service: Service, training: Coroutine[None, None, DemoReport]
     ) -> DemoReport:
         """Run the service for as long as the training takes."""
-        supervisor = Supervisor(service.specs, grace_s=_STOP_GRACE_S, on_event=service.observe)
+        holders = self._committee.specs if self._committee is not None else ()
+        supervisor = Supervisor(
+            (*holders, *service.specs), grace_s=_STOP_GRACE_S, on_event=service.observe
+        )
         serving = asyncio.create_task(supervisor.run())
         working = asyncio.create_task(training)
         interrupted = asyncio.create_task(_interruption())
@@ -156,6 +192,8 @@ class Demo:
                 task=TASK,
                 log_dir=self._folder / DEVICE_LOGS,
                 data_dir=self._data_dir,
+                committee=self._committee_path,
+                identity_dir=self._committee.identities_dir if self._committee else None,
             )
             for index in range(scenario.num_devices)
         ]
@@ -213,9 +251,17 @@ class Demo:
         counted = tally(events, contributors, self._evidence.pseudonym)
         sizes = {model.version: model.size_bytes for model in await observer.models()}
         down = model_bytes_down(events, sizes)
+        openings = self._evidence.openings() if self._settings.shared else {}
         return DemoReport(
             settings=self._settings,
-            rounds=[replace(one, bytes_down=down.get(one.round, 0)) for one in self._rounds],
+            rounds=[
+                replace(
+                    one,
+                    bytes_down=down.get(one.round, 0),
+                    openings=tuple(openings.get(one.round, ())),
+                )
+                for one in self._rounds
+            ],
             wall_s=time.monotonic() - self._started_at,
             acknowledged_updates=counted.acknowledged,
             lost_updates=counted.lost,

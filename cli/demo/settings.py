@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -11,11 +11,15 @@ from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
 from aggregators.registry import RuleSpec, rule_spec
 from cli.exit_codes import CliError, ExitCode
+from security.shared_round.committee import MAX_HOLDERS
+from server.config import SELECTING_RULES
 from simulation.scenarios import Scenario
 
 TASK: Final = "demo"
 NUM_COORDINATORS: Final = 2
 MODEL_FILE: Final = "initial.safetensors"
+PLAIN: Final = "plain"
+SHARED: Final = "shared"
 DATA_DIR: Final = "server"
 
 _MIN_CONTRIBUTIONS_SHARE: Final = 0.8
@@ -26,7 +30,33 @@ _SELECTION_TIMEOUT_S: Final = 120.0
 _LEASE_TTL_S: Final = 2.0
 _POLL_INTERVAL_S: Final = 0.2
 
+# Of the shared mode. In units of 2^-19 a norm of 2 is what the wrap-around test bears.
+_SHARED_CLIPPING_NORM: Final = 2.0
+_SHARED_FRACTION_BITS: Final = 19
+_HOLDER_TIMEOUT_S: Final = 15.0
+
 TomlValue = str | float | int | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedSettings:
+    """The share holders of a demonstration in shared mode.
+
+    Attributes:
+        holders: n, 2 to 7.
+        threshold: t, shares that open a sum; 2 to `holders`.
+        group_size: updates in each sum that is opened; 0: one sum of all selected.
+    """
+
+    holders: int = 5
+    threshold: int = 3
+    group_size: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.holders <= MAX_HOLDERS or not 2 <= self.threshold <= self.holders:
+            msg = f"--threshold {self.threshold} --holders {self.holders} must satisfy"
+            msg += f" 2 <= threshold <= holders <= {MAX_HOLDERS}"
+            raise CliError(msg, exit_code=ExitCode.USAGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +68,7 @@ class DemoSettings:
         aggregator: a rule, or steps and a rule, as `AggregatorConfig.rule`.
         kill_coordinator_at_round: when this round collects, the leading coordinator is killed;
             None: none is.
+        shared: the share holders; None: plain mode.
 
     Raises:
         CliError: if there is no such rule.
@@ -46,10 +77,11 @@ class DemoSettings:
     scenario: Scenario
     aggregator: str = "mean"
     kill_coordinator_at_round: int | None = None
+    shared: SharedSettings | None = None
 
     def __post_init__(self) -> None:
         try:
-            needs = _spec(self.aggregator).traits.needs
+            needs = () if self._picks else _spec(self.aggregator).traits.needs
         except AggregationError as error:
             msg = f"no aggregator {self.aggregator!r}: {error}"
             raise CliError(msg, exit_code=ExitCode.USAGE) from error
@@ -57,10 +89,22 @@ class DemoSettings:
             msg = f"aggregator {self.aggregator!r} needs {', '.join(needs)}, which the demo lacks"
             raise CliError(msg, exit_code=ExitCode.USAGE)
 
+    @property
+    def mode(self) -> str:
+        """`PLAIN` or `SHARED`."""
+        return PLAIN if self.shared is None else SHARED
+
+    @property
+    def _picks(self) -> bool:
+        """Whether the rule picks updates by opened distances, instead of seeing vectors."""
+        is_shared = self.shared is not None and not self.shared.group_size
+        return is_shared and self.aggregator in SELECTING_RULES
+
     def as_json(self) -> dict[str, object]:
         """The settings as the report tells them."""
         scenario = self.scenario
         return {
+            "mode": self.mode,
             "dataset": scenario.dataset,
             "devices": scenario.num_devices,
             "rounds": scenario.num_rounds,
@@ -72,6 +116,7 @@ class DemoSettings:
             "seed": scenario.seed,
             "coordinators": NUM_COORDINATORS,
             "kill_coordinator_at_round": self.kill_coordinator_at_round,
+            **(asdict(self.shared) if self.shared is not None else {}),
         }
 
 
@@ -84,13 +129,20 @@ class DemoAddresses:
     metrics: str
 
 
-def server_toml(settings: DemoSettings, addresses: DemoAddresses, folder: Path) -> str:
+def server_toml(
+    settings: DemoSettings,
+    addresses: DemoAddresses,
+    folder: Path,
+    *,
+    committee: Path | None = None,
+) -> str:
     """Write the coordinators' configuration.
 
     Args:
         settings: what is demonstrated.
         addresses: where the coordinators listen.
         folder: holds the initial model; the server's data goes into a folder in it.
+        committee: file that names the share holders; None in plain mode.
     """
     sections: dict[str, Mapping[str, TomlValue]] = {
         "[listen]": {
@@ -103,13 +155,11 @@ def server_toml(settings: DemoSettings, addresses: DemoAddresses, folder: Path) 
         "[store]": {"data-dir": str(folder / DATA_DIR)},
         "[rounds]": {"lease-ttl-s": _LEASE_TTL_S, "poll-interval-s": _POLL_INTERVAL_S},
         "[[task]]": _task(settings, folder),
-        "[task.plan]": {
-            "local-epochs": settings.scenario.local_epochs,
-            "batch-size": settings.scenario.batch_size,
-            "learning-rate": settings.scenario.learning_rate,
-        },
+        "[task.plan]": _plan(settings),
         "[task.aggregation]": _aggregation(settings),
     }
+    if settings.shared is not None:
+        sections["[task.sharing]"] = _sharing(settings, settings.shared, committee)
     return "\n".join(f"{header}\n{_keys(values)}" for header, values in sections.items())
 
 
@@ -118,9 +168,10 @@ def _task(settings: DemoSettings, folder: Path) -> Mapping[str, TomlValue]:
     return {
         "name": TASK,
         "initial-model": str(folder / MODEL_FILE),
+        "mode": settings.mode,
         "num-rounds": settings.scenario.num_rounds,
         "reporting-goal": num_devices,
-        "min-contributions": math.ceil(_MIN_CONTRIBUTIONS_SHARE * num_devices),
+        "min-contributions": min_contributions(settings),
         "over-selection": 1.0,
         "selection-timeout-s": _SELECTION_TIMEOUT_S,
         "collection-timeout-s": _COLLECTION_TIMEOUT_S,
@@ -128,11 +179,61 @@ def _task(settings: DemoSettings, folder: Path) -> Mapping[str, TomlValue]:
     }
 
 
+def min_contributions(settings: DemoSettings) -> int:
+    """Updates without which a round is abandoned."""
+    return math.ceil(_MIN_CONTRIBUTIONS_SHARE * settings.scenario.num_devices)
+
+
+def min_members(settings: DemoSettings) -> int:
+    """Fewest updates that are opened together in shared mode."""
+    group_size = settings.shared.group_size if settings.shared is not None else 0
+    return max(2, min(group_size or min_contributions(settings), _most_selected(settings)))
+
+
+def _most_selected(settings: DemoSettings) -> int:
+    """Updates that a rule by distances leaves of the fewest that come in."""
+    return min_contributions(settings) - settings.scenario.num_attackers
+
+
+def _plan(settings: DemoSettings) -> Mapping[str, TomlValue]:
+    values: dict[str, TomlValue] = {
+        "local-epochs": settings.scenario.local_epochs,
+        "batch-size": settings.scenario.batch_size,
+        "learning-rate": settings.scenario.learning_rate,
+    }
+    if settings.shared is not None:
+        values["clipping-norm"] = _SHARED_CLIPPING_NORM
+    return values
+
+
+def _sharing(
+    settings: DemoSettings, shared: SharedSettings, committee: Path | None
+) -> Mapping[str, TomlValue]:
+    picks = settings.aggregator in SELECTING_RULES and not shared.group_size
+    return {
+        "committee": str(committee),
+        "fraction-bits": _SHARED_FRACTION_BITS,
+        "checks": "distances" if picks else "norm",
+        "group-size": shared.group_size,
+        "min-members": min_members(settings),
+        "holder-timeout-s": _HOLDER_TIMEOUT_S,
+    }
+
+
 def _aggregation(settings: DemoSettings) -> Mapping[str, TomlValue]:
     values: dict[str, TomlValue] = {"rule": settings.aggregator}
     if settings.aggregator != "mean":
-        values["num-malicious-nodes"] = settings.scenario.num_attackers
+        values["num-malicious-nodes"] = _num_malicious(settings)
     return values
+
+
+def _num_malicious(settings: DemoSettings) -> int:
+    attackers = settings.scenario.num_attackers
+    if settings.shared is None or not settings.shared.group_size:
+        return attackers
+    # Each attacker spoils a group; a rule on group means bears fewer than half of them.
+    num_groups = min_contributions(settings) // settings.shared.group_size
+    return min(attackers, max(0, (num_groups - 1) // 2))
 
 
 def _spec(aggregator: str) -> RuleSpec:

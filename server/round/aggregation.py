@@ -63,13 +63,14 @@ class Aggregation:
         self._settings = settings
         self._observer = observer
         self._max_update_norm = max_update_norm
+        self._rule = settings.aggregator.rule
 
-    async def aggregate(self, round_: Round) -> CandidateModel | str:
+    async def aggregate(self, round_: Round) -> CandidateModel | str | None:
         """Build and store the candidate of a round whose contributions are fixed.
 
         Returns:
             The candidate, durable; doing it again stores the same bytes under the same name.
-            Or why there can be none.
+            Or why there can be none. None, in a shared round only: not yet.
 
         Raises:
             Unavailable: if a store did not answer; try again.
@@ -85,10 +86,13 @@ class Aggregation:
         except (MemoryError, ArithmeticError, ValueError) as error:
             # A defect that repeats would stop the task for ever: give up this round only.
             return f"{type(error).__name__}: {error}"
+        return await self._stored(round_, built, started)
+
+    async def _stored(self, round_: Round, built: BuiltModel, started: float) -> CandidateModel:
         await self._blobs.put(model_blob(round_.task, built.sha256), built.data)
         self._observer.aggregated(
             round_,
-            rule=self._settings.aggregator.rule,
+            rule=self._rule,
             seconds=time.perf_counter() - started,
             metrics=built.metrics,
         )
@@ -97,6 +101,7 @@ class Aggregation:
             size_bytes=len(built.data),
             excluded=len(built.excluded),
             metrics=built.metrics,
+            liars=built.liars,
         )
 
     async def problem(self, round_: Round) -> str | None:

@@ -24,6 +24,7 @@ from compression.codec import decode
 from server.storage.ports import Contribution
 
 Payload = bytes | memoryview
+Model = tuple[Mapping[str, NDArray[np.float32]], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class BuiltModel:
     sha256: str
     excluded: tuple[str, ...]  # devices whose update got no weight
     metrics: Mapping[str, float]
+    liars: tuple[int, ...] = ()  # share holders whose share of the sums was wrong
 
 
 def build_candidate(
@@ -65,8 +67,8 @@ def build_candidate(
     Raises:
         AggregationError: if the rule does not admit these contributions, or a payload is damaged.
     """
-    weights, metadata = decode_model(base)
-    layout = layout_of(weights)
+    model = decode_model(base)
+    layout = layout_of(model[0])
     updates = [
         Update(
             key=contribution.device_id,
@@ -77,11 +79,7 @@ def build_candidate(
     ]
     aggregator = GradientAggregator(settings.aggregator, num_threads=settings.num_threads)
     aggregate = aggregator.aggregate(updates, ServerKnowledge(seed=_seed(contributions)))
-    before = flatten(weights, layout).astype(np.float64)
-    after = before + settings.server_learning_rate * aggregate.vector.astype(np.float64)
-    with np.errstate(over="ignore"):  # an overflow is found by the validation that follows
-        rounded = after.astype(np.float32)
-    data = encode_model(unflatten(rounded, layout), metadata)
+    data = moved_model(model, aggregate.vector, settings.server_learning_rate)
     return BuiltModel(
         data=data,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -92,6 +90,28 @@ def build_candidate(
         ),
         metrics=_metrics(contributions, aggregate),
     )
+
+
+def moved_model(model: Model, step: NDArray[np.floating], learning_rate: float) -> bytes:
+    """The file of x + learning_rate * step, computed in float64, rounded to float32 once.
+
+    Args:
+        model: tensors and metadata, as `decode_model` gives them.
+        step: (d,) in the order of `flatten`.
+        learning_rate: of the server.
+
+    Raises:
+        AggregationError: if `step` has another dimension than the model.
+    """
+    weights, metadata = model
+    layout = layout_of(weights)
+    if step.shape != (layout.dim,):
+        msg = f"the step has shape {step.shape}, the model has {layout.dim} elements"
+        raise AggregationError(msg)
+    after = flatten(weights, layout).astype(np.float64) + learning_rate * step.astype(np.float64)
+    with np.errstate(over="ignore"):  # an overflow is found by the validation that follows
+        rounded = after.astype(np.float32)
+    return encode_model(unflatten(rounded, layout), metadata)
 
 
 def candidate_problem(

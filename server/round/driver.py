@@ -13,14 +13,15 @@ from typing import Final, Protocol
 
 from server.config import RoundsConfig
 from server.errors import Unavailable
-from server.round.aggregation import Aggregation
 from server.round.leadership import Leadership
 from server.round.records import finished_round, published_version
 from server.round.selection import ServerDeviceSelector
+from server.round.shared import SharedRound
 from server.round.state import (
     AggregationFailed,
     BaseVersionChanged,
     CandidateFailed,
+    CandidateModel,
     CandidatePassed,
     CandidateReady,
     CohortSelected,
@@ -29,6 +30,7 @@ from server.round.state import (
     GoalReached,
     Phase,
     Round,
+    SharedRoundFailed,
     step,
 )
 from server.storage.ports import (
@@ -65,6 +67,37 @@ class AuditLog(Protocol):
     async def record(self, finished: FinishedRound) -> None: ...
 
 
+class CandidateMaker(Protocol):
+    """Makes and checks a round's candidate, and cleans up. Every method may be repeated."""
+
+    async def aggregate(self, round_: Round) -> CandidateModel | str | None: ...
+
+    async def problem(self, round_: Round) -> str | None: ...
+
+    async def discard(self, round_: Round) -> None: ...
+
+    async def purge(self, task: str, round_number: int) -> None: ...
+
+
+class SharedRounds(Protocol):
+    """The phases that only shared rounds have. Every method may be repeated, by any coordinator.
+
+    `freeze` and `check` return what the round is ready for; None: not yet, ask again soon.
+    """
+
+    async def plan(self, round_: Round, *, cohort_size: int) -> SharedRound: ...
+
+    async def relay(self, round_: Round, *, accepted: int) -> str | None: ...
+
+    async def freeze(self, round_: Round, *, now_ms: int) -> Event | None: ...
+
+    async def check(self, round_: Round, *, now_ms: int) -> Event | None: ...
+
+    async def purge(self, record: FinishedRound) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 class Wakeup(Protocol):
     """Waits for news of a task."""
 
@@ -78,10 +111,11 @@ class DriverPorts:
     """What a driver works with."""
 
     store: RoundStore
-    aggregation: Aggregation
+    aggregation: CandidateMaker
     observer: RoundObserver
     audit: AuditLog
     wakeup: Wakeup
+    shared: SharedRounds | None = None  # for tasks whose rounds are shared
 
 
 class RoundDriver:
@@ -120,6 +154,8 @@ class RoundDriver:
                 if not await self._guarded_tick():
                     await wakeup.wait(self._task.name, timeout_s=self._wait_s, since=mark)
         finally:
+            if self._ports.shared is not None:
+                await self._ports.shared.close()
             await self._leadership.give_back()
 
     async def tick(self) -> bool:
@@ -149,6 +185,8 @@ class RoundDriver:
             done = await self._select(round_, snapshot, lease)
         elif round_.phase is Phase.COLLECTING:
             done = await self._collect(round_, snapshot, lease)
+        elif round_.phase in {Phase.FREEZING, Phase.CHECKING}:
+            done = await self._share(round_, snapshot, lease)
         elif round_.phase is Phase.AGGREGATING:
             done = await self._aggregate(round_, lease)
         else:
@@ -182,6 +220,7 @@ class RoundDriver:
             phase_since_ms=snapshot.now_ms,
             seed=secrets.randbits(128) if self._task.seed is None else self._task.seed,
             traceparent=self._ports.observer.new_traceparent(self._task.name, number),
+            max_staleness=self._task.sharing.max_staleness if self._task.is_shared else 0,
         )
         result = await self._ports.store.commit(round_, lease=lease)
         return self._committed(await self._resolve(result, round_), round_, None)
@@ -200,35 +239,51 @@ class RoundDriver:
         )
         if len(cohort) < enough:
             return False
-        event = CohortSelected(at_ms=snapshot.now_ms, cohort_size=len(cohort))
+        shared = None
+        if self._ports.shared is not None:
+            shared = await self._ports.shared.plan(round_, cohort_size=len(cohort))
+        event = CohortSelected(at_ms=snapshot.now_ms, cohort_size=len(cohort), shared=shared)
         after = step(round_, event)
         result = await self._ports.store.open_cohort(after, cohort=cohort, lease=lease)
         return self._committed(await self._resolve(result, after), after, round_)
 
     async def _collect(self, round_: Round, snapshot: Snapshot, lease: Lease) -> bool:
         now, accepted = snapshot.now_ms, snapshot.accepted
+        if self._ports.shared is not None and round_.shared is not None:
+            refusal = await self._ports.shared.relay(round_, accepted=accepted)
+            if refusal is not None:
+                event = SharedRoundFailed(at_ms=now, detail=refusal)
+                return await self._finish(round_, event, snapshot, lease)
         if accepted >= round_.reporting_goal:
             return await self._advance(round_, GoalReached(at_ms=now, accepted=accepted), lease)
         if now < round_.deadline_ms:
             self._wait_s = min(self._wait_s, (round_.deadline_ms - now) / 1000)
             return False
-        event = DeadlineReached(at_ms=now, accepted=accepted)
-        if step(round_, event).is_terminal:
-            return await self._finish(round_, event, snapshot, lease)
-        return await self._advance(round_, event, lease)
+        return await self._apply(round_, DeadlineReached(at_ms=now, accepted=accepted), lease)
+
+    async def _share(self, round_: Round, snapshot: Snapshot, lease: Lease) -> bool:
+        shared, now = self._ports.shared, snapshot.now_ms
+        if shared is None:
+            detail = "the task is not shared any more"
+            return await self._apply(round_, SharedRoundFailed(at_ms=now, detail=detail), lease)
+        async with self._leadership.kept():
+            with self._ports.observer.span(round_.phase.value, round_):
+                work = shared.freeze if round_.phase is Phase.FREEZING else shared.check
+                event = await work(round_, now_ms=now)
+        return False if event is None else await self._apply(round_, event, lease)
 
     async def _aggregate(self, round_: Round, lease: Lease) -> bool:
         async with self._leadership.kept():
             outcome = await self._ports.aggregation.aggregate(round_)
+        if outcome is None:
+            return False
         snapshot = await self._ports.store.snapshot(self._task.name)
         event: Event = (
             AggregationFailed(at_ms=snapshot.now_ms, detail=outcome)
             if isinstance(outcome, str)
             else CandidateReady(at_ms=snapshot.now_ms, candidate=outcome)
         )
-        if step(round_, event).is_terminal:
-            return await self._finish(round_, event, snapshot, lease)
-        return await self._advance(round_, event, lease)
+        return await self._apply(round_, event, lease)
 
     async def _validate(self, round_: Round, lease: Lease) -> bool:
         async with self._leadership.kept():
@@ -241,6 +296,12 @@ class RoundDriver:
             if problem is None
             else CandidateFailed(at_ms=at_ms, detail=problem)
         )
+        return await self._finish(round_, event, snapshot, lease)
+
+    async def _apply(self, round_: Round, event: Event, lease: Lease) -> bool:
+        if not step(round_, event).is_terminal:
+            return await self._advance(round_, event, lease)
+        snapshot = await self._ports.store.snapshot(self._task.name)
         return await self._finish(round_, event, snapshot, lease)
 
     async def _advance(self, round_: Round, event: Event, lease: Lease) -> bool:
@@ -276,6 +337,8 @@ class RoundDriver:
         finished = await self._ports.store.unaudited(self._task.name)
         for record in finished:
             await self._ports.audit.record(record)
+            if self._ports.shared is not None and record.shared is not None:
+                await self._ports.shared.purge(record)
             # The round before, too: an upload may have broken off after its purge.
             for number in {record.number, max(1, record.number - 1)}:
                 await self._ports.aggregation.purge(record.task, number)

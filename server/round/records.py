@@ -1,7 +1,9 @@
 """What is kept of a round when it ends: its record and, if it was published, the new version."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from server.round.shared import SharedRound
 from server.round.state import Round
 from server.storage.ports import Contribution, FinishedRound, ModelVersion
 
@@ -33,6 +35,7 @@ def finished_round(
         bytes_up=sum(contribution.payload_bytes for contribution in contributions),
         traceparent=ended.traceparent,
         metrics=dict(candidate.metrics) if candidate else {},
+        shared=_shared_part(ended),
     )
 
 
@@ -56,3 +59,10 @@ def published_version(published: Round, *, version: int, dim: int) -> ModelVersi
         created_at_ms=published.phase_since_ms,
         metrics=dict(candidate.metrics),
     )
+
+
+def _shared_part(ended: Round) -> SharedRound | None:
+    if ended.shared is None or ended.candidate is None:
+        return ended.shared
+    liars = {*ended.shared.liars, *ended.candidate.liars}
+    return replace(ended.shared, liars=tuple(sorted(liars)))

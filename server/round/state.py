@@ -14,12 +14,16 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, assert_never
 
+from server.round.shared import SharedRound
+
 
 class Phase(Enum):
     """Where a round stands."""
 
     SELECTING = "selecting"  # waits for enough eligible devices
     COLLECTING = "collecting"  # the cohort is fixed; updates are admitted
+    FREEZING = "freezing"  # shared rounds: the holders agree on the set of members
+    CHECKING = "checking"  # shared rounds: the holders open the checks; the selection is derived
     AGGREGATING = "aggregating"  # the contributions are fixed; the candidate is computed
     VALIDATING = "validating"  # the candidate is stored; it is checked
     PUBLISHED = "published"  # the candidate is the task's current model version
@@ -33,6 +37,9 @@ class AbandonReason(Enum):
     AGGREGATION_FAILED = "aggregation_failed"
     VALIDATION_FAILED = "validation_failed"
     BASE_VERSION_CHANGED = "base_version_changed"  # somebody rolled the model back meanwhile
+    REFUSED_BY_HOLDERS = "refused_by_holders"  # share holders will not take part in such a round
+    FREEZE_FAILED = "freeze_failed"  # too few holders or members for a frozen set
+    CHECKS_FAILED = "checks_failed"  # too few holders opened the checks, or too few members passed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +50,15 @@ class CandidateModel:
     size_bytes: int
     excluded: int  # contributions the rule gave no weight
     metrics: Mapping[str, float] = field(default_factory=dict)
+    liars: tuple[int, ...] = ()  # share holders caught with a wrong share of the sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One round of one task. `version` counts its committed changes, from 1."""
+    """One round of one task. `version` counts its committed changes, from 1.
+
+    `shared` is set from COLLECTING on where the round is shared.
+    """
 
     task: str
     number: int
@@ -66,6 +77,8 @@ class Round:
     reason: AbandonReason | None = None
     detail: str = ""
     traceparent: str = ""
+    max_staleness: int = 0  # updates of as many versions before the base are admitted
+    shared: SharedRound | None = None
 
     def __post_init__(self) -> None:
         if self.number < 1 or self.version < 1 or self.base_version < 1:
@@ -83,10 +96,18 @@ class Round:
         if self.collection_timeout_ms < 1:
             msg = f"collection_timeout_ms={self.collection_timeout_ms} must be >= 1"
             raise ValueError(msg)
+        if self.max_staleness < 0:
+            msg = f"max_staleness={self.max_staleness} must be >= 0"
+            raise ValueError(msg)
 
     @property
     def is_terminal(self) -> bool:
         return not ALLOWED[self.phase]
+
+    @property
+    def oldest_version(self) -> int:
+        """Oldest model version an update may have been trained from."""
+        return max(1, self.base_version - self.max_staleness)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +116,7 @@ class CohortSelected:
 
     at_ms: int
     cohort_size: int
+    shared: SharedRound | None = None  # set: the round is shared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +133,46 @@ class DeadlineReached:
 
     at_ms: int
     accepted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeRetried:
+    """Holders voted for different sets, or one lacks a share: a new attempt is proposed."""
+
+    at_ms: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetFrozen:
+    """A quorum of share holders voted for one set of members."""
+
+    at_ms: int
+    members: tuple[tuple[str, str], ...]  # device id, header hash
+    set_sha256: str
+    excluded: tuple[tuple[str, str], ...] = ()  # device id, reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChecksDone:
+    """The checks were opened, and which sums are to be opened follows from them."""
+
+    at_ms: int
+    mode: str
+    sums: tuple[tuple[int, ...], ...]
+    selection_sha256: str
+    excluded: tuple[tuple[str, str], ...] = ()  # members in no sum, reason
+    blamed: int = 0
+    holders: tuple[int, ...] = ()
+    liars: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedRoundFailed:
+    """The share holders cannot or will not bring the round to its next phase."""
+
+    at_ms: int
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +218,10 @@ Event = (
     CohortSelected
     | GoalReached
     | DeadlineReached
+    | FreezeRetried
+    | SetFrozen
+    | ChecksDone
+    | SharedRoundFailed
     | CandidateReady
     | AggregationFailed
     | CandidatePassed
@@ -169,8 +235,20 @@ ALLOWED: Final[Mapping[Phase, Mapping[type[Event], frozenset[Phase]]]] = {
         BaseVersionChanged: frozenset({Phase.ABANDONED}),
     },
     Phase.COLLECTING: {
-        GoalReached: frozenset({Phase.AGGREGATING}),
-        DeadlineReached: frozenset({Phase.AGGREGATING, Phase.ABANDONED}),
+        GoalReached: frozenset({Phase.AGGREGATING, Phase.FREEZING}),
+        DeadlineReached: frozenset({Phase.AGGREGATING, Phase.FREEZING, Phase.ABANDONED}),
+        SharedRoundFailed: frozenset({Phase.ABANDONED}),
+        BaseVersionChanged: frozenset({Phase.ABANDONED}),
+    },
+    Phase.FREEZING: {
+        FreezeRetried: frozenset({Phase.FREEZING}),
+        SetFrozen: frozenset({Phase.CHECKING}),
+        SharedRoundFailed: frozenset({Phase.ABANDONED}),
+        BaseVersionChanged: frozenset({Phase.ABANDONED}),
+    },
+    Phase.CHECKING: {
+        ChecksDone: frozenset({Phase.AGGREGATING}),
+        SharedRoundFailed: frozenset({Phase.ABANDONED}),
         BaseVersionChanged: frozenset({Phase.ABANDONED}),
     },
     Phase.AGGREGATING: {
@@ -185,6 +263,13 @@ ALLOWED: Final[Mapping[Phase, Mapping[type[Event], frozenset[Phase]]]] = {
     },
     Phase.PUBLISHED: {},
     Phase.ABANDONED: {},
+}
+
+
+_FAILURES: Final[Mapping[Phase, AbandonReason]] = {
+    Phase.COLLECTING: AbandonReason.REFUSED_BY_HOLDERS,
+    Phase.FREEZING: AbandonReason.FREEZE_FAILED,
+    Phase.CHECKING: AbandonReason.CHECKS_FAILED,
 }
 
 
@@ -204,7 +289,8 @@ def step(round_: Round, event: Event) -> Round:
     """Apply one event.
 
     Returns:
-        The round after the event, its `version` one higher.
+        The round after the event, its `version` one higher. `phase_since_ms` stays where the phase
+        does.
 
     Raises:
         RoundEventRejected: if the phase does not name the event or its guard does not hold.
@@ -217,7 +303,8 @@ def step(round_: Round, event: Event) -> Round:
     if type(event) not in ALLOWED[round_.phase]:
         raise RoundEventRejected(round_, event, "not allowed in this phase")
     after = _apply(round_, event)
-    return replace(after, version=round_.version + 1, phase_since_ms=event.at_ms)
+    since_ms = event.at_ms if after.phase is not round_.phase else round_.phase_since_ms
+    return replace(after, version=round_.version + 1, phase_since_ms=since_ms)
 
 
 def _apply(round_: Round, event: Event) -> Round:  # noqa: C901, PLR0911  # one case an event
@@ -228,9 +315,11 @@ def _apply(round_: Round, event: Event) -> Round:  # noqa: C901, PLR0911  # one 
             if event.accepted < round_.reporting_goal:
                 why = f"accepted={event.accepted} < reporting_goal={round_.reporting_goal}"
                 raise RoundEventRejected(round_, event, why)
-            return replace(round_, phase=Phase.AGGREGATING)
+            return replace(round_, phase=_after_collecting(round_))
         case DeadlineReached():
             return _end_collecting(round_, event)
+        case FreezeRetried() | SetFrozen() | ChecksDone() | SharedRoundFailed():
+            return _apply_shared(round_, event)
         case CandidateReady():
             return replace(round_, phase=Phase.VALIDATING, candidate=event.candidate)
         case AggregationFailed():
@@ -259,6 +348,7 @@ def _start_collecting(round_: Round, event: CohortSelected) -> Round:
         # A cohort smaller than the goal can still be complete before the deadline.
         reporting_goal=min(round_.reporting_goal, event.cohort_size),
         deadline_ms=event.at_ms + round_.collection_timeout_ms,
+        shared=event.shared,
     )
 
 
@@ -269,7 +359,55 @@ def _end_collecting(round_: Round, event: DeadlineReached) -> Round:
     if event.accepted < round_.min_contributions:
         detail = f"{event.accepted} of at least {round_.min_contributions}"
         return _abandon(round_, AbandonReason.TOO_FEW_CONTRIBUTIONS, detail)
-    return replace(round_, phase=Phase.AGGREGATING)
+    return replace(round_, phase=_after_collecting(round_))
+
+
+def _after_collecting(round_: Round) -> Phase:
+    return Phase.AGGREGATING if round_.shared is None else Phase.FREEZING
+
+
+def _apply_shared(
+    round_: Round, event: FreezeRetried | SetFrozen | ChecksDone | SharedRoundFailed
+) -> Round:
+    shared = round_.shared
+    if shared is None:
+        raise RoundEventRejected(round_, event, "the round is not shared")
+    match event:
+        case FreezeRetried():
+            if event.attempt <= shared.attempt:
+                why = f"attempt={event.attempt} must be above {shared.attempt}"
+                raise RoundEventRejected(round_, event, why)
+            return replace(round_, shared=replace(shared, attempt=event.attempt))
+        case SetFrozen():
+            _require_enough(round_, event, len(event.members), shared.min_members)
+            frozen = replace(
+                shared,
+                members=event.members,
+                set_sha256=event.set_sha256,
+                excluded=shared.excluded + event.excluded,
+            )
+            return replace(round_, phase=Phase.CHECKING, shared=frozen)
+        case ChecksDone():
+            _require_enough(round_, event, sum(map(len, event.sums)), shared.min_members)
+            checked = replace(
+                shared,
+                mode=event.mode,
+                sums=event.sums,
+                selection_sha256=event.selection_sha256,
+                excluded=shared.excluded + event.excluded,
+                blamed=event.blamed,
+                holders=event.holders,
+                liars=event.liars,
+            )
+            return replace(round_, phase=Phase.AGGREGATING, shared=checked)
+        case SharedRoundFailed():
+            return _abandon(round_, _FAILURES[round_.phase], event.detail)
+
+
+def _require_enough(round_: Round, event: Event, members: int, least: int) -> None:
+    if members < least:
+        why = f"members={members} < min_members={least}"
+        raise RoundEventRejected(round_, event, why)
 
 
 def _abandon(round_: Round, reason: AbandonReason, detail: str) -> Round:

@@ -221,6 +221,7 @@ class FederationService:
             max_update_bytes=task.max_update_bytes,
             plan=task.plan,
             traceparent=answer.traceparent,
+            shared_parameters=answer.shared_parameters,
         )
 
     def _retry_ms(self, device_id: str, answer: CheckInAnswer) -> int:

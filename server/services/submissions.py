@@ -5,12 +5,13 @@ into the round store inside the admission itself; large ones lie in the blob sto
 retry, with the same submission id, gets the receipt of the first success.
 """
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
 from protos.fedagg.v1 import federation_pb2 as pb
+from security.shared_round.parameters import RoundParameters
 from server import errors
 from server.config import LimitsConfig
 from server.convert import check_size, receipt_of, submission_of
@@ -23,8 +24,9 @@ from server.errors import (
 from server.services.uploads import OVERLOAD_RETRY_MS, Uploads
 from server.storage.ports import Admission, AdmissionVerdict, RoundStore, Submission
 from server.tasks import TaskDirectory, TaskInfo
-from server.upload import check_inline
+from server.upload import DensePayload, PayloadFormat, SealedPayload, check_inline
 
+MAX_KNOWN_ROUNDS: Final = 64  # whose parameters are kept parsed
 INLINE_LIMIT_BYTES: Final = 1 << 20  # SubmitInlineUpdate and one SubmitUpdatesRequest
 
 _REFUSALS: Final[dict[AdmissionVerdict, tuple[type[ServiceError], str]]] = {
@@ -88,6 +90,7 @@ class Submissions:
         self._inline_max_bytes = min(INLINE_LIMIT_BYTES, limits.inline_max_bytes)
         self._inline_in_flight = limits.inline_in_flight
         self._inline = 0
+        self._sealed: OrderedDict[tuple[str, int], SealedPayload] = OrderedDict()
 
     async def submit_inline(self, update: pb.InlineUpdate) -> pb.SubmissionReceipt:
         """Take one update that came in one message."""
@@ -150,7 +153,8 @@ class Submissions:
                 raise known
             if known.verdict is AdmissionVerdict.DUPLICATE:
                 return submission, known
-            await self._receive(messages, submission, task, header.offset)
+            payload_format = await self._format_of(task, submission.round_number)
+            await self._receive(messages, submission, payload_format, header.offset)
         finally:
             self._observer.upload_ended()
         outcome = self._outcome(submission, (await self._store.admit([submission]))[0])
@@ -186,8 +190,13 @@ class Submissions:
         good: defaultdict[str, list[int]] = defaultdict(list)
         for i, submission in enumerate(submissions):
             try:
-                self._check(submission)
+                await self._check(submission)
                 good[submission.task].append(i)
+            except errors.UnknownRound as error:
+                # The round may be over and this a retry: what is stored answers first.
+                admission = await self._store.probe(submission)
+                is_new = admission.verdict is AdmissionVerdict.ACCEPTED
+                outcomes[i] = error if is_new else self._outcome(submission, admission)
             except ServiceError as error:
                 outcomes[i] = error
                 await self._note_refusal(submission, error)
@@ -197,7 +206,7 @@ class Submissions:
                 outcomes[i] = self._outcome(submissions[i], verdict)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _check(self, submission: Submission) -> None:
+    async def _check(self, submission: Submission) -> None:
         task = self._tasks[submission.task]
         size = len(submission.inline_payload or b"")
         if size > self._inline_max_bytes:
@@ -205,13 +214,40 @@ class Submissions:
             raise UpdateTooLarge(msg)
         check_size(submission.payload_bytes, limit=task.max_update_bytes)
         # A few microseconds for payloads this small: a thread would cost more than the work.
-        check_inline(submission, dim=task.dim)
+        check_inline(submission, await self._format_of(task, submission.round_number))
+
+    async def _format_of(self, task: TaskInfo, round_number: int) -> PayloadFormat:
+        """What the payloads of a round must be.
+
+        Raises:
+            UnknownRound: if the round is shared and not the one that is open.
+        """
+        if task.shared is None:
+            return DensePayload(dim=task.dim)
+        key = (task.name, round_number)
+        known = self._sealed.get(key)
+        if known is None:
+            round_ = (await self._store.snapshot(task.name)).round
+            if round_ is None or round_.number != round_number or round_.shared is None:
+                msg = f"round {round_number} is not open"
+                raise errors.UnknownRound(msg)
+            params = RoundParameters.from_bytes(round_.shared.params_bytes)
+            known = self._sealed[key] = SealedPayload(params=params)
+            if len(self._sealed) > MAX_KNOWN_ROUNDS:
+                self._sealed.popitem(last=False)
+        return known
 
     async def _receive(
-        self, messages: AsyncIterator[bytes], submission: Submission, task: TaskInfo, offset: int
+        self,
+        messages: AsyncIterator[bytes],
+        submission: Submission,
+        payload_format: PayloadFormat,
+        offset: int,
     ) -> None:
         try:
-            await self._uploads.receive(messages, submission, dim=task.dim, offset=offset)
+            await self._uploads.receive(
+                messages, submission, payload_format=payload_format, offset=offset
+            )
         except InvalidInput as error:
             await self._note_refusal(submission, error)
             raise

@@ -22,7 +22,7 @@ from server.kernels import Workers
 from server.storage.blobs import BlobStore
 from server.storage.keys import payload_blob
 from server.storage.ports import BlobNotFound, Submission
-from server.upload import UploadSink
+from server.upload import PayloadFormat, UploadSink
 
 WRITE_BYTES: Final = 2 << 20  # handed to a thread at once: larger saves hops, smaller saves memory
 MESSAGE_COST_BYTES: Final = 4096  # what a held message weighs at least, however little it brings
@@ -62,7 +62,12 @@ class Uploads:
         raise MalformedRequest(msg)
 
     async def receive(
-        self, messages: AsyncIterator[bytes], submission: Submission, *, dim: int, offset: int
+        self,
+        messages: AsyncIterator[bytes],
+        submission: Submission,
+        *,
+        payload_format: PayloadFormat,
+        offset: int,
     ) -> None:
         """Store the payload that follows the header; durable under its key when this returns.
 
@@ -81,7 +86,7 @@ class Uploads:
         self._streams[device] += 1
         try:
             async with self._window:
-                await self._store(messages, submission, dim=dim, offset=offset)
+                await self._store(messages, submission, payload_format, offset)
         finally:
             self._streams[device] -= 1
             if not self._streams[device]:
@@ -93,11 +98,17 @@ class Uploads:
         return part[1] if part else 0
 
     async def _store(
-        self, messages: AsyncIterator[bytes], submission: Submission, *, dim: int, offset: int
+        self,
+        messages: AsyncIterator[bytes],
+        submission: Submission,
+        payload_format: PayloadFormat,
+        offset: int,
     ) -> None:
         key = blob_key(submission)
         sink = UploadSink(
-            submission, dim=dim, writer=self._blobs.open_part(key, part=self._part_name())
+            submission,
+            payload_format=payload_format,
+            writer=self._blobs.open_part(key, part=self._part_name()),
         )
         resumed = await self._part_of(key, offset) if offset else ""
         replaced = False

@@ -8,7 +8,7 @@ script may touch them together. Scripts receive the task's prefix and append the
 | `task` | hash | `current`, `latest` model version; `published` rounds; `num_rounds` | create_task, finish, rollback | for ever |
 | `models` | hash | version -> ModelVersion as JSON | create_task, finish | for ever |
 | `lease` | hash | `owner`, `fence`, `expires_ms` of the leader | lease | for ever |
-| `round` | hash | `number`, `version`, `phase`, `base`, `goal`, `deadline`, `accepted`, `state` (Round as JSON) of the newest round | commit, open_cohort, finish; `accepted` by admit | for ever |
+| `round` | hash | `number`, `version`, `phase`, `base`, `oldest` version updates may start from, `goal`, `deadline`, `accepted`, `state` (Round as JSON) of the newest round | commit, open_cohort, finish; `accepted` by admit | for ever |
 | `waiting` | zset | device -> when its offer lapses (ms) | check_in; taken out by open_cohort | for ever |
 | `offers` | hash | device -> its newest check-in id | check_in; taken out by open_cohort | for ever |
 | `devices` | hash | device -> `last round:rounds selected for` | open_cohort | for ever |
@@ -64,6 +64,14 @@ def payload_blob(
 def payloads_prefix(task: str, round_number: int) -> str:
     """Folder of all payloads of a round."""
     return f"updates/{task}/{round_number:08d}/"
+
+
+def evidence_blob(task: str, round_number: int, selection_sha256: str) -> str:
+    """Blob key of the statements that a shared round's selection follows from.
+
+    In the payloads' folder, so that it goes with them; no device's folder has this name.
+    """
+    return f"{payloads_prefix(task, round_number)}evidence/{selection_sha256}"
 
 
 def installation_blob(installation: str) -> str:

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 from server.round.selection import Candidate
+from server.round.shared import SharedRound
 from server.round.state import Round
 
 
@@ -92,6 +93,7 @@ class Contribution:
     inline: bool
     loss_before: float | None
     loss_after: float | None
+    model_version: int = 0  # trained from it; 0: not recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +130,7 @@ class FinishedRound:
     bytes_up: int
     traceparent: str
     metrics: dict[str, float]
+    shared: SharedRound | None = None  # for the audit log, as the contributors
 
 
 class CheckInVerdict(Enum):
@@ -149,6 +152,7 @@ class CheckInAnswer:
     ttl_ms: int
     base_version: int
     traceparent: str
+    shared_parameters: bytes = b""  # serialized; empty: the round is plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

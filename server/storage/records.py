@@ -7,6 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
+from server.round.shared import SharedRound
 from server.round.state import AbandonReason, CandidateModel, Phase, Round
 from server.storage.ports import Contribution, FinishedRound, ModelVersion, Submission
 
@@ -22,7 +23,9 @@ def load_round(text: bytes) -> Round:
     tree: dict[str, Any] = json.loads(text)
     tree["phase"] = Phase(tree["phase"])
     tree["reason"] = AbandonReason(tree["reason"]) if tree["reason"] else None
-    tree["candidate"] = CandidateModel(**tree["candidate"]) if tree["candidate"] else None
+    tree["candidate"] = _candidate(tree["candidate"]) if tree["candidate"] else None
+    shared = tree.get("shared")  # rounds stored by an older release have none
+    tree["shared"] = _shared(shared) if shared else None
     return Round(**tree)
 
 
@@ -41,19 +44,27 @@ def dump_finished(record: FinishedRound) -> str:
 def load_finished(text: bytes) -> FinishedRound:
     tree = json.loads(text)
     tree["contributors"] = tuple(tree["contributors"])
+    if tree.get("shared"):
+        tree["shared"] = _shared(tree["shared"])
     return FinishedRound(**tree)
 
 
 def dump_facts(submission: Submission) -> str:
-    """The part of a stored submission between its digest and its time."""
+    """The part of a stored submission between its digest and its time.
+
+    The model version stands last: lines of an older release end before it.
+    """
     inline = int(submission.inline_payload is not None)
     before = "" if submission.loss_before is None else repr(submission.loss_before)
     after = "" if submission.loss_after is None else repr(submission.loss_after)
-    return f"{submission.num_samples}|{submission.payload_bytes}|{inline}|{before}|{after}"
+    facts = (submission.num_samples, submission.payload_bytes, inline, before, after)
+    return "|".join(map(str, (*facts, submission.model_version)))
 
 
 def load_contribution(device: bytes, line: bytes) -> Contribution:
-    submission_id, digest, samples, size, inline, before, after, at = line.decode().split("|")
+    submission_id, digest, samples, size, inline, before, after, *version, at = line.decode().split(
+        "|"
+    )
     return Contribution(
         device_id=device.decode(),
         submission_id=submission_id,
@@ -64,7 +75,21 @@ def load_contribution(device: bytes, line: bytes) -> Contribution:
         loss_before=float(before) if before else None,
         loss_after=float(after) if after else None,
         accepted_at_ms=int(at),
+        model_version=int(version[0]) if version else 0,
     )
+
+
+def _candidate(tree: dict[str, Any]) -> CandidateModel:
+    return CandidateModel(**{**tree, "liars": tuple(tree.get("liars", ()))})
+
+
+def _shared(tree: dict[str, Any]) -> SharedRound:
+    """JSON knows lists only; the values hold tuples."""
+    return SharedRound(**{name: _as_tuples(value) for name, value in tree.items()})
+
+
+def _as_tuples(value: object) -> Any:  # noqa: ANN401  # whatever the field holds
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _dump(tree: dict[str, Any]) -> str:

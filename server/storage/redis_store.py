@@ -118,7 +118,7 @@ class RedisRoundStore:
         version = model.version if model else 0
         body = records.dump_model(model) if model else ""
         # Who took part is for the audit log; kept for every round it would fill the store.
-        summary = records.dump_finished(replace(record, contributors=()))
+        summary = records.dump_finished(replace(record, contributors=(), shared=None))
         full = records.dump_finished(record)
         tail = (summary, full, self._retention_s, version, body, record.accepted)
         return await self._commit("finish", round_, lease, *tail)
@@ -140,15 +140,16 @@ class RedisRoundStore:
         """
         rows = _rows(await self._script("check_in", task, device_id, check_in_id, ttl_ms, wanted))
         verdict = CheckInVerdict(_int(rows[0]))
-        traceparent = ""
+        round_ = None
         if verdict is CheckInVerdict.ASSIGNED:
-            traceparent = records.load_round(_bytes(rows[4])).traceparent
+            round_ = records.load_round(_bytes(rows[4]))
         return CheckInAnswer(
             verdict=verdict,
             round_number=_int(rows[1]),
             ttl_ms=_int(rows[2]),
             base_version=_int(rows[3] or 0),
-            traceparent=traceparent,
+            traceparent=round_.traceparent if round_ else "",
+            shared_parameters=round_.shared.params_bytes if round_ and round_.shared else b"",
         )
 
     async def admit(self, submissions: Sequence[Submission]) -> list[Admission]:
@@ -292,6 +293,7 @@ class RedisRoundStore:
             round_.reporting_goal,
             round_.deadline_ms if round_.phase is Phase.COLLECTING else 0,
             records.dump_round(round_),
+            round_.oldest_version,
             *tail,
         )
         return _COMMIT_RESULTS[_int(code)]

@@ -30,7 +30,7 @@ def _reachable() -> dict[Phase, frozenset[Phase]]:
     found: dict[Phase, frozenset[Phase]] = {}
     for phase in reversed(Phase):  # phases are declared in the order they can follow
         after = frozenset[Phase]().union(*ALLOWED[phase].values())
-        found[phase] = after.union(*(found[one] for one in after))
+        found[phase] = after.union(*(found[one] for one in after if one is not phase))
     return found
 
 

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from server.errors import StoreUnavailable, UnknownModelVersion, UnknownTask
+from server.round.shared import SharedRound
 from server.round.state import (
     CandidateModel,
     CandidatePassed,
@@ -26,6 +27,7 @@ from server.round.state import (
     Round,
     step,
 )
+from server.storage.keys import task_prefix
 from server.storage.ports import (
     AdmissionVerdict,
     BlobNotFound,
@@ -250,6 +252,94 @@ async def test_a_round_comes_back_as_it_was_stored(bench: Bench) -> None:
     round_ = step(round_, CandidateReady(at_ms=1_200, candidate=candidate))
     assert await bench.store.commit(round_, lease=lease) is CommitResult.COMMITTED
     assert (await bench.store.snapshot(TASK)).round == round_
+
+
+SHARED = SharedRound(
+    parameters="0a0b",
+    members=(("d1", "01" * 32), ("d2", "02" * 32)),
+    set_sha256="5e",
+    mode="checked",
+    sums=((0, 1),),
+    selection_sha256="5f",
+    excluded=(("d3", "norm"),),
+    holders=(1, 2, 3),
+    liars=(2,),
+)
+
+
+async def test_a_shared_round_comes_back_as_it_was_stored(bench: Bench) -> None:
+    lease = await bench.lead()
+    round_ = await bench.open_round(lease)
+    candidate = CandidateModel(sha256="00", size_bytes=1, excluded=0, liars=(3,))
+    stored = replace(round_, version=2, shared=SHARED, candidate=candidate, max_staleness=2)
+    assert await bench.store.commit(stored, lease=lease) is CommitResult.COMMITTED
+    assert (await bench.store.snapshot(TASK)).round == stored
+
+
+async def test_an_assignment_carries_the_shared_rounds_parameters(bench: Bench) -> None:
+    lease = await bench.lead()
+    await bench.check_in("d1")
+    event = CohortSelected(at_ms=0, cohort_size=1, shared=SharedRound(parameters="0a0b"))
+    after = step(await bench.open_round(lease), event)
+    await bench.store.open_cohort(after, cohort=("d1",), lease=lease)
+    answer = await bench.store.check_in(
+        TASK, device_id="d1", check_in_id="c1", ttl_ms=500, wanted=3
+    )
+    assert answer.shared_parameters == bytes.fromhex("0a0b")
+
+
+@pytest.mark.parametrize(
+    ("base", "max_staleness", "admitted"),
+    [(1, 0, {1}), (3, 0, {3}), (3, 1, {2, 3}), (3, 9, {1, 2, 3})],
+)
+async def test_updates_from_as_many_versions_before_as_the_round_says_are_admitted(
+    bench: Bench, base: int, max_staleness: int, admitted: set[int]
+) -> None:
+    lease = await bench.lead()
+    cohort = ("d0", "d1", "d2", "d3", "d4")
+    round_ = await bench.open_round(lease)
+    changed = replace(
+        round_,
+        version=2,
+        base_version=base,
+        max_staleness=max_staleness,
+        phase=Phase.COLLECTING,
+        reporting_goal=5,
+        deadline_ms=10**9,
+    )
+    result = await bench.store.open_cohort(changed, cohort=cohort, lease=lease)
+    assert result is CommitResult.COMMITTED
+    for version, device in enumerate(cohort[1:], start=1):
+        (admission,) = await bench.store.admit([submission(device, model_version=version)])
+        expected = (
+            AdmissionVerdict.ACCEPTED
+            if version in admitted
+            else AdmissionVerdict.WRONG_MODEL_VERSION
+        )
+        assert admission.verdict is expected, version
+    found = await bench.store.contributions(TASK, 1)
+    assert {contribution.model_version for contribution in found} == admitted
+
+
+async def test_a_submission_of_an_older_release_is_read_without_its_model_version(
+    bench: Bench,
+) -> None:
+    line = "s1|" + "00" * 16 + "|5|7|1|0.5||100"
+    await bench.client.command("HSET", f"{task_prefix(TASK)}submissions:1", "d1", line)
+    (found,) = await bench.store.contributions(TASK, 1)
+    assert (found.num_samples, found.accepted_at_ms, found.model_version) == (5, 100, 0)
+
+
+async def test_a_finished_shared_round_is_told_whole_to_the_audit_log_only(bench: Bench) -> None:
+    lease = await bench.lead()
+    round_ = await bench.collecting(lease)
+    ended = step(round_, DeadlineReached(at_ms=10**6, accepted=0))
+    record = replace(record_of(ended, ()), shared=SHARED)
+    result = await bench.store.finish(ended, record=record, model=None, lease=lease)
+    assert result is CommitResult.COMMITTED
+    assert await bench.store.unaudited(TASK) == (record,)
+    (listed,) = await bench.store.finished_rounds(TASK, limit=1)
+    assert listed == replace(record, contributors=(), shared=None)
 
 
 async def test_no_round_opens_while_another_runs(bench: Bench) -> None:

@@ -14,7 +14,10 @@ from monitoring.metrics import Metrics, create_registry, declared_metrics, expos
 
 ROOT = Path(__file__).parents[2]
 ALLOWED_LABELS = {"task", "phase", "reason", "outcome", "method", "code", "decision", "rule"} | {
-    "operation"
+    "operation",
+    "holder",
+    "kind",
+    "mode",
 }
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

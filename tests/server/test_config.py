@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import ConfigError, ServerConfig, load_config, parse_config
+from server.config import ConfigError, ServerConfig, TaskConfig, load_config, parse_config
 from server.storage.ports import Durability
 
 TREE: dict[str, object] = {
@@ -124,3 +124,82 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml"):
         load_config(tmp_path / "absent.toml", {})
+
+
+SHARED: dict[str, object] = {
+    "name": "keyboard",
+    "initial-model": "model.safetensors",
+    "mode": "shared",
+    "plan": {"clipping-norm": 1.0},
+    "sharing": {"committee": "committee.json"},
+}
+
+
+def shared(**changes: object) -> TaskConfig:
+    return parse({"task": [SHARED | changes]}).tasks[0]
+
+
+def sharing(**changes: object) -> dict[str, object]:
+    return {
+        "sharing": {
+            "committee": "committee.json",
+            **{name.replace("_", "-"): value for name, value in changes.items()},
+        }
+    }
+
+
+def test_a_shared_task_needs_little() -> None:
+    task = shared()
+    assert task.is_shared
+    assert (task.sharing.checks, task.sharing.degraded) == ("norm", "wait")
+    assert task.min_members == 6
+
+
+def test_plain_is_the_default_and_has_nothing_to_share() -> None:
+    assert not parse().tasks[0].is_shared
+    with pytest.raises(ConfigError, match='sharing has no meaning where mode = "plain"'):
+        shared(mode="plain")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sharing": {}}, "sharing.committee must name"),
+        ({"plan": {}}, "plan.clipping-norm must be > 0"),
+        ({"aggregation": {"clipping-norm": 1.0}}, "aggregation.clipping-norm cannot apply"),
+        ({"aggregation": {"rule": "median"}}, "rule='median' needs single updates or groups"),
+        ({"aggregation": {"rule": "krum"}} | sharing(group_size=3), "would open a single update"),
+        ({"aggregation": {"rule": "multi-krum"}}, "picks by distances"),
+        (sharing(checks="distances"), "is for multi-krum and distance-outliers"),
+        (
+            {"aggregation": {"rule": "multi-krum"}} | sharing(checks="distances", group_size=3),
+            "is for multi-krum and distance-outliers",
+        ),
+        (sharing(sketch_dim=1000), "sketch-dim=1000 must be a power of two"),
+        (sharing(min_members=11), "min-members=11 must not exceed min-contributions"),
+        (sharing(holder_timeout_s=60, max_wait_s=30), "max-wait-s must not be below"),
+        (sharing(degraded="sometimes"), "degraded"),
+        (sharing(holders_certificate="c"), "holders-private-key go together"),
+        (
+            sharing(holders_certificate="c", holders_private_key="k"),
+            "holders-certificate needs sharing.holders-ca",
+        ),
+        ({"reporting-goal": 1}, "must not exceed min-contributions, from 2"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        shared(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aggregation": {"rule": "multi-krum"}} | sharing(checks="distances"),
+        {"aggregation": {"rule": "distance-outliers"}} | sharing(checks="distances"),
+        {"aggregation": {"rule": "nnm+trimmed-mean"}} | sharing(group_size=3),
+        sharing(checks="sum", group_size=3),
+    ],
+)
+def test_what_can_be_shared_is_taken(changes: dict[str, object]) -> None:
+    assert shared(**changes).is_shared

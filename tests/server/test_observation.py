@@ -17,8 +17,10 @@ from monitoring.metrics import Metrics
 from server.errors import StoreUnavailable
 from server.kernels import Workers
 from server.observation import AuditTrail, Observation, audit_entry
+from server.round.shared import SharedRound
 from server.round.state import AbandonReason, Phase, Round
 from server.storage.ports import FinishedRound
+from tests.security.shared_round.sealed_round import make_round
 
 TASK: Final = "digits"
 FINISHED: Final = FinishedRound(
@@ -140,3 +142,72 @@ def test_an_audit_entry_holds_contributors_and_no_more_of_a_reason_than_fits() -
     assert (entry.accepted, entry.rejected, entry.model_version) == (2, 1, 5)
     assert entry.reason == "x" * MAX_STRING_CHARS
     assert entry.at_ms == 3_500
+
+
+SHARED: Final = SharedRound(
+    parameters=make_round().to_bytes().hex(),
+    members=tuple((f"d{index}", "ab" * 32) for index in range(9)),
+    set_sha256="5e" * 32,
+    mode="degraded_unchecked",
+    sums=((0, 1, 2, 3, 4, 5, 6, 7),),
+    selection_sha256="5f" * 32,
+    excluded=(("d8", "wrap"), ("d9", "SEAL_BROKEN")),
+    blamed=9,
+    holders=(1, 2, 4, 5),
+    liars=(2,),
+)
+
+
+def test_a_shared_rounds_audit_entry_says_what_was_opened_to_whom_and_no_device() -> None:
+    details = audit_entry(replace(FINISHED, shared=SHARED)).details
+    assert (details["mode"], details["holders"], details["threshold"]) == ("shared", 5, 3)
+    assert (details["selection_mode"], details["degraded"]) == ("degraded_unchecked", True)
+    assert details["set_sha256"] == "5e" * 32
+    assert details["selection_sha256"] == "5f" * 32
+    assert details["excluded_by_reason"] == ("SEAL_BROKEN: 1", "wrap: 1")
+    assert details["opened_at_most"] == (
+        "everybody: 1 sums",
+        "everybody: 100 sum elements",
+        "holders and coordinator: 9 consistency values",
+        "holders and coordinator: 40 wrap scalars",
+        "holders and coordinator: 360 blame scalars",
+    )
+    assert (details["holders_heard"], details["holders_lied"]) == (("1", "2", "4", "5"), ("2",))
+    assert "d8" not in repr(details)
+
+
+def test_a_shared_round_that_opened_nothing_says_so() -> None:
+    record = replace(FINISHED, shared=SharedRound(parameters=SHARED.parameters))
+    assert audit_entry(record).details["opened_at_most"] == ()
+
+
+def test_a_plain_rounds_audit_entry_tells_its_mode() -> None:
+    assert audit_entry(FINISHED).details["mode"] == "plain"
+
+
+def test_liars_exclusions_and_degraded_rounds_are_counted(
+    observation: Observation, registry: CollectorRegistry
+) -> None:
+    observation.round_finished(replace(FINISHED, shared=SHARED))
+    for name, labels in (
+        ("share_holder_lies_total", {"holder": "2"}),
+        ("shared_members_excluded_total", {"reason": "wrap"}),
+        ("shared_members_excluded_total", {"reason": "SEAL_BROKEN"}),
+        ("shared_rounds_degraded_total", {"mode": "degraded_unchecked"}),
+    ):
+        assert registry.get_sample_value(f"fedagg_{name}", {"task": TASK, **labels}) == 1
+
+
+def test_what_holders_do_is_counted(observation: Observation, registry: CollectorRegistry) -> None:
+    observation.holder_reachable(TASK, 3, reachable=True)
+    observation.holder_refused(TASK, 3, "SHARE_MISSING")
+    observation.share_relayed(TASK, 3, "stored")
+    observation.opened(TASK, 3, "coin")
+    for name, labels in (
+        ("share_holder_up", {}),
+        ("share_holder_refusals_total", {"reason": "SHARE_MISSING"}),
+        ("shares_relayed_total", {"outcome": "stored"}),
+        ("shared_statements_total", {"kind": "coin"}),
+    ):
+        found = registry.get_sample_value(f"fedagg_{name}", {"task": TASK, "holder": "3", **labels})
+        assert found == 1

@@ -2,7 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -10,9 +10,20 @@ import pytest
 import xxhash
 
 from compression.codec import encode_dense
-from server.errors import DigestMismatch, TruncatedStream, UpdateTooLarge
+from security.shared_round.bundle import SealedUpdate
+from server.errors import (
+    DigestMismatch,
+    MalformedUpdate,
+    ServiceError,
+    TruncatedStream,
+    UpdateTooLarge,
+    WrongModelVersion,
+    WrongRoundParameters,
+)
 from server.storage.ports import Submission
-from server.upload import UploadSink
+from server.upload import DensePayload, SealedPayload, UploadSink, check_inline
+from tests.security.shared_round.sealed_round import COMMITTEE, PHONE, make_round
+from tests.server.sharing.updates import update_of
 
 PAYLOAD: Final = encode_dense(np.arange(5, dtype=np.float32))
 DEADLINE_S: Final = 20.0
@@ -60,7 +71,7 @@ def submission(payload: bytes = PAYLOAD) -> Submission:
 
 def test_an_abort_waits_for_the_write_under_way() -> None:
     writer = SlowWriter()
-    sink = UploadSink(submission(), dim=5, writer=writer)
+    sink = UploadSink(submission(), payload_format=DensePayload(dim=5), writer=writer)
     with ThreadPoolExecutor(2) as threads:
         feeding = threads.submit(sink.feed, [PAYLOAD[:16], PAYLOAD[16:]])
         assert writer.writing.wait(DEADLINE_S)
@@ -83,7 +94,7 @@ def test_an_abort_waits_for_the_write_under_way() -> None:
 def test_only_the_whole_payload_is_committed(received: bytes, refusal: type[Exception]) -> None:
     writer = SlowWriter()
     writer.go_on.set()
-    sink = UploadSink(submission(), dim=5, writer=writer)
+    sink = UploadSink(submission(), payload_format=DensePayload(dim=5), writer=writer)
     sink.feed([received])
     with pytest.raises(refusal):
         sink.commit()
@@ -93,8 +104,72 @@ def test_only_the_whole_payload_is_committed(received: bytes, refusal: type[Exce
 def test_no_byte_beyond_the_declared_ones_is_written() -> None:
     writer = SlowWriter()
     writer.go_on.set()
-    sink = UploadSink(submission(), dim=5, writer=writer)
+    sink = UploadSink(submission(), payload_format=DensePayload(dim=5), writer=writer)
     sink.feed([PAYLOAD])
     with pytest.raises(UpdateTooLarge):
         sink.feed([b"\0"])
     assert writer.calls == ["write 36"]
+
+
+def sealed(**changes: object) -> tuple[SealedPayload, bytes]:
+    params = make_round(dim=300)
+    bundle = SealedUpdate(
+        params, COMMITTEE, PHONE, update_of(300), device_id="phone-1", model_version=5
+    )
+    return SealedPayload(params=replace(params, **changes)), bundle[:]  # type: ignore[arg-type]
+
+
+def of_bundle(bundle: bytes, **changes: object) -> Submission:
+    facts = {
+        "device_id": "phone-1",
+        "model_version": 5,
+        "payload_bytes": len(bundle),
+        "digest": xxhash.xxh3_128_digest(bundle),
+        "inline_payload": bundle,
+    }
+    return replace(submission(), **(facts | changes))  # type: ignore[arg-type]
+
+
+def test_a_bundle_of_the_round_is_taken_whole_and_in_any_pieces() -> None:
+    payload_format, bundle = sealed()
+    check_inline(of_bundle(bundle), payload_format)
+    for size in (1_000, 65_536, len(bundle)):
+        check = payload_format.start(of_bundle(bundle))
+        for start in range(0, len(bundle), size):
+            check.feed(memoryview(bundle)[start : start + size])
+        check.finish()
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        ({"device_id": "phone-2"}, MalformedUpdate),
+        ({"model_version": 4}, WrongModelVersion),
+    ],
+)
+def test_a_bundle_that_says_otherwise_than_its_header_is_refused(
+    changes: dict[str, object], refusal: type[ServiceError]
+) -> None:
+    payload_format, bundle = sealed()
+    with pytest.raises(refusal):
+        check_inline(of_bundle(bundle, **changes), payload_format)
+
+
+def test_a_bundle_of_another_round_is_refused() -> None:
+    payload_format, bundle = sealed(round=8)
+    with pytest.raises(WrongRoundParameters):
+        check_inline(of_bundle(bundle), payload_format)
+
+
+def test_a_bundle_without_its_end_is_refused_as_soon_as_its_prefix_is_there() -> None:
+    payload_format, bundle = sealed()
+    short = of_bundle(bundle[:-1])
+    with pytest.raises(MalformedUpdate, match="the bundle must have"):
+        check_inline(short, payload_format)
+
+
+def test_what_is_no_bundle_is_refused() -> None:
+    payload_format, _ = sealed()
+    for payload in (b"", b"FSU", b"FSU1\xff\xff\xff\xff", encode_dense(np.ones(5, np.float32))):
+        with pytest.raises(MalformedUpdate):
+            check_inline(of_bundle(payload), payload_format)

@@ -459,7 +459,7 @@ class FreezeRequest(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     params_sha256: _builtins.bytes
     attempt: _builtins.int
-    """From 1; a later attempt replaces an earlier one, until the holder has committed itself."""
+    """From 1; a later attempt replaces an earlier one, until the holder has revealed a coin share."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
         """Ascending by device id, without repetition."""

@@ -170,7 +170,9 @@ class RoundParameters(_message.Message):
     mask_scale: _builtins.int
     """s_m: standard deviation of a group's masks in units of norm_bound, from 1; 0 without the test."""
     min_members: _builtins.int
-    """Fewest and most updates in a sum that is opened, from 2."""
+    """Fewest and most updates that are opened together, from 2; of several sums each has at least
+    group_size.
+    """
     max_members: _builtins.int
     rule: _builtins.str
     """"mean", or a rule that picks updates by their distances, such as "multi-krum"."""

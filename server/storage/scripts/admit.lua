@@ -1,14 +1,16 @@
 -- KEYS[1] prefix. ARGV[1]: 'admit' or 'probe' (same verdict, nothing stored); then per update:
--- round, device, submission id, digest, base version, facts, payload ('' where it is a blob).
+-- round, device, submission id, digest, model version, facts, payload ('' where it is a blob).
 -- Returns verdict, accepted-at, ... in order; verdicts are AdmissionVerdict.
 -- A stored submission is 'id|digest|facts|accepted-at'.
 -- What is stored answers first: a retry gets its receipt also after the round has ended.
 local prefix, store = KEYS[1], ARGV[1] == 'admit'
 local now = now_ms()
 local r = redis.call('HMGET', prefix .. 'round', 'number', 'phase', 'deadline', 'accepted', 'goal',
-  'base')
+  'base', 'oldest')
 local number, accepted = tonumber(r[1] or 0), tonumber(r[4] or 0)
 local goal = tonumber(r[5] or 0)
+local base = tonumber(r[6] or 0)
+local oldest = tonumber(r[7] or base)
 local open = r[2] == 'collecting' and now < tonumber(r[3])
 
 local function judge(i)
@@ -31,7 +33,8 @@ local function judge(i)
     return 5, 0
   end
   if n < number or not open or accepted >= goal then return 5, 0 end
-  if ARGV[i + 4] ~= r[6] then return 7, 0 end
+  local from = tonumber(ARGV[i + 4])
+  if from > base or from < oldest then return 7, 0 end
   if store then
     redis.call('HSET', submissions, device,
       id .. '|' .. digest .. '|' .. ARGV[i + 5] .. '|' .. string.format('%.0f', now))

@@ -3,10 +3,10 @@
 -- update was admitted since it was made. The round's end, its record and, where there is one, the new
 -- current model are one step. Returns 3 where the base is no longer the current version.
 local prefix, number, base = KEYS[1], ARGV[2], ARGV[5]
-local summary, record, retention = ARGV[9], ARGV[10], ARGV[11]
-local version, model = ARGV[12], ARGV[13]
+local summary, record, retention = ARGV[10], ARGV[11], ARGV[12]
+local version, model = ARGV[13], ARGV[14]
 local task = prefix .. 'task'
-if redis.call('HLEN', prefix .. 'submissions:' .. number) ~= tonumber(ARGV[14]) then return 1 end
+if redis.call('HLEN', prefix .. 'submissions:' .. number) ~= tonumber(ARGV[15]) then return 1 end
 if version ~= '0' then
   if redis.call('HGET', task, 'current') ~= base then return 3 end
   if tonumber(redis.call('HGET', task, 'latest')) + 1 ~= tonumber(version) then return 1 end

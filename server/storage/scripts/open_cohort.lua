@@ -4,7 +4,7 @@ local prefix = KEYS[1]
 local code = transition(prefix)
 if code ~= 0 then return code end
 local cohort = prefix .. 'cohort:' .. ARGV[2]
-for i = 9, #ARGV do
+for i = 10, #ARGV do
   local device = ARGV[i]
   redis.call('HSET', cohort, device, redis.call('HGET', prefix .. 'offers', device) or '')
   local known = redis.call('HGET', prefix .. 'devices', device) or '0:0'

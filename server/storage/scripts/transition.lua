@@ -1,6 +1,6 @@
 -- Prefixed to the scripts that change a round: compare-and-set with fencing.
--- ARGV[1..8]: fence, number, expected version (0: the round is new), phase, base, goal, deadline,
--- state. Returns 0 committed, 1 stale, 2 fenced.
+-- ARGV[1..9]: fence, number, expected version (0: the round is new), phase, base, goal, deadline,
+-- state, oldest version that an update may start from. Returns 0 committed, 1 stale, 2 fenced.
 local function transition(prefix)
   if redis.call('HGET', prefix .. 'lease', 'fence') ~= ARGV[1] then return 2 end
   local key = prefix .. 'round'
@@ -14,7 +14,8 @@ local function transition(prefix)
     return 1
   end
   redis.call('HSET', key, 'number', ARGV[2], 'version', string.format('%.0f', ARGV[3] + 1),
-    'phase', ARGV[4], 'base', ARGV[5], 'goal', ARGV[6], 'deadline', ARGV[7], 'state', ARGV[8])
+    'phase', ARGV[4], 'base', ARGV[5], 'goal', ARGV[6], 'deadline', ARGV[7], 'state', ARGV[8],
+    'oldest', ARGV[9])
   redis.call('PUBLISH', prefix .. 'events', ARGV[4])
   return 0
 end

@@ -97,7 +97,7 @@ class SleepyAggregation(Aggregation):
     asleep: asyncio.Event | None = None
     wake_up: asyncio.Event | None = None
 
-    async def aggregate(self, round_: Round) -> CandidateModel | str:
+    async def aggregate(self, round_: Round) -> CandidateModel | str | None:
         outcome = await super().aggregate(round_)
         if self.asleep and self.wake_up:
             self.asleep.set()

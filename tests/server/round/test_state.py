@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.round.shared import SharedRound
 from server.round.state import (
     ALLOWED,
     AbandonReason,
@@ -16,13 +17,17 @@ from server.round.state import (
     CandidateModel,
     CandidatePassed,
     CandidateReady,
+    ChecksDone,
     CohortSelected,
     DeadlineReached,
     Event,
+    FreezeRetried,
     GoalReached,
     Phase,
     Round,
     RoundEventRejected,
+    SetFrozen,
+    SharedRoundFailed,
     step,
 )
 
@@ -59,9 +64,55 @@ def validating() -> Round:
     return step(aggregating(), CandidateReady(at_ms=300, candidate=CANDIDATE))
 
 
+SHARED = SharedRound(parameters="00", min_members=2)
+MEMBERS = (("d1", "a1"), ("d2", "a2"), ("d3", "a3"))
+FROZEN = SetFrozen(at_ms=300, members=MEMBERS, set_sha256="5e", excluded=(("d4", "SEAL_BROKEN"),))
+CHECKED = ChecksDone(
+    at_ms=400,
+    mode="checked",
+    sums=((0, 2),),
+    selection_sha256="5f",
+    excluded=(("d2", "norm"),),
+    holders=(1, 2, 3),
+    liars=(3,),
+)
+
+
+def shared_collecting() -> Round:
+    return step(new_round(), CohortSelected(at_ms=100, cohort_size=6, shared=SHARED))
+
+
+def freezing() -> Round:
+    return step(shared_collecting(), GoalReached(at_ms=200, accepted=4))
+
+
+def checking() -> Round:
+    return step(freezing(), FROZEN)
+
+
 times = st.integers(0, 5_000)
 events: st.SearchStrategy[Event] = st.one_of(
-    st.builds(CohortSelected, at_ms=times, cohort_size=st.integers(0, 9)),
+    st.builds(
+        CohortSelected,
+        at_ms=times,
+        cohort_size=st.integers(0, 9),
+        shared=st.sampled_from([None, SHARED]),
+    ),
+    st.builds(FreezeRetried, at_ms=times, attempt=st.integers(0, 3)),
+    st.builds(
+        SetFrozen,
+        at_ms=times,
+        members=st.sampled_from([MEMBERS, MEMBERS[:1]]),
+        set_sha256=st.just("5e"),
+    ),
+    st.builds(
+        ChecksDone,
+        at_ms=times,
+        mode=st.sampled_from(["checked", "degraded_grouped"]),
+        sums=st.sampled_from([((0, 2),), ((0,),)]),
+        selection_sha256=st.just("5f"),
+    ),
+    st.builds(SharedRoundFailed, at_ms=times, detail=st.just("x")),
     st.builds(GoalReached, at_ms=times, accepted=st.integers(0, 9)),
     st.builds(DeadlineReached, at_ms=times, accepted=st.integers(0, 9)),
     st.builds(CandidateReady, at_ms=times, candidate=st.just(CANDIDATE)),
@@ -72,12 +123,88 @@ events: st.SearchStrategy[Event] = st.one_of(
 )
 
 
+WAITING = [
+    new_round(),
+    collecting(),
+    shared_collecting(),
+    freezing(),
+    checking(),
+    aggregating(),
+    validating(),
+]
+
+
 def test_a_round_that_goes_well_is_published() -> None:
     published = step(validating(), CandidatePassed(at_ms=400))
     assert published.phase is Phase.PUBLISHED
     assert published.candidate == CANDIDATE
     assert published.version == 5
     assert published.phase_since_ms == 400
+
+
+def test_a_shared_round_is_frozen_and_checked_before_it_is_aggregated() -> None:
+    assert freezing().phase is Phase.FREEZING
+    assert checking().phase is Phase.CHECKING
+    after = step(checking(), CHECKED)
+    assert after.phase is Phase.AGGREGATING
+    assert after.shared == replace(
+        SHARED,
+        members=MEMBERS,
+        set_sha256="5e",
+        mode="checked",
+        sums=((0, 2),),
+        selection_sha256="5f",
+        excluded=(("d4", "SEAL_BROKEN"), ("d2", "norm")),
+        holders=(1, 2, 3),
+        liars=(3,),
+    )
+
+
+def test_another_attempt_keeps_the_phase_and_its_clock() -> None:
+    retried = step(freezing(), FreezeRetried(at_ms=900, attempt=2))
+    assert (retried.phase, retried.phase_since_ms) == (Phase.FREEZING, 200)
+    assert retried.shared == replace(SHARED, attempt=2)
+    assert retried.version == freezing().version + 1
+
+
+def test_attempts_only_rise() -> None:
+    with pytest.raises(RoundEventRejected, match="attempt=1 must be above 1"):
+        step(freezing(), FreezeRetried(at_ms=900, attempt=1))
+
+
+def test_too_few_members_are_neither_frozen_nor_opened() -> None:
+    with pytest.raises(RoundEventRejected, match="members=1 < min_members=2"):
+        step(freezing(), replace(FROZEN, members=MEMBERS[:1]))
+    with pytest.raises(RoundEventRejected, match="members=1 < min_members=2"):
+        step(checking(), replace(CHECKED, sums=((0,),)))
+
+
+def test_a_plain_round_has_no_use_for_the_events_of_a_shared_one() -> None:
+    with pytest.raises(RoundEventRejected, match="the round is not shared"):
+        step(collecting(), SharedRoundFailed(at_ms=150, detail="x"))
+
+
+@pytest.mark.parametrize(
+    ("round_", "reason"),
+    [
+        (shared_collecting(), AbandonReason.REFUSED_BY_HOLDERS),
+        (freezing(), AbandonReason.FREEZE_FAILED),
+        (checking(), AbandonReason.CHECKS_FAILED),
+    ],
+)
+def test_a_shared_round_that_fails_says_in_which_phase(
+    round_: Round, reason: AbandonReason
+) -> None:
+    abandoned = step(round_, SharedRoundFailed(at_ms=500, detail="3 of 4 holders"))
+    assert (abandoned.phase, abandoned.reason) == (Phase.ABANDONED, reason)
+    assert abandoned.detail == "3 of 4 holders"
+
+
+@pytest.mark.parametrize(("max_staleness", "oldest"), [(0, 7), (2, 5), (9, 1)])
+def test_the_oldest_version_admitted_is_bounded_by_the_staleness(
+    max_staleness: int, oldest: int
+) -> None:
+    assert new_round(max_staleness=max_staleness).oldest_version == oldest
 
 
 def test_collecting_starts_with_a_deadline_on_the_stores_clock() -> None:
@@ -177,14 +304,14 @@ def test_terminal_phases_accept_nothing(event: Event) -> None:
             step(end, event)
 
 
-@given(st.sampled_from([new_round(), collecting(), aggregating(), validating()]), events)
+@given(st.sampled_from(WAITING), events)
 def test_a_phase_denies_every_event_it_does_not_name(round_: Round, event: Event) -> None:
     if type(event) not in ALLOWED[round_.phase]:
         with pytest.raises(RoundEventRejected, match="not allowed in this phase"):
             step(round_, event)
 
 
-@given(st.sampled_from([new_round(), collecting(), aggregating(), validating()]), events)
+@given(st.sampled_from(WAITING), events)
 def test_the_same_round_and_event_give_the_same_result(round_: Round, event: Event) -> None:
     def attempt() -> Round | str:
         try:
@@ -209,6 +336,16 @@ def test_every_target_in_the_table_is_reachable() -> None:
         (collecting(), DeadlineReached(at_ms=1_100, accepted=4)),
         (collecting(), DeadlineReached(at_ms=1_100, accepted=0)),
         (collecting(), BaseVersionChanged(at_ms=0, current_version=1)),
+        (shared_collecting(), GoalReached(at_ms=0, accepted=4)),
+        (shared_collecting(), DeadlineReached(at_ms=1_100, accepted=4)),
+        (shared_collecting(), SharedRoundFailed(at_ms=0, detail="x")),
+        (freezing(), FreezeRetried(at_ms=0, attempt=2)),
+        (freezing(), FROZEN),
+        (freezing(), SharedRoundFailed(at_ms=0, detail="x")),
+        (freezing(), BaseVersionChanged(at_ms=0, current_version=1)),
+        (checking(), CHECKED),
+        (checking(), SharedRoundFailed(at_ms=0, detail="x")),
+        (checking(), BaseVersionChanged(at_ms=0, current_version=1)),
         (aggregating(), CandidateReady(at_ms=0, candidate=CANDIDATE)),
         (aggregating(), AggregationFailed(at_ms=0, detail="x")),
         (aggregating(), BaseVersionChanged(at_ms=0, current_version=1)),
@@ -234,6 +371,7 @@ def test_every_target_in_the_table_is_reachable() -> None:
         ({"min_contributions": 5}, "min_contributions=5 must satisfy"),
         ({"min_contributions": 0}, "min_contributions=0 must satisfy"),
         ({"collection_timeout_ms": 0}, "collection_timeout_ms=0 must be >= 1"),
+        ({"max_staleness": -1}, "max_staleness=-1 must be >= 0"),
     ],
 )
 def test_an_impossible_round_cannot_exist(changes: dict[str, int], message: str) -> None:

@@ -1,0 +1,95 @@
+"""Share holders of one committee on this host, each a process with keys and storage of its own."""
+
+import contextlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cli.committee_files import (
+    COMMITTEE_FILE,
+    HOLDER_CONFIG,
+    IDENTITIES,
+    CommitteePlan,
+    holder_name,
+    write_committee,
+)
+from cli.service import ReadyPipe, import_path
+from server.child_process import ProcessSpec
+from server.supervisor import worker_environment
+
+
+class LocalCommittee:
+    """Writes a committee's files and knows its processes. A context, which holds their pipes.
+
+    Args:
+        plan: which committee.
+        folder: where keys, configurations, shares and logs go.
+        device_ids: devices that get certificates, in `identities_dir`.
+        log_dir: folder for one log file per holder; None: the caller's standard error.
+    """
+
+    def __init__(
+        self,
+        plan: CommitteePlan,
+        folder: Path,
+        device_ids: Iterable[str],
+        *,
+        log_dir: Path | None = None,
+    ) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._device_ids = device_ids
+        self._log_dir = log_dir
+        self._stack = contextlib.ExitStack()
+        self._specs: list[ProcessSpec] = []
+
+    def __enter__(self) -> Self:
+        """Make keys, certificates and configurations."""
+        write_committee(self._plan, self._folder, self._device_ids)
+        with contextlib.ExitStack() as stack:
+            for index in range(1, len(self._plan.addresses) + 1):
+                pipe = ReadyPipe()
+                stack.callback(pipe.close)
+                self._specs.append(self._spec(holder_name(index), pipe))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+        self._specs.clear()
+
+    @property
+    def committee_path(self) -> Path:
+        """What coordinators and devices are given."""
+        return self._folder / COMMITTEE_FILE
+
+    @property
+    def identities_dir(self) -> Path:
+        """Certificates and keys of the devices."""
+        return self._folder / IDENTITIES
+
+    @property
+    def specs(self) -> tuple[ProcessSpec, ...]:
+        """The processes, for a supervisor."""
+        return tuple(self._specs)
+
+    def _spec(self, name: str, pipe: ReadyPipe) -> ProcessSpec:
+        config = self._folder / name / HOLDER_CONFIG
+        command = [sys.executable, "-P", "-m", "server.holder.process", "--config", str(config)]
+        command += ["--ready-fd", str(pipe.write_fd)]
+        if self._log_dir is not None:
+            command += ["--log-file", str(self._log_dir / f"{name}.log")]
+        return ProcessSpec(
+            name=name,
+            command=tuple(command),
+            environment={**worker_environment(), "PYTHONPATH": import_path()},
+            pass_fds=(pipe.write_fd,),
+            ready=pipe.ready,
+        )

@@ -1,0 +1,135 @@
+"""`fedagg share-holder`: the parties that hold shares of updates, and the committee they form."""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from cli.exit_codes import CliError, ExitCode
+from cli.output import FormatOption, Output, OutputFormat
+from monitoring.logs import LogFormat, configure_logging, get_logger
+from security.errors import SecurityError
+from security.shared_round.committee import (
+    Committee,
+    HolderIdentity,
+    dump_committee,
+    load_committee,
+)
+from security.shared_round.holder_keys import HolderSecrets
+from server.errors import ServiceError
+from server.holder.app import HolderServer
+from server.holder.config import load_holder_config
+from server.holder.process import serve_until_stopped
+
+app = typer.Typer(help="Share holders of shared rounds.", no_args_is_help=True)
+
+_log: Final = get_logger("fedagg.share_holder")
+
+
+@app.command("keys")
+def keys(
+    out: Annotated[Path, typer.Option("--out", help="File for the secrets; must not exist.")],
+    index: Annotated[int, typer.Option("--index", min=1, max=7, help="Number in the committee.")],
+    name: Annotated[str, typer.Option("--name", help="Name, for people.")],
+    address: Annotated[str, typer.Option("--address", help="host:port where it will answer.")],
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", help="File for the public identity; default: printed."),
+    ] = None,
+    output_format: FormatOption = OutputFormat.TEXT,
+) -> None:
+    """Make the secrets of a new share holder, and tell its public identity as JSON.
+
+    The secrets never leave the holder's host; the identity goes to whoever writes the committee
+    down.
+    """
+    with Output(output_format):
+        holder = HolderSecrets.generate(secrets.token_bytes)
+        public = _dump_identity(holder.identity(index=index, name=name, address=address))
+        _write_secret(out, holder.to_json())
+        if identity is None:
+            sys.stdout.write(public)
+        else:
+            identity.write_text(public, encoding="utf-8")
+
+
+@app.command("committee")
+def committee(
+    identities: Annotated[list[Path], typer.Argument(help="Identities, one file a holder.")],
+    threshold: Annotated[
+        int, typer.Option("--threshold", min=2, max=7, help="Shares that open a sum.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="File for the committee.")],
+    output_format: FormatOption = OutputFormat.TEXT,
+) -> None:
+    """Write a committee down: the file that coordinator, holders and devices are all given."""
+    with Output(output_format) as output:
+        formed = _form(identities, threshold)
+        out.write_bytes(dump_committee(formed) + b"\n")
+        digest, num_holders = formed.sha256.hex(), len(formed.holders)
+        if output.is_json:
+            output.json({"committee_sha256": digest, "holders": num_holders})
+        else:
+            output.line(f"{out}: {threshold} of {num_holders} holders, committee {digest}")
+
+
+@app.command("serve")
+def serve(
+    config: Annotated[
+        Path,
+        typer.Option("--config", help="Configuration file; see docs/samples/share-holder.toml."),
+    ],
+    output_format: FormatOption = OutputFormat.TEXT,
+) -> None:
+    """Run a share holder until SIGTERM. Logs go to standard error."""
+    with Output(output_format) as output:
+        settings = load_holder_config(config)
+        log_format: LogFormat = "json" if output.is_json else "auto"
+        configure_logging(level=settings.log.level, log_format=log_format, stream=sys.stderr)
+
+        def ready(server: HolderServer) -> None:
+            _log.info("serving", grpc=server.address, index=settings.holder.index)
+
+        try:
+            asyncio.run(serve_until_stopped(settings, on_ready=ready))
+        # RuntimeError: gRPC says so of an address it cannot listen on.
+        except (ServiceError, RuntimeError) as error:
+            raise CliError(str(error), exit_code=ExitCode.FAILURE) from error
+
+
+def _form(identities: list[Path], threshold: int) -> Committee:
+    """Put identities together, in the order of their indices."""
+    try:
+        members = [json.loads(path.read_bytes()) for path in identities]
+        members.sort(key=lambda member: int(member["index"]))
+        document = {"version": 1, "threshold": threshold, "holders": members}
+        return load_committee(json.dumps(document).encode())
+    except SecurityError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        msg = "every identity must be a file that `fedagg share-holder keys` wrote"
+        raise CliError(msg) from error
+
+
+def _dump_identity(identity: HolderIdentity) -> str:
+    fields = {
+        "index": identity.index,
+        "name": identity.name,
+        "address": identity.address,
+        "signing_key": base64.b64encode(identity.signing_key).decode("ascii"),
+        "sealing_key": base64.b64encode(identity.sealing_key).decode("ascii"),
+    }
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, and never over another one."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)

@@ -1,0 +1,267 @@
+"""The composition root of a share holder: one process, one member of one committee."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from monitoring.logs import get_logger
+from monitoring.metrics import Metrics, create_registry
+from monitoring.rpc_meter import RpcMeter
+from protos.fedagg.v1 import share_holder_pb2_grpc
+from security.errors import SecurityError
+from security.shared_round.committee import Committee, load_committee
+from security.shared_round.holder_keys import HolderSecrets
+from security.shared_round.signing import DeviceAuthority
+from server.config import ConfigError
+from server.holder.config import HolderConfig, HolderTlsConfig
+from server.holder.intake import Intake, IntakeParts, OpenedFrames
+from server.holder.keyring import Keyring
+from server.holder.membership import HolderSelf, KnownRounds
+from server.holder.metrics import HolderMetrics
+from server.holder.rounds import HolderRounds, RoundsParts
+from server.holder.rpc import METHODS, SERVICE_NAME, HolderInterceptor
+from server.holder.service import ServiceParts, ShareHolderService
+from server.holder.storage import HolderStorage
+from server.holder.stored_shares import StoredShares
+from server.http import HttpServer
+from server.kernels import Workers
+from server.services.admin_api import create_metrics_app
+
+# Openings of a whole committee come in one message.
+MAX_MESSAGE_BYTES: Final = 64 << 20
+DRAIN_S: Final = 5.0
+
+OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),  # a second process on the same address is a mistake
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 << 10),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+)
+
+_log = get_logger(__name__)
+
+
+class HolderServer:
+    """A share holder that serves; `start` once, `stop` once.
+
+    Everything it has answered is in its folder: a holder built again on the same folder goes on
+    where this one ended, however it ended.
+
+    Attributes:
+        registry: its metrics.
+    """
+
+    def __init__(
+        self, config: HolderConfig, service: ShareHolderService, registry: CollectorRegistry
+    ) -> None:
+        self._config = config
+        self.registry = registry
+        interceptor = HolderInterceptor(
+            meter=RpcMeter(Metrics.declare(registry), METHODS), log=get_logger("server.holder.rpc")
+        )
+        self._server = grpc.aio.server(interceptors=[interceptor], options=OPTIONS)
+        share_holder_pb2_grpc.add_ShareHolderServicer_to_server(service, self._server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._http: list[HttpServer] = []
+        self._resources = AsyncExitStack()
+        self.address = ""
+
+    def own(self, close: Callable[[], None]) -> None:
+        """Call `close` when the server has stopped; the last one owned is closed first."""
+        self._resources.callback(close)
+
+    async def start(self) -> None:
+        """Listen. `address` is where, port 0 resolved.
+
+        Raises:
+            OSError, RuntimeError: if an address cannot be listened on.
+        """
+        listen = self._config.listen
+        credentials = _credentials(self._config.tls)
+        port = (
+            self._server.add_insecure_port(listen.grpc)
+            if credentials is None
+            else self._server.add_secure_port(listen.grpc, credentials)
+        )
+        self.address = f"{listen.grpc.rpartition(':')[0]}:{port}"
+        if listen.http:
+            self._http.append(HttpServer(_health_app(), listen.http))
+        if listen.metrics:
+            self._http.append(HttpServer(create_metrics_app(self.registry), listen.metrics))
+        await self._server.start()
+        await asyncio.gather(*(http.start() for http in self._http))
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        _log.info("holder_started", address=self.address, index=self._config.holder.index)
+
+    @property
+    def http_ports(self) -> tuple[int, ...]:
+        """Ports of /health and of /metrics, those of them that are configured."""
+        return tuple(http.port for http in self._http)
+
+    async def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Answer what is under way, then close everything."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(drain_s)
+        await asyncio.gather(*(http.stop() for http in self._http))
+        await self._resources.aclose()
+        _log.info("holder_stopped", index=self._config.holder.index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A share holder without its network: everything blocks. For any number of threads."""
+
+    me: HolderSelf
+    storage: HolderStorage
+    keyring: Keyring
+    intake: Intake
+    rounds: HolderRounds
+
+
+def open_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time) -> Holder:
+    """Read the holder's files and open its folder. The caller closes `storage`.
+
+    Args:
+        config: what was configured.
+        now_s: the clock that device certificates are held against, seconds since the Unix epoch.
+
+    Raises:
+        ConfigError: if a file cannot be used, or the folder belongs to another holder.
+        StoreUnavailable: if the folder cannot be used.
+    """
+    me = _read_self(config, now_s)
+    storage = HolderStorage(config.holder.data_dir, durability=config.holder.durability)
+    try:
+        _claim(storage, me)
+        keyring = Keyring(me.secrets, me.committee, me.index, storage)
+    except BaseException:
+        storage.close()
+        raise
+    known, frames, limits = KnownRounds(storage), OpenedFrames(me), config.limits
+    rounds = HolderRounds(
+        RoundsParts(
+            me=me,
+            policy=config.policy,
+            storage=storage,
+            known=known,
+            keyring=keyring,
+            shares=StoredShares(me, storage, frames),
+            frames=frames,
+            max_open_rounds=limits.open_rounds,
+            retention_s=limits.retention_s,
+        )
+    )
+    intake = Intake(
+        IntakeParts(me=me, rounds=known, storage=storage, inline_max_bytes=limits.inline_max_bytes),
+        frames,
+    )
+    return Holder(me=me, storage=storage, keyring=keyring, intake=intake, rounds=rounds)
+
+
+def build_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time) -> HolderServer:
+    """Open the holder and wire its service. Call it on the loop that will serve.
+
+    Args:
+        config: what was configured.
+        now_s: the clock that device certificates are held against, seconds since the Unix epoch.
+
+    Raises:
+        ConfigError: if a file cannot be used, or the folder belongs to another holder.
+        StoreUnavailable: if the folder cannot be used.
+    """
+    holder = open_holder(config, now_s=now_s)
+    registry = create_registry()
+    files = Workers("holder-files", threads=config.limits.threads)
+    compute = Workers("holder-compute", threads=config.limits.threads)
+    service = ShareHolderService(
+        ServiceParts(
+            me=holder.me,
+            keyring=holder.keyring,
+            intake=holder.intake,
+            rounds=holder.rounds,
+            files=files,
+            compute=compute,
+            limits=config.limits,
+            metrics=HolderMetrics.declare(registry),
+        )
+    )
+    server = HolderServer(config, service, registry)
+    # Closed the other way round: threads that still work need the storage.
+    for close in (holder.storage.close, files.close, compute.close):
+        server.own(close)
+    return server
+
+
+def _read_self(config: HolderConfig, now_s: Callable[[], float]) -> HolderSelf:
+    section = config.holder
+    try:
+        committee: Committee = load_committee(_read(section.committee))
+        secrets = HolderSecrets.from_json(_read(section.keys))
+        identity = committee.identity(section.index)
+        authority = DeviceAuthority(_read(section.device_ca))
+    except SecurityError as error:
+        msg = f"holder: {error}"
+        raise ConfigError(msg) from error
+    if not secrets.owns(identity):
+        msg = f"holder.keys={section.keys} are not those of holder {section.index}"
+        raise ConfigError(msg)
+    return HolderSelf(
+        index=section.index,
+        secrets=secrets,
+        committee=committee,
+        authority=authority,
+        now_s=now_s,
+    )
+
+
+def _claim(storage: HolderStorage, me: HolderSelf) -> None:
+    """Refuse a folder of another holder or committee: what it promised there would be forgotten."""
+    mine = (me.committee.sha256, me.index)
+    found = storage.write(lambda ledger: ledger.claim(*mine))
+    if found != mine:
+        msg = f"holder.data-dir belongs to holder {found[1]} of committee {found[0].hex()}"
+        raise ConfigError(msg)
+
+
+def _credentials(tls: HolderTlsConfig) -> grpc.ServerCredentials | None:
+    if tls.certificate is None or tls.private_key is None:
+        return None
+    return grpc.ssl_server_credentials(
+        [(_read(tls.private_key), _read(tls.certificate))],
+        root_certificates=None if tls.client_ca is None else _read(tls.client_ca),
+        require_client_auth=tls.client_ca is not None,
+    )
+
+
+def _health_app() -> Starlette:
+    """Return the application of the health port: it answers where the loop does."""
+
+    async def healthy(_: Request) -> JSONResponse:
+        return JSONResponse({"ready": True})
+
+    return Starlette(routes=[Route("/health", healthy), Route("/ready", healthy)])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise ConfigError(msg) from error

@@ -1,0 +1,215 @@
+"""A share holder's configuration: one frozen tree, read once from TOML.
+
+Keys are kebab-case; an unknown one is an error that names the nearest valid one. Paths are relative
+to the folder the process runs in.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from server.config import ConfigError
+from server.storage.ports import Durability
+
+MAX_HOLDERS: Final = 7
+
+
+class CheckLevel(Enum):
+    """What a round opens before its sum; see `Checks` in shared_round.proto."""
+
+    SUM = "sum"
+    NORM = "norm"
+    DISTANCES = "distances"
+
+
+class DegradedMode(Enum):
+    """What a round may open where its checks cannot be; see `Degraded` in shared_round.proto."""
+
+    WAIT = "wait"
+    ABORT = "abort"
+    GROUPED = "grouped"
+    UNCHECKED = "unchecked"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=lambda name: name.replace("_", "-"),
+        validate_by_alias=True,
+        validate_by_name=True,
+    )
+
+
+class HolderSection(_Section):
+    """Who the holder is and where its state lives."""
+
+    index: int = Field(ge=1, le=MAX_HOLDERS, description="its number in the committee")
+    committee: Path = Field(description="the committee, from `fedagg share-holder committee`")
+    keys: Path = Field(description="the holder's secrets, from `fedagg share-holder keys`")
+    device_ca: Path = Field(description="PEM, authorities whose certificates devices sign with")
+    data_dir: Path = Field(description="folder for shares and statements, of this holder alone")
+    durability: Durability = Field(
+        default=Durability.MACHINE, description="what a receipt and a statement survive"
+    )
+
+
+class HolderListenConfig(_Section):
+    """Where the holder answers. Empty: not at all."""
+
+    grpc: str = Field(default="127.0.0.1:50061", description="host:port of ShareHolder")
+    http: str = Field(default="", description="host:port of /health and /ready")
+    metrics: str = Field(default="", description="host:port of /metrics")
+
+
+class HolderTlsConfig(_Section):
+    """TLS of the holder's port. What travels is sealed and signed: TLS hides who talks when."""
+
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = Field(
+        default=None, description="authority whose certificates callers must present; none: no one"
+    )
+    insecure: bool = Field(default=False, description="serve without TLS")
+
+
+class PolicyConfig(_Section):
+    """The least protection that this holder lends itself to. A weaker round is refused."""
+
+    min_threshold: int = Field(default=2, ge=2, le=MAX_HOLDERS)
+    min_members: int = Field(default=8, ge=2, description="fewest updates in a sum")
+    min_group_size: int = Field(
+        default=8, ge=2, description="fewest updates in each sum of a grouped round"
+    )
+    max_members: int = Field(default=10_000, ge=2, le=100_000)
+    max_dim: int = Field(default=100_000_000, ge=1, description="elements of an update")
+    checks: tuple[CheckLevel, ...] = Field(
+        default=(CheckLevel.SUM, CheckLevel.NORM, CheckLevel.DISTANCES),
+        description="levels this holder takes part in; distances tell holders how updates lie",
+    )
+    degraded: tuple[DegradedMode, ...] = Field(
+        default=(DegradedMode.WAIT, DegradedMode.ABORT, DegradedMode.GROUPED),
+        description="modes a round may name",
+    )
+    max_wrap_tests: int = Field(
+        default=64, ge=1, description="noised projections of a group of updates that are opened"
+    )
+    min_mask_scale: int = Field(
+        default=3, ge=1, description="their noise, in units of an update's norm bound"
+    )
+    assume_honest_holders: bool = Field(
+        default=False,
+        description="accept a quorum in which two need not share an honest holder",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "PolicyConfig":
+        if not self.checks or not self.degraded:
+            msg = "checks and degraded must each name at least one"
+            raise ValueError(msg)
+        if self.max_members < self.min_members:
+            msg = f"max-members={self.max_members} must be >= min-members={self.min_members}"
+            raise ValueError(msg)
+        return self
+
+
+class HolderLimitsConfig(_Section):
+    """Bounds on what peers may cost. They change how fast, never what comes out."""
+
+    streams_in_flight: int = Field(
+        default=8, ge=1, le=1024, description="StoreShare streams read at the same time"
+    )
+    streams_queued: int = Field(
+        default=1024, ge=0, description="streams waiting beyond those; more: OVERLOADED"
+    )
+    stream_stall_s: float = Field(
+        default=20, gt=0, le=3600, description="a stream silent for this long is ended"
+    )
+    open_rounds: int = Field(
+        default=64, ge=1, description="rounds not purged yet; more: OVERLOADED"
+    )
+    retention_s: float = Field(
+        default=7 * 86_400, ge=60, description="a round this old is purged though nobody asks"
+    )
+    inline_max_bytes: int = Field(
+        default=64 << 10, ge=0, le=1 << 20, description="bodies up to this are kept in the database"
+    )
+    threads: int = Field(default=2, ge=1, le=64, description="shares that are checked at once")
+
+
+class HolderLogConfig(_Section):
+    """What is logged."""
+
+    level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+
+class HolderConfig(_Section):
+    """Everything a share holder is told."""
+
+    holder: HolderSection
+    listen: HolderListenConfig = HolderListenConfig()
+    tls: HolderTlsConfig = HolderTlsConfig()
+    policy: PolicyConfig = PolicyConfig()
+    limits: HolderLimitsConfig = HolderLimitsConfig()
+    log: HolderLogConfig = HolderLogConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "HolderConfig":
+        has_files = self.tls.certificate is not None and self.tls.private_key is not None
+        if not self.tls.insecure and not has_files:
+            msg = "tls: give certificate and private-key, or set insecure = true"
+            raise ValueError(msg)
+        if not self.listen.grpc:
+            msg = "listen.grpc must be host:port"
+            raise ValueError(msg)
+        return self
+
+
+def load_holder_config(path: Path) -> HolderConfig:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: if the file cannot be read, is no TOML, or holds a wrong key or value; the
+            message names every one of them.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path}: {error}"
+        raise ConfigError(msg) from error
+    return parse_holder_config(tree)
+
+
+def parse_holder_config(tree: Mapping[str, object]) -> HolderConfig:
+    """Validate a tree of settings.
+
+    Raises:
+        ConfigError: naming every wrong key, with the nearest valid one, and every wrong value.
+    """
+    try:
+        return HolderConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from error
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "configuration"
+    if item["type"] != "extra_forbidden":
+        return f"{where}: {item['msg']}"
+    near = difflib.get_close_matches(str(item["loc"][-1]), _valid_keys(item["loc"][:-1]), n=1)
+    return f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else "")
+
+
+def _valid_keys(location: tuple[str | int, ...]) -> list[str]:
+    model: type[BaseModel] = HolderConfig
+    for part in location:
+        for field in model.model_fields.values():
+            inner = field.annotation
+            if field.alias == part and isinstance(inner, type) and issubclass(inner, BaseModel):
+                model = inner
+    return [field.alias or "" for field in model.model_fields.values()]

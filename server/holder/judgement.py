@@ -1,0 +1,129 @@
+"""What a holder concludes from the evidence that it is shown: the verdict and the selection."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from aggregators.errors import AggregationError
+from aggregators.shared_selection import select
+from protos.fedagg.v1 import shared_round_pb2 as pb
+from security.errors import BadStatementError, EvidenceInsufficientError
+from security.secret_sharing.field import Words
+from security.shared_round.coins import Coin
+from security.shared_round.member_set import Selection, SelectionMode
+from security.shared_round.openings import opening_sizes
+from security.shared_round.parameters import Degraded, RoundParameters
+from security.shared_round.statements import OpeningSizes, read_blame, read_openings
+from security.shared_round.verdicts import Verdict, judge, judge_blame
+from server.errors import MalformedRequest
+from server.holder.evidence import RoundEvidence
+
+_ALLOWED_BY = {
+    SelectionMode.DEGRADED_GROUPED: Degraded.GROUPED,
+    SelectionMode.DEGRADED_UNCHECKED: Degraded.UNCHECKED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """One set and its coin. The same evidence gives every holder the same conclusions."""
+
+    evidence: RoundEvidence
+    coin: Coin
+
+    @classmethod
+    def of(cls, evidence: RoundEvidence, coins: Iterable[pb.SignedStatement]) -> "Judgement":
+        """Open the set's coin.
+
+        Raises:
+            EvidenceInsufficientError, BadStatementError: if the coins shown do not open it.
+        """
+        return cls(evidence=evidence, coin=evidence.coin(coins))
+
+    def suspects(self, openings: Iterable[pb.SignedStatement]) -> tuple[int, ...]:
+        """Positions of the members of failed groups; at least one.
+
+        Raises:
+            EvidenceInsufficientError: if the openings show no group that failed.
+            BadStatementError: if a statement is forged or another one.
+        """
+        shown = list(openings)
+        try:
+            verdict = self._verdict(shown, SelectionMode.CHECKED)
+        except EvidenceInsufficientError:
+            # Too few for products; groups are judged by what is linear.
+            verdict = self._verdict(shown, SelectionMode.DEGRADED_UNCHECKED)
+        if not verdict.suspects:
+            msg = "the openings show no group that failed"
+            raise EvidenceInsufficientError(msg)
+        return verdict.suspects
+
+    def selection(
+        self,
+        openings: Iterable[pb.SignedStatement],
+        blame: Iterable[pb.SignedStatement],
+        *,
+        mode: SelectionMode,
+    ) -> Selection:
+        """The sums that follow from the evidence.
+
+        Raises:
+            MalformedRequest: if the round does not allow the mode.
+            EvidenceInsufficientError: if the statements do not settle who passed, or too few did.
+            BadStatementError: if a statement is forged or another one.
+        """
+        params = self.evidence.params
+        if mode in _ALLOWED_BY and params.degraded is not _ALLOWED_BY[mode]:
+            msg = f"mode={mode.name} is not what degraded={params.degraded.name} allows"
+            raise MalformedRequest(msg)
+        verdict = self._verdict(openings, mode)
+        if verdict.suspects:
+            rows = self.evidence.read_each(blame, lambda said: self._blame(said, verdict.suspects))
+            verdict = judge_blame(params, verdict, rows)
+        try:
+            return select(
+                params, self.coin, verdict, set_sha256=self.evidence.frozen.sha256, mode=mode
+            )
+        except AggregationError as error:
+            raise EvidenceInsufficientError(str(error)) from error
+
+    def _verdict(self, openings: Iterable[pb.SignedStatement], mode: SelectionMode) -> Verdict:
+        params, frozen = self.evidence.params, self.evidence.frozen
+        sizes = _sizes(params, len(frozen.members))
+        rows = self.evidence.read_each(
+            openings,
+            lambda statement: read_openings(
+                statement,
+                set_sha256=frozen.sha256,
+                coin_sha256=self.coin.sha256,
+                sizes=sizes,
+                field=params.field,
+            ),
+        )
+        return judge(params, self.coin, len(frozen.members), rows, mode=mode)
+
+    def _blame(self, statement: pb.HolderStatement, suspects: tuple[int, ...]) -> Words:
+        """Words of the suspects; a holder may have been asked about others along with them."""
+        params = self.evidence.params
+        members = list(statement.blame.members)
+        words = read_blame(
+            statement,
+            set_sha256=self.evidence.frozen.sha256,
+            coin_sha256=self.coin.sha256,
+            members=members,
+            wrap_tests=params.wrap_tests,
+            field=params.field,
+        ).reshape(len(members), params.wrap_tests)
+        places = {position: place for place, position in enumerate(members)}
+        missing = [position for position in suspects if position not in places]
+        if missing:
+            msg = f"blame of holder {statement.holder} must be about member {missing[0]} too"
+            raise BadStatementError(msg)
+        found: Words = np.concatenate([words[places[position]] for position in suspects])
+        return found
+
+
+def _sizes(params: RoundParameters, num_members: int) -> OpeningSizes:
+    consistency, norms, wraps, distances = opening_sizes(params, num_members)
+    return OpeningSizes(consistency=consistency, norms=norms, wraps=wraps, distances=distances)

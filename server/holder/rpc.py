@@ -1,0 +1,48 @@
+"""gRPC plumbing of the ShareHolder service."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+
+from protos.fedagg.v1 import errors_pb2
+from protos.fedagg.v1 import share_holder_pb2 as pb
+from security.errors import SharedRoundError
+from server.holder.refusals import as_service_error
+from server.services.rpc import ServiceInterceptor
+
+if TYPE_CHECKING:  # generic in the stubs only
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["ShareHolder"].full_name
+METHODS: Final = tuple(
+    f"/{SERVICE_NAME}/{method.name}"
+    for method in pb.DESCRIPTOR.services_by_name["ShareHolder"].methods
+)
+
+
+class HolderInterceptor(ServiceInterceptor):
+    """Maps errors, measures and traces the calls of ShareHolder, and those alone."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method not in METHODS:
+            return handler
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, self._wrap(handler, method))
+        return known[1]
+
+    def _judge(
+        self, error: Exception, method: str
+    ) -> tuple[grpc.StatusCode, errors_pb2.ErrorDetail]:
+        if isinstance(error, SharedRoundError) and error.reason:
+            error = as_service_error(error)
+        return super()._judge(error, method)

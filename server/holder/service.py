@@ -1,0 +1,326 @@
+"""The ShareHolder service: what callers ask, off the event loop, one step of a round at a time.
+
+Callers are not believed. Every call may be repeated and gives the same bytes again; what an answer
+says is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+import grpc
+
+from protos.fedagg.v1 import share_holder_pb2 as pb
+from protos.fedagg.v1 import shared_round_pb2 as shared_pb
+from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderServicer
+from security.errors import SharedRoundError
+from server.errors import MalformedRequest, Overloaded, ServiceError, TruncatedStream
+from server.holder.config import HolderLimitsConfig
+from server.holder.intake import IncomingShare, Intake, Receipt
+from server.holder.keyring import Keyring
+from server.holder.ledger import ShareRow
+from server.holder.membership import HolderSelf
+from server.holder.metrics import HolderMetrics
+from server.holder.refusals import as_service_error
+from server.holder.rounds import HolderRounds
+from server.kernels import Workers
+from server.status import error_detail
+
+if TYPE_CHECKING:  # generic in the stubs only
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_DATA_BYTES: Final = 2 << 20
+# Protobuf and headers around the data of one message.
+_SUM_CHUNK_BYTES: Final = 1 << 20
+_RETRY_AFTER_MS: Final = 500
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceParts:
+    """What the service is made of.
+
+    Attributes:
+        files: threads that check and store shares.
+        compute: one thread, for openings, judgements and sums.
+    """
+
+    me: HolderSelf
+    keyring: Keyring
+    intake: Intake
+    rounds: HolderRounds
+    files: Workers
+    compute: Workers
+    limits: HolderLimitsConfig
+    metrics: HolderMetrics
+
+
+class ShareHolderService(ShareHolderServicer):
+    """Answers for one holder; for one event loop."""
+
+    def __init__(self, parts: ServiceParts) -> None:
+        self._parts = parts
+        self._streams = asyncio.Semaphore(parts.limits.streams_in_flight)
+        self._waiting = 0
+        # Gone with the last call that waits for it: callers may name any round.
+        self._steps: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+
+    async def Describe(  # noqa: N802  # a name of the protocol
+        self, request: pb.DescribeRequest, context: Context
+    ) -> pb.HolderDescription:
+        del request, context
+        me = self._parts.me
+        return pb.HolderDescription(
+            holder=me.index,
+            committee_sha256=me.committee.sha256,
+            has_keys=self._parts.keyring.is_complete,
+        )
+
+    async def DealKeys(  # noqa: N802
+        self, request: pb.DealKeysRequest, context: Context
+    ) -> pb.DealKeysResponse:
+        del request, context
+        return pb.DealKeysResponse(keys=self._parts.keyring.dealt)
+
+    async def AcceptKeys(  # noqa: N802
+        self, request: pb.AcceptKeysRequest, context: Context
+    ) -> pb.AcceptKeysResponse:
+        del context
+        has_keys = await self._parts.files.run(self._parts.keyring.accept, request.keys)
+        return pb.AcceptKeysResponse(has_keys=has_keys)
+
+    async def OpenRound(  # noqa: N802
+        self, request: pb.OpenRoundRequest, context: Context
+    ) -> pb.OpenRoundResponse:
+        del context
+        digest = await self._parts.files.run(self._parts.rounds.open, request.parameters)
+        return pb.OpenRoundResponse(params_sha256=digest)
+
+    async def StoreShare(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.StoreShareRequest], context: Context
+    ) -> shared_pb.SignedStatement:
+        del context
+        with self._counted():
+            async with self._stream_slot():
+                receipt = await self._receive(request_iterator)
+        self._parts.metrics.shares_stored_total.inc()
+        return shared_pb.SignedStatement.FromString(receipt.data)
+
+    async def StoreShares(  # noqa: N802
+        self, request: pb.StoreSharesRequest, context: Context
+    ) -> pb.StoreSharesResponse:
+        del context
+        if request.ByteSize() > MAX_DATA_BYTES:
+            msg = f"shares of {request.ByteSize()} bytes must be at most {MAX_DATA_BYTES} together"
+            raise MalformedRequest(msg)
+        outcomes = await self._parts.files.run(self._take_all, list(request.shares))
+        return pb.StoreSharesResponse(outcomes=[self._outcome(each) for each in outcomes])
+
+    async def ListShares(  # noqa: N802
+        self, request: pb.ListSharesRequest, context: Context
+    ) -> pb.ListSharesResponse:
+        del context
+
+        def read() -> pb.ListSharesResponse:
+            receipts = self._parts.rounds.receipts(request.params_sha256)
+            signed = map(shared_pb.SignedStatement.FromString, receipts)
+            return pb.ListSharesResponse(receipts=signed)
+
+        return await self._parts.files.run(read)
+
+    async def Freeze(  # noqa: N802
+        self, request: pb.FreezeRequest, context: Context
+    ) -> shared_pb.SignedStatement:
+        del context
+        return await self._step("vote", self._parts.rounds.freeze, request)
+
+    async def RevealCoin(  # noqa: N802
+        self, request: pb.RevealCoinRequest, context: Context
+    ) -> shared_pb.SignedStatement:
+        del context
+        return await self._step("coin", self._parts.rounds.reveal_coin, request)
+
+    async def OpenChecks(  # noqa: N802
+        self, request: pb.OpenChecksRequest, context: Context
+    ) -> shared_pb.SignedStatement:
+        del context
+        with _timed(self._parts.metrics.openings_seconds.observe):
+            return await self._step("openings", self._parts.rounds.open_checks, request)
+
+    async def OpenBlame(  # noqa: N802
+        self, request: pb.OpenBlameRequest, context: Context
+    ) -> shared_pb.SignedStatement:
+        del context
+        return await self._step("blame", self._parts.rounds.open_blame, request)
+
+    async def Commit(  # noqa: N802
+        self, request: pb.CommitRequest, context: Context
+    ) -> shared_pb.SignedStatement:
+        del context
+        return await self._step("commitment", self._parts.rounds.commit, request)
+
+    async def ReleaseSum(  # noqa: N802
+        self, request: pb.ReleaseSumRequest, context: Context
+    ) -> AsyncIterator[pb.SumChunk]:
+        del context
+        with _timed(self._parts.metrics.sums_seconds.observe):
+            released = await self._locked(
+                request.params_sha256, self._parts.rounds.release, request
+            )
+        self._parts.metrics.statements_total.labels(kind="sum").inc()
+        # Opened before the first answer: a purge meanwhile cannot take the file away.
+        file = await self._parts.files.run(released.path.open, "rb")
+        try:
+            yield pb.SumChunk(statement=shared_pb.SignedStatement.FromString(released.statement))
+            while data := await self._parts.files.run(file.read, _SUM_CHUNK_BYTES):
+                yield pb.SumChunk(data=data)
+        finally:
+            file.close()
+
+    async def Purge(  # noqa: N802
+        self, request: pb.PurgeRequest, context: Context
+    ) -> pb.PurgeResponse:
+        del context
+        await self._locked(request.params_sha256, self._parts.rounds.purge, request.params_sha256)
+        return pb.PurgeResponse()
+
+    async def _step(
+        self,
+        kind: str,
+        step: Callable[[Any], bytes],
+        request: Any,  # noqa: ANN401
+    ) -> shared_pb.SignedStatement:
+        signed = await self._locked(request.params_sha256, step, request)
+        self._parts.metrics.statements_total.labels(kind=kind).inc()
+        return shared_pb.SignedStatement.FromString(signed)
+
+    async def _locked(
+        self,
+        params_sha256: bytes,
+        step: Callable[[Any], R],
+        request: Any,  # noqa: ANN401
+    ) -> R:
+        """Run a step when no other of the round runs: a caller that asks twice costs once."""
+        lock = self._steps.setdefault(params_sha256, asyncio.Lock())
+        waiting = asyncio.ensure_future(self._run_step(lock, step, request))
+        # Nobody may be left to be told how it ended.
+        waiting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        # Shielded: work that is under way is finished and stored, whoever still listens.
+        return await asyncio.shield(waiting)
+
+    async def _run_step(
+        self,
+        lock: asyncio.Lock,
+        step: Callable[[Any], R],
+        request: Any,  # noqa: ANN401
+    ) -> R:
+        async with lock:
+            return await self._parts.compute.run(step, request)
+
+    async def _receive(self, parts: AsyncIterator[pb.StoreShareRequest]) -> Receipt:
+        run, intake = self._parts.files.run, self._parts.intake
+        first = await self._next(parts)
+        if first is None or first.WhichOneof("part") != "start":
+            msg = "a stream must begin with a start"
+            raise MalformedRequest(msg)
+        begun = await run(intake.begin, first.start)
+        if isinstance(begun, Receipt):
+            return begun
+        try:
+            await self._receive_body(parts, begun, first.start.body_bytes)
+            row = await run(begun.finish)
+        finally:
+            await run(begun.__exit__, None, None, None)
+        return await run(intake.store, first.start.params_sha256, row)
+
+    async def _receive_body(
+        self, parts: AsyncIterator[pb.StoreShareRequest], share: IncomingShare, body_bytes: int
+    ) -> None:
+        received = 0
+        while received < body_bytes:
+            part = await self._next(parts)
+            if part is None:
+                msg = f"the stream ended after {received} of {body_bytes} bytes"
+                raise TruncatedStream(msg)
+            if part.WhichOneof("part") != "data" or not 1 <= len(part.data) <= MAX_DATA_BYTES:
+                msg = f"a part after the first must be 1 to {MAX_DATA_BYTES} bytes of data"
+                raise MalformedRequest(msg)
+            await self._parts.files.run(share.feed, part.data)
+            received += len(part.data)
+            self._parts.metrics.share_bytes_total.inc(len(part.data))
+        if await self._next(parts) is not None:
+            msg = f"the stream must end after {body_bytes} bytes of data"
+            raise MalformedRequest(msg)
+
+    async def _next(
+        self, parts: AsyncIterator[pb.StoreShareRequest]
+    ) -> pb.StoreShareRequest | None:
+        try:
+            async with asyncio.timeout(self._parts.limits.stream_stall_s):
+                return await anext(parts, None)
+        except TimeoutError as error:
+            msg = f"nothing came for {self._parts.limits.stream_stall_s:g} s"
+            raise TruncatedStream(msg) from error
+
+    def _take_all(self, shares: list[pb.InlineShare]) -> list[Receipt | ServiceError]:
+        """Verify every share of a batch, then store all that passed in one transaction."""
+        intake = self._parts.intake
+        outcomes = [intake.take(share) for share in shares]
+        places = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, tuple)]
+        rows: list[tuple[bytes, ShareRow]] = [
+            outcome for outcome in outcomes if isinstance(outcome, tuple)
+        ]
+        stored = dict(zip(places, intake.store_all(rows), strict=True)) if rows else {}
+        return [
+            stored[at] if isinstance(outcome, tuple) else outcome
+            for at, outcome in enumerate(outcomes)
+        ]
+
+    def _outcome(self, outcome: Receipt | ServiceError) -> pb.ShareOutcome:
+        if isinstance(outcome, ServiceError):
+            self._parts.metrics.shares_refused_total.labels(reason=outcome.reason).inc()
+            return pb.ShareOutcome(error=error_detail(outcome))
+        self._parts.metrics.shares_stored_total.inc()
+        return pb.ShareOutcome(receipt=shared_pb.SignedStatement.FromString(outcome.data))
+
+    @contextlib.contextmanager
+    def _counted(self) -> Any:  # noqa: ANN401  # a context manager
+        """Count a refusal by its reason."""
+        try:
+            yield
+        except (ServiceError, SharedRoundError) as error:
+            known = error if isinstance(error, ServiceError) else as_service_error(error)
+            self._parts.metrics.shares_refused_total.labels(reason=known.reason).inc()
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _stream_slot(self) -> AsyncIterator[None]:
+        """Wait for one of the streams that are read at the same time."""
+        if self._streams.locked() and self._waiting >= self._parts.limits.streams_queued:
+            msg = f"{self._waiting} streams are waiting"
+            raise Overloaded(msg, retry_after_ms=_RETRY_AFTER_MS)
+        self._waiting += 1
+        try:
+            await self._streams.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._streams.release()
+
+
+@contextlib.contextmanager
+def _timed(observe: Callable[[float], None]) -> Any:  # noqa: ANN401  # a context manager
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        observe(time.perf_counter() - started)

@@ -1,0 +1,325 @@
+"""A share holder's side of one round, as a pure state machine.
+
+Rule 1: a phase changes only in `step`, and only as the literal table `ALLOWED` says.
+Rule 2: no I/O, no clock, no randomness; what was checked arrives inside events.
+
+Every accepted event stands for one statement that the holder signs. The shell makes the new state
+and the statement durable together, before the statement leaves; who asks for a statement that is
+stored already gets it again and no event happens. Whatever an event or a guard does not name is
+refused and changes nothing.
+
+Two rules keep a coordinator, with the holders it may own, from seeing more than one sum:
+
+- one vote an attempt, one commitment a round, one release that is the commitment's;
+- once the holder has revealed its share of a set's coin it votes for no other. The masks that
+  devices add to what is opened hide one opening; with a second, under another coin, the difference
+  is bare. A coin takes a quorum of shares, so at most one set of a round ever has one: two quorums
+  share an honest holder.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final, assert_never
+
+MAX_VOTES: Final = 100
+
+
+class Phase(Enum):
+    """How far the holder has gone in a round."""
+
+    OPEN = "open"  # shares are stored; nothing is signed but receipts
+    FROZEN = "frozen"  # it voted for a set
+    COIN = "coin"  # it revealed its share of that set's coin
+    OPENINGS = "openings"  # it opened that set's checks
+    BLAME = "blame"  # it opened tests of single members
+    COMMITTED = "committed"  # it bound itself to the sums that it will release
+    RELEASED = "released"  # it released its share of them
+    PURGED = "purged"  # the shares are deleted
+
+
+class Refusal(Enum):
+    """Why an event was refused; values are reasons on the wire."""
+
+    NOT_FROZEN = "NOT_FROZEN"
+    SET_CONFLICT = "SET_CONFLICT"
+    SUM_CONFLICT = "SUM_CONFLICT"
+    ROUND_CLOSED = "ROUND_CLOSED"
+    ROUND_PURGED = "ROUND_PURGED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ballot:
+    """A set that the holder voted for."""
+
+    attempt: int
+    set_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HolderRound:
+    """One round at one holder.
+
+    Attributes:
+        ballots: every vote, ascending by attempt; the last one counts.
+        coin_sha256: coin that the checks of the last set were opened or judged with; or empty.
+        selection_sha256: sums that the holder is bound to, of the set `committed_set`; or empty.
+    """
+
+    phase: Phase = Phase.OPEN
+    ballots: tuple[Ballot, ...] = ()
+    coin_sha256: bytes = b""
+    committed_set: bytes = b""
+    selection_sha256: bytes = b""
+
+    def __post_init__(self) -> None:
+        attempts = [ballot.attempt for ballot in self.ballots]
+        if attempts != sorted(set(attempts)):
+            msg = f"ballots of attempts {attempts} must ascend"
+            raise ValueError(msg)
+        if bool(self.selection_sha256) != bool(self.committed_set):
+            msg = "selection_sha256 and committed_set must be given together"
+            raise ValueError(msg)
+
+    @property
+    def set_sha256(self) -> bytes:
+        """The set of the last vote; empty before the first."""
+        return self.ballots[-1].set_sha256 if self.ballots else b""
+
+    @property
+    def is_committed(self) -> bool:
+        """True when the holder may release one selection and no other."""
+        return bool(self.selection_sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareOffered:
+    """A device's share, which is not stored yet, passed every check."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeProposed:
+    """A set of which the holder has every share."""
+
+    attempt: int
+    set_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VotesShown:
+    """A quorum voted for the set."""
+
+    set_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoinShown:
+    """A quorum's shares gave the set's coin."""
+
+    set_sha256: bytes
+    coin_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupsFailed:
+    """Openings show that groups of the set failed their test."""
+
+    set_sha256: bytes
+    coin_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionDerived:
+    """The holder derived the selection from the evidence by itself."""
+
+    set_sha256: bytes
+    coin_sha256: bytes
+    selection_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentsShown:
+    """A quorum committed itself to the selection."""
+
+    set_sha256: bytes
+    selection_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurgeAsked:
+    """The round is over."""
+
+
+Event = (
+    ShareOffered
+    | FreezeProposed
+    | VotesShown
+    | CoinShown
+    | GroupsFailed
+    | SelectionDerived
+    | CommitmentsShown
+    | PurgeAsked
+)
+
+ALLOWED: Final[Mapping[Phase, Mapping[type[Event], Phase]]] = {
+    Phase.OPEN: {
+        ShareOffered: Phase.OPEN,
+        FreezeProposed: Phase.FROZEN,
+        PurgeAsked: Phase.PURGED,
+    },
+    # A holder that was away for a step goes on with the next: others have done it.
+    Phase.FROZEN: {
+        ShareOffered: Phase.FROZEN,
+        FreezeProposed: Phase.FROZEN,
+        VotesShown: Phase.COIN,
+        CoinShown: Phase.OPENINGS,
+        GroupsFailed: Phase.BLAME,
+        SelectionDerived: Phase.COMMITTED,
+        CommitmentsShown: Phase.RELEASED,
+        PurgeAsked: Phase.PURGED,
+    },
+    Phase.COIN: {
+        ShareOffered: Phase.COIN,
+        CoinShown: Phase.OPENINGS,
+        GroupsFailed: Phase.BLAME,
+        SelectionDerived: Phase.COMMITTED,
+        CommitmentsShown: Phase.RELEASED,
+        PurgeAsked: Phase.PURGED,
+    },
+    Phase.OPENINGS: {
+        VotesShown: Phase.OPENINGS,
+        GroupsFailed: Phase.BLAME,
+        SelectionDerived: Phase.COMMITTED,
+        CommitmentsShown: Phase.RELEASED,
+        PurgeAsked: Phase.PURGED,
+    },
+    Phase.BLAME: {
+        VotesShown: Phase.BLAME,
+        CoinShown: Phase.BLAME,
+        GroupsFailed: Phase.BLAME,
+        SelectionDerived: Phase.COMMITTED,
+        CommitmentsShown: Phase.RELEASED,
+        PurgeAsked: Phase.PURGED,
+    },
+    Phase.COMMITTED: {
+        CommitmentsShown: Phase.RELEASED,
+        PurgeAsked: Phase.PURGED,
+    },
+    Phase.RELEASED: {
+        CommitmentsShown: Phase.RELEASED,
+        PurgeAsked: Phase.PURGED,
+    },
+    Phase.PURGED: {
+        PurgeAsked: Phase.PURGED,
+    },
+}
+
+
+class HolderEventRefused(Exception):
+    """The phase or a guard does not allow the event; the round is unchanged."""
+
+    def __init__(self, refusal: Refusal, why: str) -> None:
+        super().__init__(why)
+        self.refusal = refusal
+        self.why = why
+
+
+def step(round_: HolderRound, event: Event) -> HolderRound:
+    """Apply one event.
+
+    Raises:
+        HolderEventRefused: if the phase does not name the event or its guard does not hold.
+
+    Guarantees:
+        Every change of phase is in `ALLOWED`.
+        Over all events: one ballot an attempt, one selection a round, and no ballot after a share
+        of a coin was revealed or checks were opened.
+        The same round and event give the same result.
+    """
+    after = ALLOWED[round_.phase].get(type(event))
+    if after is None:
+        raise _not_allowed(round_, event)
+    match event:
+        case ShareOffered() | PurgeAsked():
+            return replace(round_, phase=after)
+        case FreezeProposed():
+            return _freeze(round_, event, after)
+        case VotesShown():
+            _require_current(round_, event.set_sha256)
+            return replace(round_, phase=after)
+        case CoinShown() | GroupsFailed():
+            return replace(_with_coin(round_, event.set_sha256, event.coin_sha256), phase=after)
+        case SelectionDerived():
+            bound = _with_coin(round_, event.set_sha256, event.coin_sha256)
+            return replace(
+                bound,
+                phase=after,
+                committed_set=event.set_sha256,
+                selection_sha256=event.selection_sha256,
+            )
+        case CommitmentsShown():
+            return _release(round_, event, after)
+        case _:
+            assert_never(event)
+
+
+def _freeze(round_: HolderRound, event: FreezeProposed, after: Phase) -> HolderRound:
+    last = round_.ballots[-1].attempt if round_.ballots else 0
+    if event.attempt <= last:
+        why = f"attempt={event.attempt} must exceed {last}, the last one voted in"
+        raise HolderEventRefused(Refusal.SET_CONFLICT, why)
+    if len(round_.ballots) >= MAX_VOTES:
+        why = f"the holder has voted {MAX_VOTES} times in this round"
+        raise HolderEventRefused(Refusal.SET_CONFLICT, why)
+    ballot = Ballot(attempt=event.attempt, set_sha256=event.set_sha256)
+    return replace(round_, phase=after, ballots=(*round_.ballots, ballot))
+
+
+def _with_coin(round_: HolderRound, set_sha256: bytes, coin_sha256: bytes) -> HolderRound:
+    """Bind the round to one coin: openings under two of them would bare what masks hide."""
+    _require_current(round_, set_sha256)
+    if round_.coin_sha256 and round_.coin_sha256 != coin_sha256:
+        why = "the holder has opened this set with another coin"
+        raise HolderEventRefused(Refusal.SET_CONFLICT, why)
+    return replace(round_, coin_sha256=coin_sha256)
+
+
+def _release(round_: HolderRound, event: CommitmentsShown, after: Phase) -> HolderRound:
+    if round_.is_committed:
+        shown = (event.set_sha256, event.selection_sha256)
+        if shown != (round_.committed_set, round_.selection_sha256):
+            why = "the holder has committed itself to other sums of this round"
+            raise HolderEventRefused(Refusal.SUM_CONFLICT, why)
+        return replace(round_, phase=after)
+    # A quorum is bound to this selection, so none can be to another: it is adopted, for ever, also
+    # by a holder that voted for another set meanwhile.
+    if all(ballot.set_sha256 != event.set_sha256 for ballot in round_.ballots):
+        raise HolderEventRefused(Refusal.NOT_FROZEN, "the holder has not voted for this set")
+    return replace(
+        round_,
+        phase=after,
+        committed_set=event.set_sha256,
+        selection_sha256=event.selection_sha256,
+    )
+
+
+def _require_current(round_: HolderRound, set_sha256: bytes) -> None:
+    if round_.set_sha256 == set_sha256:
+        return
+    if any(ballot.set_sha256 == set_sha256 for ballot in round_.ballots):
+        why = f"the holder has voted for another set since, in attempt {round_.ballots[-1].attempt}"
+        raise HolderEventRefused(Refusal.SET_CONFLICT, why)
+    raise HolderEventRefused(Refusal.NOT_FROZEN, "the holder has not voted for this set")
+
+
+def _not_allowed(round_: HolderRound, event: Event) -> HolderEventRefused:
+    if round_.phase is Phase.PURGED:
+        return HolderEventRefused(Refusal.ROUND_PURGED, "the round's shares are deleted")
+    if round_.phase is Phase.OPEN:
+        return HolderEventRefused(Refusal.NOT_FROZEN, "the holder has voted for no set")
+    if isinstance(event, ShareOffered):
+        return HolderEventRefused(Refusal.ROUND_CLOSED, "the round takes no more shares")
+    if isinstance(event, SelectionDerived):
+        return HolderEventRefused(Refusal.SUM_CONFLICT, "the holder has committed itself already")
+    why = f"the holder is bound to a set: it is in phase {round_.phase.value}"
+    return HolderEventRefused(Refusal.SET_CONFLICT, why)

@@ -1,0 +1,241 @@
+"""Calls of one share holder.
+
+Every call may be repeated and gives the same bytes again, so a call that timed out is simply made
+once more. Nothing that a holder answers is believed before its signature is checked.
+"""
+
+from __future__ import annotations  # ShareHolderAsyncStub exists in the stubs only
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from protos.fedagg.v1 import share_holder_pb2 as pb
+from protos.fedagg.v1 import shared_round_pb2 as round_pb
+from protos.fedagg.v1.errors_pb2 import ErrorDetail, ErrorReason
+from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
+from server.status import ERROR_METADATA_KEY
+
+if TYPE_CHECKING:
+    from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderAsyncStub
+
+MAX_MESSAGE_BYTES: Final = 64 << 20
+# A stream's time: as for any call, and what its bytes may take at this rate.
+MIN_BYTES_PER_S: Final = 1 << 20
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A holder that comes back is found soon: the default waits up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A machine that is gone answers no ping; without one a call would wait for its whole time.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.bdp_probe", 0),
+)
+
+# What a holder says of the call, as opposed to codes that tell only that there was no answer.
+_REFUSALS: Final = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
+
+T = TypeVar("T")
+
+
+class HolderError(Exception):
+    """A holder did not do what it was asked."""
+
+
+class HolderAway(HolderError):
+    """It did not answer, or not now; ask again later."""
+
+
+class HolderRefused(HolderError):
+    """It answered that it will not.
+
+    Args:
+        reason: name of an `ErrorReason`.
+        message: the holder's words, for a person.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+
+
+class HolderClient:
+    """One share holder, by gRPC. Close it when done.
+
+    Args:
+        index: which holder of the committee.
+        address: host:port.
+        credentials: of TLS; None: without it.
+        timeout_s: how long any call may take; the bytes of a stream get time of their own.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        timeout_s: float,
+    ) -> None:
+        self.index = index
+        self._timeout_s = timeout_s
+        self._channel = (
+            grpc.aio.insecure_channel(address, options=_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+        )
+        self._stub: ShareHolderAsyncStub = ShareHolderStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def describe(self) -> pb.HolderDescription:
+        return await _answer(self._stub.Describe(pb.DescribeRequest(), timeout=self._timeout_s))
+
+    async def deal_keys(self) -> Sequence[pb.SealedKey]:
+        call = self._stub.DealKeys(pb.DealKeysRequest(), timeout=self._timeout_s)
+        return (await _answer(call)).keys
+
+    async def accept_keys(self, keys: Sequence[pb.SealedKey]) -> bool:
+        """Hand over dealt keys; return whether the holder has all of its keys now."""
+        request = pb.AcceptKeysRequest(keys=keys)
+        return (await _answer(self._stub.AcceptKeys(request, timeout=self._timeout_s))).has_keys
+
+    async def open_round(self, parameters: bytes) -> None:
+        request = pb.OpenRoundRequest(parameters=parameters)
+        await _answer(self._stub.OpenRound(request, timeout=self._timeout_s))
+
+    async def store_share(
+        self, start: pb.ShareStart, body: AsyncIterator[bytes]
+    ) -> round_pb.SignedStatement:
+        """Stream one share; the body's chunks are asked for as the holder takes them.
+
+        Raises:
+            HolderError: as for any call.
+            Exception: what `body` raised.
+        """
+        broken: list[Exception] = []
+
+        async def messages() -> AsyncIterator[pb.StoreShareRequest]:
+            yield pb.StoreShareRequest(start=start)
+            try:
+                async for data in body:
+                    yield pb.StoreShareRequest(data=data)
+            except Exception as error:
+                broken.append(error)
+                raise
+
+        timeout_s = self._timeout_s + start.body_bytes / MIN_BYTES_PER_S
+        try:
+            return await _answer(self._stub.StoreShare(messages(), timeout=timeout_s))
+        except (asyncio.CancelledError, HolderError):
+            # gRPC cancels a call whose messages end in an error, and forgets the error.
+            if broken:
+                raise broken[0] from None
+            raise
+
+    async def store_shares(self, shares: Sequence[pb.InlineShare]) -> Sequence[pb.ShareOutcome]:
+        """Store small shares; one outcome for each, in order."""
+        request = pb.StoreSharesRequest(shares=shares)
+        answer = await _answer(self._stub.StoreShares(request, timeout=self._timeout_s))
+        if len(answer.outcomes) != len(shares):
+            msg = f"{len(answer.outcomes)} outcomes for {len(shares)} shares"
+            raise HolderAway(msg)
+        return answer.outcomes
+
+    async def list_shares(self, params_sha256: bytes) -> Sequence[round_pb.SignedStatement]:
+        request = pb.ListSharesRequest(params_sha256=params_sha256)
+        return (await _answer(self._stub.ListShares(request, timeout=self._timeout_s))).receipts
+
+    async def freeze(self, request: pb.FreezeRequest) -> round_pb.SignedStatement:
+        return await _answer(self._stub.Freeze(request, timeout=self._timeout_s))
+
+    async def reveal_coin(self, request: pb.RevealCoinRequest) -> round_pb.SignedStatement:
+        return await _answer(self._stub.RevealCoin(request, timeout=self._timeout_s))
+
+    async def open_checks(self, request: pb.OpenChecksRequest) -> round_pb.SignedStatement:
+        return await _answer(self._stub.OpenChecks(request, timeout=self._timeout_s))
+
+    async def open_blame(self, request: pb.OpenBlameRequest) -> round_pb.SignedStatement:
+        return await _answer(self._stub.OpenBlame(request, timeout=self._timeout_s))
+
+    async def commit(self, request: pb.CommitRequest) -> round_pb.SignedStatement:
+        return await _answer(self._stub.Commit(request, timeout=self._timeout_s))
+
+    async def release_sum(
+        self, request: pb.ReleaseSumRequest, *, num_bytes: int
+    ) -> tuple[round_pb.SignedStatement, bytes]:
+        """Fetch the holder's share of the sums, `num_bytes` in all."""
+        timeout_s = self._timeout_s + num_bytes / MIN_BYTES_PER_S
+        return await _answer(self._released(request, num_bytes, timeout_s))
+
+    async def purge(self, params_sha256: bytes) -> None:
+        request = pb.PurgeRequest(params_sha256=params_sha256)
+        await _answer(self._stub.Purge(request, timeout=self._timeout_s))
+
+    async def _released(
+        self, request: pb.ReleaseSumRequest, num_bytes: int, timeout_s: float
+    ) -> tuple[round_pb.SignedStatement, bytes]:
+        statement: round_pb.SignedStatement | None = None
+        data = bytearray()
+        async for chunk in self._stub.ReleaseSum(request, timeout=timeout_s):
+            if chunk.WhichOneof("part") == "statement" and statement is None:
+                statement = chunk.statement
+            else:
+                data += chunk.data
+            if len(data) > num_bytes:
+                break
+        if statement is None or len(data) != num_bytes:
+            msg = f"the share of the sums has {len(data)} bytes, {num_bytes} were asked for"
+            raise HolderAway(msg)
+        return statement, bytes(data)
+
+
+def refusal_of(detail: ErrorDetail) -> HolderRefused:
+    """What an outcome within an answer tells."""
+    return HolderRefused(_reason_name(detail.reason), detail.message)
+
+
+async def _answer(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        detail = _detail(error)
+        if error.code() in _REFUSALS and detail is not None:
+            raise refusal_of(detail) from error
+        msg = f"{error.code().name}: {error.details()}"
+        raise HolderAway(msg) from error
+
+
+def _detail(error: grpc.aio.AioRpcError) -> ErrorDetail | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == ERROR_METADATA_KEY and isinstance(value, bytes):
+            try:
+                return ErrorDetail.FromString(value)
+            except DecodeError:
+                return None
+    return None
+
+
+def _reason_name(reason: int) -> str:
+    try:
+        return ErrorReason.Name(ErrorReason.ValueType(reason))
+    except ValueError:
+        return "ERROR_REASON_UNSPECIFIED"

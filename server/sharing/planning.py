@@ -1,0 +1,120 @@
+"""From a task's settings to the parameters of its shared rounds."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from security.shared_round.bundle import MAX_PREFIX_BYTES, BundleIndex
+from security.shared_round.committee import Committee
+from security.shared_round.parameters import (
+    Checks,
+    Degraded,
+    RoundParameters,
+    RoundPlan,
+    ShareFormat,
+    plan_parameters,
+)
+from server.config import SELECTING_RULES, TaskConfig
+
+FULL_WEIGHT: Final = 8  # of a fresh update, where stale ones are admitted
+
+_FORMATS: Final = {
+    "shamir-seeded": ShareFormat.SHAMIR_SEEDED,
+    "cnf-seeded": ShareFormat.CNF_SEEDED,
+}
+_CHECKS: Final = {
+    "sum": Checks.SUM_ONLY,
+    "norm": Checks.NORM,
+    "distances": Checks.DISTANCES,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseModel:
+    """What a round starts from."""
+
+    version: int
+    sha256: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedTask:
+    """The unchanging facts of a task whose rounds are shared."""
+
+    committee: Committee
+    config: TaskConfig
+
+    def parameters(
+        self, base: BaseModel, *, round_number: int, cohort_size: int
+    ) -> RoundParameters:
+        """Plan a round.
+
+        Args:
+            base: the model version that it starts from.
+            round_number: its number within the task, from 1.
+            cohort_size: devices that may submit.
+
+        Raises:
+            SharingError: if the settings fit no sound round.
+        """
+        sharing, rule = self.config.sharing, self.config.aggregation
+        most = max(self.config.min_members, min(self.config.reporting_goal, cohort_size))
+        selects = rule.rule in SELECTING_RULES
+        return plan_parameters(
+            RoundPlan(
+                task=self.config.name,
+                round=round_number,
+                base_version=base.version,
+                model_sha256=base.sha256,
+                committee_sha256=self.committee.sha256,
+                threshold=self.committee.threshold,
+                holders=len(self.committee.holders),
+                dim=base.dim,
+                clip_norm=self.config.plan.clipping_norm,
+                min_members=self.config.min_members,
+                max_members=most,
+                format=_FORMATS[sharing.format],
+                checks=_CHECKS[sharing.checks],
+                fraction_bits=sharing.fraction_bits,
+                quorum=sharing.quorum,
+                sketch_dim=sharing.sketch_dim if sharing.checks != "sum" else 0,
+                expected_members=most,
+                # Rules that work on group means run here, on what was opened.
+                rule=rule.rule if selects else "mean",
+                num_byzantine=rule.num_malicious_nodes if selects else 0,
+                num_to_select=(rule.num_nodes_to_select or 0) if selects else 0,
+                group_size=sharing.group_size,
+                degraded=Degraded[sharing.degraded.upper()],
+                staleness_weights=staleness_weights(sharing.max_staleness),
+            )
+        )
+
+    def check(self, *, dim: int) -> int:
+        """Plan the smallest and the largest round there can be.
+
+        Returns:
+            Bytes of the largest sealed update.
+
+        Raises:
+            SharingError: if one of them cannot be sound.
+        """
+        base = BaseModel(version=1, sha256="0" * 64, dim=dim)
+        sizes = (self.config.quorum, self.config.reporting_goal)
+        plans = [self.parameters(base, round_number=1, cohort_size=size) for size in sizes]
+        return max(
+            BundleIndex(params=plan, prefix_bytes=MAX_PREFIX_BYTES).total_bytes for plan in plans
+        )
+
+
+def staleness_weights(max_staleness: int) -> tuple[int, ...]:
+    """Weights of updates trained 0, 1, ... versions before the base: 8 / sqrt(1 + s), rounded.
+
+    References: Nguyen et al. (2022), arXiv:2106.06639, section 5 (FedBuff).
+    """
+    if max_staleness == 0:
+        return (1,)
+    return tuple(
+        max(1, round(FULL_WEIGHT / math.sqrt(1 + staleness)))
+        for staleness in range(max_staleness + 1)
+    )

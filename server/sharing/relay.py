@@ -1,0 +1,244 @@
+"""Brings every admitted share to its holder, and knows which holder has which.
+
+What is relayed twice is answered from what the holder stored, so nothing here needs to be durable:
+a new leader lists what the holders have and goes on.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol
+
+from protos.fedagg.v1 import share_holder_pb2 as pb
+from protos.fedagg.v1 import shared_round_pb2 as round_pb
+from security.errors import SharedRoundError
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.signing import verify_statement
+from security.shared_round.statements import read_receipt
+from server.round.state import Round
+from server.sharing.bundles import PAYLOAD_GONE, Bundle, Bundles
+from server.sharing.holders import HolderClient, HolderRefused, refusal_of
+from server.sharing.pool import HolderPool
+from server.storage.ports import BlobNotFound, Contribution, RoundStore
+
+BATCH_DEVICES: Final = 64  # whose prefixes and small payloads are in memory at once
+SMALL_BYTES: Final = 256 << 10  # bodies up to this travel many in a message
+MESSAGE_BYTES: Final = 1 << 20  # of small shares, less than the 2 MiB a holder takes
+STREAMS_PER_HOLDER: Final = 2
+
+# A refusal of one share that tells of the device; anything else tells of the holder or the round.
+DEVICE_FAULTS: Final = frozenset(
+    {
+        "MALFORMED_REQUEST",
+        "TRUNCATED_STREAM",
+        "UPDATE_TOO_LARGE",
+        "BAD_HEADER_SIGNATURE",
+        "WRONG_ROUND_PARAMETERS",
+        "WRONG_HOLDER",
+        "SEAL_BROKEN",
+        "OUT_OF_RANGE_WORD",
+        "COMMITMENT_MISMATCH",
+        "SHARE_CONFLICT",
+    }
+)
+
+
+class RelayObserver(Protocol):
+    """Told of every share that found its holder or was refused; must not fail."""
+
+    def share_relayed(self, task: str, holder: int, outcome: str) -> None: ...
+
+
+class Relay:
+    """The shares of one round.
+
+    `run` may be called again and again; it does only what is left. Not for two tasks at once.
+
+    Attributes:
+        faults: devices whose share a holder refused, with the reason.
+        refusals: holders that will not take part in the round, with the reason.
+        seen: contributions there were when `run` was last called.
+    """
+
+    def __init__(  # noqa: PLR0913  # its collaborators
+        self,
+        round_: Round,
+        params: RoundParameters,
+        *,
+        pool: HolderPool,
+        store: RoundStore,
+        bundles: Bundles,
+        observer: RelayObserver,
+    ) -> None:
+        self._round = round_
+        self._params = params
+        self._pool = pool
+        self._store = store
+        self._bundles = bundles
+        self._observer = observer
+        self._stored: dict[int, dict[str, bytes]] = {}  # holders that know the round
+        self.faults: dict[str, str] = {}
+        self.refusals: dict[int, HolderRefused] = {}
+        self.seen = 0
+
+    async def run(self) -> frozenset[int]:
+        """Relay what holders lack of the contributions so far.
+
+        Returns:
+            Holders that now have every share they do not refuse.
+
+        Raises:
+            Unavailable: if a store did not answer.
+        """
+        await self._pool.exchange_keys()
+        await self._introduce()
+        contributions = await self._store.contributions(self._round.task, self._round.number)
+        up_to_date = set(self._stored)
+        self.seen = len(contributions)
+        for start in range(0, len(contributions), BATCH_DEVICES):
+            some = contributions[start : start + BATCH_DEVICES]
+            up_to_date -= await self._relay_some(some, up_to_date)
+        return frozenset(up_to_date)
+
+    def common(self, holders: frozenset[int]) -> tuple[tuple[str, bytes], ...]:
+        """Devices and header hashes of the shares that all of these holders have, ascending."""
+        counts = Counter(item for holder in holders for item in self._stored[holder].items())
+        return tuple(sorted(item for item, count in counts.items() if count == len(holders)))
+
+    def forget(self, holder: int) -> None:
+        """The holder says that it lacks something: ask it again what it has."""
+        self._stored.pop(holder, None)
+
+    async def _introduce(self) -> None:
+        """Announce the round to holders that do not know it, and learn what they have."""
+        strangers = [holder for holder in self._pool.indices if holder not in self._stored]
+
+        async def introduce(client: HolderClient) -> Sequence[round_pb.SignedStatement]:
+            await client.open_round(self._params.to_bytes())
+            return await client.list_shares(self._params.sha256)
+
+        answers = await self._pool.ask(introduce, strangers)
+        for holder in answers.given:
+            self.refusals.pop(holder, None)
+        self.refusals.update(answers.refused)
+        if any(refusal.reason == "KEYS_MISSING" for refusal in answers.refused.values()):
+            self._pool.forget_keys()
+        for holder, receipts in answers.given.items():
+            self._stored[holder] = {}
+            for receipt in receipts:
+                self._note_receipt(holder, receipt)
+
+    async def _relay_some(
+        self, contributions: Sequence[Contribution], holders: set[int]
+    ) -> set[int]:
+        """Relay a batch to some holders; return those that did not take all of it."""
+        wanted = [
+            contribution
+            for contribution in contributions
+            if contribution.device_id not in self.faults
+            and any(contribution.device_id not in self._stored[holder] for holder in holders)
+        ]
+        if not wanted:
+            return set()
+        bundles, damaged = await self._bundles.load(self._round, self._params, wanted)
+        self.faults.update(damaged)
+        tasks = {
+            holder: [b for b in bundles if b.device_id not in self._stored[holder]]
+            for holder in holders
+        }
+        # `ask` keeps account of who answers; each holder is given its own work.
+        answers = await self._pool.ask(
+            lambda client: self._relay_to(client, tasks[client.index]), sorted(holders)
+        )
+        return holders - set(answers.given)
+
+    async def _relay_to(self, client: HolderClient, bundles: Sequence[Bundle]) -> None:
+        small: list[Bundle] = []
+        large: list[Bundle] = []
+        for bundle in bundles:
+            is_small = bundle.start(client.index).body_bytes <= SMALL_BYTES
+            (small if is_small else large).append(bundle)
+        shares = [await self._whole(bundle, client.index) for bundle in small]
+        for message in _messages([share for share in shares if share is not None]):
+            await self._store_small(client, message)
+        window = asyncio.Semaphore(STREAMS_PER_HOLDER)
+
+        async def one(bundle: Bundle) -> None:
+            async with window:
+                await self._store_large(client, bundle)
+
+        outcomes = await asyncio.gather(*(one(b) for b in large), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _whole(self, bundle: Bundle, holder: int) -> tuple[str, pb.InlineShare] | None:
+        try:
+            body = b"".join([chunk async for chunk in bundle.body(holder)])
+        except BlobNotFound:
+            self.faults[bundle.device_id] = PAYLOAD_GONE
+            return None
+        return bundle.device_id, pb.InlineShare(start=bundle.start(holder), body=body)
+
+    async def _store_small(
+        self, client: HolderClient, shares: Sequence[tuple[str, pb.InlineShare]]
+    ) -> None:
+        outcomes = await client.store_shares([share for _, share in shares])
+        for (device, _), outcome in zip(shares, outcomes, strict=True):
+            if outcome.WhichOneof("outcome") == "receipt":
+                self._note_stored(client.index, device, outcome.receipt)
+            else:
+                self._note_refusal(client.index, device, refusal_of(outcome.error))
+
+    async def _store_large(self, client: HolderClient, bundle: Bundle) -> None:
+        holder = client.index
+        try:
+            receipt = await client.store_share(bundle.start(holder), bundle.body(holder))
+        except HolderRefused as error:
+            self._note_refusal(holder, bundle.device_id, error)
+        except BlobNotFound:
+            self.faults[bundle.device_id] = PAYLOAD_GONE
+        else:
+            self._note_stored(holder, bundle.device_id, receipt)
+
+    def _note_stored(self, holder: int, device: str, receipt: round_pb.SignedStatement) -> None:
+        noted = self._note_receipt(holder, receipt)
+        outcome = "stored" if noted == device else "bad_receipt"
+        self._observer.share_relayed(self._round.task, holder, outcome)
+
+    def _note_receipt(self, holder: int, signed: round_pb.SignedStatement) -> str | None:
+        """Believe a receipt that the holder signed; return its device."""
+        try:
+            statement = verify_statement(
+                signed, committee=self._pool.committee, params_sha256=self._params.sha256
+            )
+            receipt = read_receipt(statement)
+        except SharedRoundError:
+            return None
+        if statement.holder != holder:
+            return None
+        self._stored[holder][receipt.device_id] = receipt.header_sha256
+        return receipt.device_id
+
+    def _note_refusal(self, holder: int, device: str, error: HolderRefused) -> None:
+        self._observer.share_relayed(self._round.task, holder, error.reason)
+        if error.reason not in DEVICE_FAULTS:
+            raise error
+        self.faults[device] = error.reason
+
+
+def _messages(
+    shares: Sequence[tuple[str, pb.InlineShare]],
+) -> Iterator[list[tuple[str, pb.InlineShare]]]:
+    """Cut shares into messages of bounded size."""
+    message: list[tuple[str, pb.InlineShare]] = []
+    size = 0
+    for device, share in shares:
+        num_bytes = share.ByteSize()
+        if message and size + num_bytes > MESSAGE_BYTES:
+            yield message
+            message, size = [], 0
+        message.append((device, share))
+        size += num_bytes
+    if message:
+        yield message

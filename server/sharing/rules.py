@@ -1,0 +1,107 @@
+"""What a coordinator decides in a shared round: pure functions of what holders stated."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
+from security.shared_round.parameters import Degraded, RoundParameters
+from security.shared_round.verdicts import Verdict
+from server.round.shared import SharedRound
+
+# Refusals of a round that its holder will repeat for ever.
+FINAL_REFUSALS: Final = frozenset(
+    {
+        "WEAKER_THAN_POLICY",
+        "WRONG_ROUND_PARAMETERS",
+        "MALFORMED_REQUEST",
+        "PARAMETERS_CONFLICT",
+        "ROUND_PURGED",
+    }
+)
+NOT_RECEIVED: Final = "not_received"  # by some holder
+NOT_SELECTED: Final = "not_selected"  # by the rule, or over where groups do not come out even
+
+_DEGRADED: Final = {
+    Degraded.GROUPED: SelectionMode.DEGRADED_GROUPED,
+    Degraded.UNCHECKED: SelectionMode.DEGRADED_UNCHECKED,
+}
+
+
+class RoundHopeless(Exception):
+    """The round cannot go on, however long one waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a phase waits, in milliseconds of the store's clock.
+
+    Attributes:
+        waited_ms: since the phase began.
+        for_all_ms: how long every holder is waited for.
+        for_enough_ms: how long the round is not given up.
+    """
+
+    waited_ms: int
+    for_all_ms: int
+    for_enough_ms: int
+
+    @property
+    def waits_for_all(self) -> bool:
+        return self.waited_ms < self.for_all_ms
+
+    @property
+    def is_over(self) -> bool:
+        return self.waited_ms >= self.for_enough_ms
+
+
+def possible_modes(params: RoundParameters, num_openings: int) -> tuple[SelectionMode, ...]:
+    """How the round may be judged with so many holders' openings, best first; none: wait.
+
+    Raises:
+        RoundHopeless: if the parameters say that such a round opens nothing.
+    """
+    needed = params.scheme.product_shares if params.is_checked else 0
+    modes = []
+    if num_openings >= needed:
+        modes.append(SelectionMode.CHECKED)
+    elif params.degraded is Degraded.ABORT:
+        msg = f"{num_openings} of at least {needed} share holders opened the checks"
+        raise RoundHopeless(msg)
+    fallback = _DEGRADED.get(params.degraded)
+    if params.is_checked and fallback is not None and num_openings >= params.threshold:
+        modes.append(fallback)
+    return tuple(modes)
+
+
+def frozen_set(params: RoundParameters, shared: SharedRound) -> FrozenSet:
+    """The set that was frozen, as the holders hash it."""
+    return FrozenSet(
+        params_sha256=params.sha256,
+        attempt=shared.attempt,
+        members=tuple(
+            Member(device_id=device, header_sha256=bytes.fromhex(header))
+            for device, header in shared.members
+        ),
+    )
+
+
+def selection_of(frozen: FrozenSet, shared: SharedRound) -> Selection:
+    """The selection that was derived, as the holders hash it."""
+    return Selection(
+        set_sha256=frozen.sha256,
+        mode=SelectionMode[shared.mode.upper()],
+        sums=shared.sums,
+    )
+
+
+def left_out(
+    frozen: FrozenSet, verdict: Verdict, selection: Selection
+) -> tuple[tuple[str, str], ...]:
+    """Members that are in no sum, with the reason of each."""
+    opened = set(selection.members)
+    found = []
+    for position, member in enumerate(frozen.members):
+        if position not in opened:
+            failure = verdict.failed.get(position)
+            found.append((member.device_id, failure.value if failure else NOT_SELECTED))
+    return tuple(found)

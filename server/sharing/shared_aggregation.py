@@ -1,0 +1,61 @@
+"""The long work of a shared round: let the holders open the sums, build the candidate from them."""
+
+from server.kernels import Workers
+from server.round.aggregation import Aggregation, AggregationObserver
+from server.round.candidate import AggregationSettings, BuiltModel
+from server.round.state import CandidateModel, Round
+from server.sharing.shared_candidate import build_shared_candidate
+from server.sharing.shared_rounds import HoldersAway, SharedRoundPhases
+from server.storage.blobs import BlobStore
+from server.storage.ports import RoundStore
+
+
+class SharedAggregation(Aggregation):
+    """Computes a shared task's candidates; checks, discards and purges as for plain ones.
+
+    Args:
+        phases: the committee's side of the round.
+        rule: label of what picks or combines updates.
+        store, blobs, workers, settings, observer, max_update_norm: as for `Aggregation`.
+    """
+
+    def __init__(  # noqa: PLR0913  # its collaborators
+        self,
+        *,
+        phases: SharedRoundPhases,
+        rule: str,
+        store: RoundStore,
+        blobs: BlobStore,
+        workers: Workers,
+        settings: AggregationSettings,
+        observer: AggregationObserver,
+        max_update_norm: float | None = None,
+    ) -> None:
+        super().__init__(
+            store=store,
+            blobs=blobs,
+            workers=workers,
+            settings=settings,
+            observer=observer,
+            max_update_norm=max_update_norm,
+        )
+        self._phases = phases
+        self._rule = rule
+
+    async def aggregate(self, round_: Round) -> CandidateModel | str | None:
+        """Build and store the candidate of a round whose selection is derived.
+
+        Returns:
+            As for a plain round; None while too few holders answered and the task still waits.
+        """
+        try:
+            return await super().aggregate(round_)
+        except HoldersAway as error:
+            now_ms = (await self._store.snapshot(round_.task)).now_ms
+            return str(error) if self._phases.is_over(round_, now_ms=now_ms) else None
+
+    async def _build(self, round_: Round) -> BuiltModel:
+        now_ms = (await self._store.snapshot(round_.task)).now_ms
+        released = await self._phases.release(round_, now_ms=now_ms)
+        base = await self._base(round_)
+        return await self._workers.run(build_shared_candidate, base, released, self._settings)

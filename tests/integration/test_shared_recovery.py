@@ -1,0 +1,604 @@
+"""Shared rounds when parties fail: drivers ticked by hand, real holders, a clock that stands still.
+
+Between any two ticks a holder or the leader may die. Whatever is left of the committee must finish
+the round with the right mean, or abandon it with the reason that the task's settings promise.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+import numpy as np
+import pytest
+import xxhash
+from prometheus_client import CollectorRegistry
+
+from aggregators.config import AggregatorConfig
+from aggregators.vectors import decode_model, encode_model
+from monitoring.audit_logger import AuditLogger
+from monitoring.metrics import Metrics
+from protos.fedagg.v1 import share_holder_pb2 as pb
+from protos.fedagg.v1 import shared_round_pb2 as round_pb
+from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.signing import sign_statement
+from server.config import RoundsConfig, SharingConfig, TaskConfig
+from server.kernels import Workers
+from server.observation import AuditTrail
+from server.round.candidate import AggregationSettings
+from server.round.driver import DriverPorts, RoundDriver
+from server.round.state import Phase, Round
+from server.sharing.planning import SharedTask
+from server.sharing.pool import HolderPool
+from server.sharing.shared_aggregation import SharedAggregation
+from server.sharing.shared_rounds import SharedRoundPhases
+from server.storage.blobs import BlobStore
+from server.storage.keys import model_blob, task_prefix
+from server.storage.notifier import News
+from server.storage.ports import (
+    AdmissionVerdict,
+    Durability,
+    FinishedRound,
+    ModelVersion,
+    Submission,
+)
+from server.storage.redis_client import RedisClient
+from server.storage.redis_store import RedisRoundStore
+from server.tasks import task_info
+from tests.integration.service import eventually
+from tests.integration.shared_committee import Holders, Vector, mean_of, running, update_of
+
+TASK: Final = "digits"
+DIM: Final = 24
+DEVICES: Final = ("d1", "d2", "d3", "d4")
+CLOCK: Final = "local function now_ms() return tonumber(redis.call('GET', 'test:clock')) end"
+LEASE_MS: Final = 10_000
+HOLDER_TIMEOUT_MS: Final = 5_000
+MAX_WAIT_MS: Final = 60_000
+MODEL: Final = encode_model({"w": np.zeros(DIM, np.float32)})
+
+
+@dataclass
+class Recorder:
+    """Remembers what a coordinator told."""
+
+    phases: list[Phase] = field(default_factory=list)
+    finished: list[FinishedRound] = field(default_factory=list)
+    relayed: list[tuple[int, str]] = field(default_factory=list)
+    statements: list[tuple[int, str]] = field(default_factory=list)
+
+    def new_traceparent(self, task: str, round_number: int) -> str:
+        del task, round_number
+        return ""
+
+    def phase_entered(self, round_: Round, *, before: Round | None) -> None:
+        del before
+        self.phases.append(round_.phase)
+
+    def round_finished(self, record: FinishedRound) -> None:
+        self.finished.append(record)
+
+    def leading(self, task: str, *, leads: bool) -> None:
+        del task, leads
+
+    def span(self, name: str, round_: Round) -> AbstractContextManager[object]:
+        del name, round_
+        return nullcontext()
+
+    def tick_failed(self, task: str, error: Exception) -> None:
+        raise AssertionError(task) from error
+
+    def aggregated(self, round_: Round, **told: object) -> None:
+        del round_, told
+
+    def holder_reachable(self, task: str, holder: int, *, reachable: bool) -> None:
+        del task, holder, reachable
+
+    def holder_refused(self, task: str, holder: int, reason: str) -> None:
+        del task, holder, reason
+
+    def share_relayed(self, task: str, holder: int, outcome: str) -> None:
+        del task
+        self.relayed.append((holder, outcome))
+
+    def opened(self, task: str, holder: int, kind: str) -> None:
+        del task
+        self.statements.append((holder, kind))
+
+
+@dataclass(kw_only=True)
+class Process:
+    """One coordinator, as far as driving goes."""
+
+    driver: RoundDriver
+    phases: SharedRoundPhases
+    pool: HolderPool
+    observer: Recorder
+
+    async def tick_until_idle(self) -> None:
+        for _ in range(50):
+            if not await self.driver.tick():
+                return
+        raise AssertionError("the driver never comes to rest")
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """What all coordinators share, and the committee."""
+
+    client: RedisClient
+    store: RedisRoundStore
+    blobs: BlobStore
+    workers: Workers
+    folder: Path
+    task: TaskConfig
+    holders: Holders
+    processes: list[Process] = field(default_factory=list)
+
+    def process(self, owner: str) -> Process:
+        observer = Recorder()
+        shared = SharedTask(committee=self.holders.committee, config=self.task)
+        pool = HolderPool(
+            TASK,
+            self.holders.committee,
+            credentials=None,
+            timeout_s=HOLDER_TIMEOUT_MS / 1000,
+            observer=observer,
+        )
+        phases = SharedRoundPhases(
+            shared,
+            pool=pool,
+            store=self.store,
+            blobs=self.blobs,
+            workers=self.workers,
+            observer=observer,
+        )
+        driver = RoundDriver(
+            task_info(self.task, dim=DIM, shared=shared),
+            rounds=RoundsConfig(lease_ttl_s=LEASE_MS / 1000, poll_interval_s=0.01),
+            ports=DriverPorts(
+                store=self.store,
+                aggregation=SharedAggregation(
+                    phases=phases,
+                    rule="mean",
+                    store=self.store,
+                    blobs=self.blobs,
+                    workers=self.workers,
+                    settings=AggregationSettings(aggregator=AggregatorConfig()),
+                    observer=observer,
+                ),
+                observer=observer,
+                audit=AuditTrail(
+                    AuditLogger(self.folder / "audit.jsonl"),
+                    self.workers,
+                    Metrics.declare(CollectorRegistry()),
+                ),
+                wakeup=News(),
+                shared=phases,
+            ),
+            owner=owner,
+        )
+        process = Process(driver=driver, phases=phases, pool=pool, observer=observer)
+        self.processes.append(process)
+        return process
+
+    async def advance(self, ms: int) -> None:
+        await self.client.command("INCRBY", "test:clock", ms)
+
+    async def round(self) -> Round:
+        round_ = (await self.store.snapshot(TASK)).round
+        assert round_ is not None
+        return round_
+
+    async def params(self) -> RoundParameters:
+        shared = (await self.round()).shared
+        assert shared is not None
+        return RoundParameters.from_bytes(shared.params_bytes)
+
+    async def select(self, process: Process, check_in_id: str = "c1") -> RoundParameters:
+        """Open a round for all devices."""
+        await process.tick_until_idle()
+        for device in DEVICES:
+            await self.store.check_in(
+                TASK, device_id=device, check_in_id=check_in_id, ttl_ms=10**6, wanted=4
+            )
+        await process.driver.tick()
+        return await self.params()
+
+    async def admit(
+        self, device: str, bundle: bytes, *, round_number: int = 1, model_version: int = 1
+    ) -> AdmissionVerdict:
+        """A bundle in the round store, admitted."""
+        submission = Submission(
+            task=TASK,
+            round_number=round_number,
+            device_id=device,
+            submission_id="s1",
+            model_version=model_version,
+            num_samples=1,
+            payload_bytes=len(bundle),
+            digest=xxhash.xxh3_128_digest(bundle),
+            loss_before=None,
+            loss_after=None,
+            inline_payload=bundle,
+        )
+        return (await self.store.admit([submission]))[0].verdict
+
+    async def collected(self, process: Process, devices: Sequence[str] = DEVICES) -> None:
+        """Bring a coordinator to a round whose updates are in, and holders to their keys."""
+        assert await process.pool.exchange_keys()
+        params = await self.select(process)
+        for device in devices:
+            bundle = self.holders.sealed(params, device, update_of(device, DIM))
+            assert await self.admit(device, bundle) is AdmissionVerdict.ACCEPTED
+
+    async def step(self, version: int = 2) -> Vector:
+        weights = []
+        for number in (version - 1, version):
+            model = await self.store.model(TASK, number)
+            tensors, _ = decode_model(await self.blobs.get(model_blob(TASK, model.sha256)))
+            weights.append(tensors["w"])
+        change: Vector = weights[1] - weights[0]
+        return change
+
+    async def drive(self, process: Process, *, ms: int = HOLDER_TIMEOUT_MS + 1) -> None:
+        """Let a coordinator work, waiting as long as it waits for everybody."""
+        await process.tick_until_idle()
+        await self.advance(ms)
+        await process.tick_until_idle()
+
+    async def published(self, devices: Sequence[str] = DEVICES) -> None:
+        snapshot = await self.store.snapshot(TASK)
+        assert snapshot.current_version == 2, snapshot.round
+        expected = mean_of({device: update_of(device, DIM) for device in devices})
+        np.testing.assert_allclose(await self.step(), expected, rtol=0, atol=1e-7)
+
+
+@asynccontextmanager
+async def bench_of(
+    folder: Path, url: str, *, threshold: int, num_holders: int, **sharing: object
+) -> AsyncIterator[Bench]:
+    policy = {"degraded": ["wait", "abort", "grouped", "unchecked"]}
+    async with running(
+        folder / "c", threshold=threshold, holders=num_holders, policy=policy
+    ) as holders:
+        client = RedisClient(url, clock=CLOCK)
+        settings = {
+            "committee": holders.path,
+            "checks": "norm",
+            "sketch-dim": 64,
+            "min-members": 2,
+            "holder-timeout-s": HOLDER_TIMEOUT_MS / 1000,
+            "max-wait-s": MAX_WAIT_MS / 1000,
+            **sharing,
+        }
+        task = TaskConfig.model_validate(
+            {
+                "name": TASK,
+                "initial-model": folder / "unused",
+                "mode": "shared",
+                "num-rounds": 3,
+                "reporting-goal": len(DEVICES),
+                "min-contributions": 2,
+                "over-selection": 1.0,
+                "plan": {"clipping-norm": 1.0},
+                "sharing": SharingConfig.model_validate(settings),
+            }
+        )
+        found = Bench(
+            client=client,
+            store=RedisRoundStore(client),
+            blobs=BlobStore(str(folder / "blobs"), durability=Durability.PROCESS, num_threads=2),
+            workers=Workers("test", threads=1),
+            folder=folder,
+            task=task,
+            holders=holders,
+        )
+        await client.command("SET", "test:clock", 1_000_000)
+        sha256 = hashlib.sha256(MODEL).hexdigest()
+        await found.blobs.put(model_blob(TASK, sha256), MODEL)
+        first = ModelVersion(
+            version=1,
+            parent=None,
+            round_number=None,
+            sha256=sha256,
+            size_bytes=len(MODEL),
+            dim=DIM,
+            created_at_ms=0,
+            metrics={},
+        )
+        await found.store.create_task(TASK, model=first, num_rounds=3)
+        try:
+            yield found
+        finally:
+            for process in found.processes:
+                await process.phases.close()
+            found.workers.close()
+            found.blobs.close()
+            await client.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ticks", range(6))
+async def test_a_round_survives_the_death_of_its_leader_and_of_a_holder(
+    tmp_path: Path, redis_url: str, ticks: int
+) -> None:
+    """(2, 5): four holders are a quorum, three open the checks, two the sum."""
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=5) as bench:
+        dead, heir = bench.process("a"), bench.process("b")
+        await bench.collected(dead)
+        for _ in range(ticks):
+            await dead.driver.tick()
+        await bench.holders.stop(1 + ticks % 5)
+        await dead.phases.close()
+        await bench.advance(LEASE_MS + 1)
+        for _ in range(3):
+            await bench.drive(heir)
+        await bench.published()
+        assert (await bench.round()).number == 2
+        assert await bench.blobs.list("updates") == []
+
+
+@pytest.mark.slow
+async def test_phases_come_in_order_and_nothing_is_asked_twice(
+    tmp_path: Path, redis_url: str
+) -> None:
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=3) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        await process.tick_until_idle()
+        await bench.published()
+        assert process.observer.phases[1:7] == [
+            Phase.COLLECTING,
+            Phase.FREEZING,
+            Phase.CHECKING,
+            Phase.AGGREGATING,
+            Phase.VALIDATING,
+            Phase.PUBLISHED,
+        ]
+        relayed = process.observer.relayed
+        assert sorted(relayed) == sorted(
+            (holder, "stored") for holder in (1, 2, 3) for _ in DEVICES
+        )
+        assert len(set(process.observer.statements)) == len(process.observer.statements)
+
+
+@pytest.mark.slow
+async def test_a_holder_that_comes_back_gets_what_it_missed(tmp_path: Path, redis_url: str) -> None:
+    """(3, 5): four holders freeze the set, but all five must open the checks."""
+    async with bench_of(tmp_path, redis_url, threshold=3, num_holders=5) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        assert await process.driver.tick()  # the goal is reached
+        assert (await bench.round()).phase is Phase.FREEZING
+        await bench.holders.stop(4)
+        await bench.drive(process)
+        assert (await bench.round()).phase is Phase.CHECKING
+        await bench.holders.start(4)
+
+        async def over() -> bool | None:
+            await process.driver.tick()
+            return (await bench.round()).number == 2 or None
+
+        assert await eventually(over)
+        await bench.published()
+        (record,) = process.observer.finished
+        assert record.shared is not None
+        assert record.shared.holders == (1, 2, 3, 4, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("degraded", "reason", "mode"),
+    [
+        ("wait", "checks_failed", ""),
+        ("abort", "checks_failed", ""),
+        ("unchecked", "", "degraded_unchecked"),
+        ("grouped", "checks_failed", ""),  # four updates make no group of eight
+    ],
+)
+async def test_too_few_holders_for_the_checks_end_as_configured(
+    tmp_path: Path, redis_url: str, degraded: str, reason: str, mode: str
+) -> None:
+    async with bench_of(
+        tmp_path, redis_url, threshold=3, num_holders=5, degraded=degraded
+    ) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        await process.driver.tick()
+        await bench.holders.stop(2)
+        for _ in range(3):
+            await bench.drive(process)
+        if degraded in {"wait", "grouped"}:
+            assert (await bench.round()).phase is Phase.CHECKING
+            await bench.drive(process, ms=MAX_WAIT_MS)
+        (record,) = process.observer.finished
+        assert record.reason.partition(":")[0] == reason
+        assert record.shared is not None
+        assert record.shared.mode == mode
+        if mode:
+            await bench.published()
+
+
+@pytest.mark.slow
+async def test_a_device_that_one_holder_cannot_use_is_left_out_with_its_reason(
+    tmp_path: Path, redis_url: str
+) -> None:
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=3) as bench:
+        process = bench.process("a")
+        params = await bench.select(process)
+        for device in DEVICES:
+            bundle = bytearray(bench.holders.sealed(params, device, update_of(device, DIM)))
+            if device == "d2":
+                bundle[-1] ^= 1  # the last byte of the last holder's body
+            await bench.admit(device, bytes(bundle))
+        await process.tick_until_idle()
+        await bench.published(("d1", "d3", "d4"))
+        (record,) = process.observer.finished
+        assert record.shared is not None
+        assert record.shared.excluded in (
+            (("d2", "SEAL_BROKEN"),),
+            (("d2", "COMMITMENT_MISMATCH"),),
+        )
+        assert record.excluded == 1
+
+
+@pytest.mark.slow
+async def test_a_payload_that_is_gone_costs_one_device_only(tmp_path: Path, redis_url: str) -> None:
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=3) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        await bench.client.command("HDEL", f"{task_prefix(TASK)}payloads:1", "d3")
+        await process.tick_until_idle()
+        await bench.published(("d1", "d2", "d4"))
+        (record,) = process.observer.finished
+        assert record.shared is not None
+        assert record.shared.excluded == (("d3", "PAYLOAD_GONE"),)
+
+
+@pytest.mark.slow
+async def test_a_set_that_a_dead_leader_proposed_gives_way_to_a_higher_attempt(
+    tmp_path: Path, redis_url: str
+) -> None:
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=3) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        assert await process.driver.tick()
+        session = process.phases._session(await bench.round())
+        ready = await session.relay_all()
+        members = [
+            pb.Member(device_id=device, header_sha256=sha256)
+            for device, sha256 in session.relay.common(ready)[:3]
+        ]
+        request = pb.FreezeRequest(params_sha256=session.params.sha256, attempt=1, members=members)
+        address = bench.holders.committee.identity(2).address
+        async with grpc.aio.insecure_channel(address) as channel:
+            await ShareHolderStub(channel).Freeze(request)
+        await process.tick_until_idle()
+        await bench.published()
+        (record,) = process.observer.finished
+        assert record.shared is not None
+        assert record.shared.attempt == 2
+
+
+@pytest.mark.slow
+async def test_a_round_that_holders_refuse_is_abandoned_before_devices_work_for_it(
+    tmp_path: Path, redis_url: str
+) -> None:
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=3) as bench:
+        bench.task = bench.task.model_copy(
+            update={"sharing": bench.task.sharing.model_copy(update={"quorum": 2})}
+        )
+        process = bench.process("a")
+        await bench.select(process)
+        for _ in range(200):
+            await process.driver.tick()
+            if process.observer.finished:
+                break
+            await asyncio.sleep(0)
+        (record,) = process.observer.finished
+        assert record.reason.startswith("refused_by_holders: 3 share holders refuse")
+        assert "WEAKER_THAN_POLICY" in record.reason
+
+
+@pytest.mark.slow
+async def test_a_holder_that_lies_about_a_sum_is_corrected_and_named(
+    tmp_path: Path, redis_url: str
+) -> None:
+    """(2, 5): a wrong share among five is one that two right ones do not explain."""
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=5) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        liar = process.pool._clients[3]
+        truth = liar.release_sum
+
+        async def lie(
+            request: pb.ReleaseSumRequest, *, num_bytes: int
+        ) -> tuple[round_pb.SignedStatement, bytes]:
+            signed, data = await truth(request, num_bytes=num_bytes)
+            wrong = bytes([data[0] ^ 1]) + data[1:]
+            statement = round_pb.HolderStatement.FromString(signed.statement)
+            statement.sum.data_sha256 = hashlib.sha256(wrong).digest()
+            return sign_statement(bench.holders.secrets[2], statement), wrong
+
+        liar.release_sum = lie  # type: ignore[method-assign]
+        await process.tick_until_idle()
+        await bench.published()
+        (record,) = process.observer.finished
+        assert record.shared is not None
+        assert record.shared.liars == (3,)
+
+
+@pytest.mark.slow
+async def test_a_statement_that_its_holder_did_not_sign_is_not_believed(
+    tmp_path: Path, redis_url: str
+) -> None:
+    """(2, 5): the four others are a quorum."""
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=5) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        forger = process.pool._clients[3]
+        truth = forger.freeze
+
+        async def forge(request: pb.FreezeRequest) -> round_pb.SignedStatement:
+            signed = await truth(request)
+            return round_pb.SignedStatement(statement=signed.statement, signature=bytes(64))
+
+        forger.freeze = forge  # type: ignore[method-assign]
+        for _ in range(3):
+            await bench.drive(process)
+        await bench.published()
+        (record,) = process.observer.finished
+        assert record.shared is not None
+        assert record.shared.holders == (1, 2, 4, 5)
+        assert (3, "vote") not in process.observer.statements
+
+
+@pytest.mark.slow
+async def test_stale_updates_are_admitted_within_bounds_and_weigh_less(
+    tmp_path: Path, redis_url: str
+) -> None:
+    async with bench_of(
+        tmp_path, redis_url, threshold=2, num_holders=3, **{"max-staleness": 1}
+    ) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        await process.tick_until_idle()
+        params = await bench.select(process, check_in_id="c2")
+        assert (params.base_version, params.staleness_weights) == (2, (8, 6))
+        updates = {device: update_of(device, DIM) for device in DEVICES}
+        for device, vector in updates.items():
+            version = 1 if device == "d3" else 2
+            bundle = bench.holders.sealed(params, device, vector, model_version=version)
+            verdict = await bench.admit(device, bundle, round_number=2, model_version=version)
+            assert verdict is AdmissionVerdict.ACCEPTED
+        await process.tick_until_idle()
+        weights = dict.fromkeys(DEVICES, 8) | {"d3": 6}
+        np.testing.assert_allclose(
+            await bench.step(3), mean_of(updates, weights), rtol=0, atol=1e-7
+        )
+
+
+@pytest.mark.slow
+async def test_purged_holders_keep_no_share(tmp_path: Path, redis_url: str) -> None:
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=3) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        params = await bench.params()
+        await process.tick_until_idle()
+        address = bench.holders.committee.identity(1).address
+        async with grpc.aio.insecure_channel(address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await ShareHolderStub(channel).Freeze(
+                    pb.FreezeRequest(
+                        params_sha256=params.sha256,
+                        attempt=9,
+                        members=[pb.Member(device_id="d1", header_sha256=bytes(32))],
+                    )
+                )
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -1,0 +1,174 @@
+"""What an honest coordinator asks in one round, step by step; tests leave some out."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+
+from aggregators.shared_selection import select
+from protos.fedagg.v1 import share_holder_pb2 as pb
+from protos.fedagg.v1 import shared_round_pb2 as shared_pb
+from security.secret_sharing.field import M61
+from security.shared_round.coins import Coin
+from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
+from security.shared_round.openings import open_coin, opening_sizes
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.statements import (
+    OpeningSizes,
+    read_blame,
+    read_coin,
+    read_openings,
+    sums_from_bytes,
+)
+from security.shared_round.sum_opening import OpenedSums, open_sums
+from security.shared_round.verdicts import Verdict, judge, judge_blame
+from tests.server.holder.rig import Bundle, Rig
+
+RequestT = TypeVar("RequestT", bound=Message)
+Signed = Sequence[shared_pb.SignedStatement]
+
+
+class Conversation:
+    """One set of one round; every answer is kept under the name of its step."""
+
+    def __init__(
+        self, rig: Rig, params: RoundParameters, bundles: Iterable[Bundle], *, attempt: int = 1
+    ) -> None:
+        self.rig = rig
+        self.params = params
+        self.bundles = sorted(bundles, key=lambda bundle: bundle.device_id)
+        self.freeze = pb.FreezeRequest(
+            params_sha256=params.sha256,
+            attempt=attempt,
+            members=[bundle.member for bundle in self.bundles],
+        )
+        self.frozen = FrozenSet(
+            params_sha256=params.sha256,
+            attempt=attempt,
+            members=tuple(
+                Member(device_id=bundle.device_id, header_sha256=bundle.header_sha256)
+                for bundle in self.bundles
+            ),
+        )
+        self.votes: Signed = ()
+        self.coins: Signed = ()
+        self.openings: Signed = ()
+        self.blames: Signed = ()
+        self.commitments: Signed = ()
+
+    def _about(self, kind: type[RequestT], **fields: Any) -> RequestT:
+        return kind(params_sha256=self.params.sha256, set_sha256=self.frozen.sha256, **fields)
+
+    @property
+    def reveal(self) -> pb.RevealCoinRequest:
+        return self._about(pb.RevealCoinRequest, votes=self.votes)
+
+    @property
+    def check(self) -> pb.OpenChecksRequest:
+        return self._about(pb.OpenChecksRequest, coins=self.coins)
+
+    @property
+    def blame(self) -> pb.OpenBlameRequest:
+        return self._about(pb.OpenBlameRequest, coins=self.coins, openings=self.openings)
+
+    def commit(self, mode: SelectionMode = SelectionMode.CHECKED) -> pb.CommitRequest:
+        return self._about(
+            pb.CommitRequest,
+            coins=self.coins,
+            openings=self.openings,
+            blame=self.blames,
+            mode=mode.value,
+        )
+
+    def release(self, selection: Selection) -> pb.ReleaseSumRequest:
+        return self._about(
+            pb.ReleaseSumRequest,
+            sums=[pb.SumMembers(members=members) for members in selection.sums],
+            mode=selection.mode.value,
+            commitments=self.commitments,
+        )
+
+    @property
+    def coin(self) -> Coin:
+        said = [self.rig.read(self.params, each) for each in self.coins]
+        shares = {
+            each.holder: read_coin(each, set_sha256=self.frozen.sha256, field=M61) for each in said
+        }
+        return open_coin(self.params, shares)
+
+    def verdict(self, mode: SelectionMode = SelectionMode.CHECKED) -> Verdict:
+        """As a bystander derives it."""
+        names = ("consistency", "norms", "wraps", "distances")
+        count = len(self.frozen.members)
+        sizes = OpeningSizes(**dict(zip(names, opening_sizes(self.params, count), strict=True)))
+        rows = {}
+        for each in self.openings:
+            said = self.rig.read(self.params, each)
+            rows[said.holder] = read_openings(
+                said,
+                set_sha256=self.frozen.sha256,
+                coin_sha256=self.coin.sha256,
+                sizes=sizes,
+                field=self.params.field,
+            )
+        verdict = judge(self.params, self.coin, count, rows, mode=mode)
+        if not self.blames:
+            return verdict
+        blame = {}
+        for each in self.blames:
+            said = self.rig.read(self.params, each)
+            blame[said.holder] = read_blame(
+                said,
+                set_sha256=self.frozen.sha256,
+                coin_sha256=self.coin.sha256,
+                members=verdict.suspects,
+                wrap_tests=self.params.wrap_tests,
+                field=self.params.field,
+            )
+        return judge_blame(self.params, verdict, blame)
+
+    def selection(self, mode: SelectionMode = SelectionMode.CHECKED) -> Selection:
+        return select(
+            self.params,
+            self.coin,
+            self.verdict(mode),
+            set_sha256=self.frozen.sha256,
+            mode=mode,
+        )
+
+    async def run_to_openings(self) -> None:
+        ask = self.rig.ask
+        self.votes = await ask("Freeze", self.freeze)
+        self.coins = await ask("RevealCoin", self.reveal)
+        self.openings = await ask("OpenChecks", self.check)
+
+    async def run_to_commitments(self) -> None:
+        await self.run_to_openings()
+        if self.params.is_checked and self.verdict().suspects:
+            self.blames = await self.rig.ask("OpenBlame", self.blame)
+        self.commitments = await self.rig.ask("Commit", self.commit())
+
+    async def open_sum(
+        self, selection: Selection, at: Iterable[int], *, weight: int = 0
+    ) -> OpenedSums:
+        """Ask some holders for their shares and open the sums; `weight` of one, if not its size."""
+        shares = {}
+        for index in at:
+            statement, data = await self.rig.release(self.release(selection), index)
+            said = self.rig.read(self.params, statement)
+            assert said.sum.selection_sha256 == selection.sha256
+            shares[index] = sums_from_bytes(
+                data,
+                data_sha256=said.sum.data_sha256,
+                num_sums=len(selection.sums),
+                dim=self.params.dim,
+                field=self.params.field,
+            )
+        weights = [weight or len(members) for members in selection.sums]
+        return open_sums(self.params, shares, weights=weights)
+
+
+def plain_sum(opened: OpenedSums) -> np.ndarray:
+    (total,) = opened.sums
+    return total

@@ -1,0 +1,103 @@
+"""What a coordinator decides: modes by the number of openings, and who is left out why."""
+
+from dataclasses import replace
+
+import pytest
+
+from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
+from security.shared_round.parameters import Checks, Degraded, RoundParameters
+from security.shared_round.verdicts import FailureReason, Verdict
+from server.round.shared import SharedRound
+from server.sharing.rules import (
+    Patience,
+    RoundHopeless,
+    frozen_set,
+    left_out,
+    possible_modes,
+    selection_of,
+)
+from tests.security.shared_round.sealed_round import make_round
+
+CHECKED = SelectionMode.CHECKED
+GROUPED = SelectionMode.DEGRADED_GROUPED
+UNCHECKED = SelectionMode.DEGRADED_UNCHECKED
+
+
+def params_of(degraded: Degraded, checks: Checks = Checks.NORM) -> RoundParameters:
+
+    return replace(make_round(checks=checks), degraded=degraded)
+
+
+@pytest.mark.parametrize(
+    ("degraded", "num_openings", "modes"),
+    [
+        (Degraded.WAIT, 5, (CHECKED,)),
+        (Degraded.WAIT, 4, ()),
+        (Degraded.GROUPED, 5, (CHECKED, GROUPED)),
+        (Degraded.GROUPED, 4, (GROUPED,)),
+        (Degraded.GROUPED, 3, (GROUPED,)),
+        (Degraded.GROUPED, 2, ()),
+        (Degraded.UNCHECKED, 3, (UNCHECKED,)),
+        (Degraded.ABORT, 5, (CHECKED,)),
+    ],
+)
+def test_less_is_checked_only_where_the_parameters_say_so(
+    degraded: Degraded, num_openings: int, modes: tuple[SelectionMode, ...]
+) -> None:
+    assert possible_modes(params_of(degraded), num_openings) == modes
+
+
+def test_a_round_that_is_to_be_given_up_is() -> None:
+    with pytest.raises(RoundHopeless, match="4 of at least 5 share holders"):
+        possible_modes(params_of(Degraded.ABORT), 4)
+
+
+@pytest.mark.parametrize("degraded", Degraded)
+def test_a_round_without_checks_needs_no_openings(degraded: Degraded) -> None:
+    assert possible_modes(params_of(degraded, Checks.SUM_ONLY), 0) == (CHECKED,)
+
+
+def test_who_is_left_out_is_told_why() -> None:
+    frozen = FrozenSet(
+        params_sha256=bytes(32),
+        attempt=1,
+        members=tuple(
+            Member(device_id=name, header_sha256=bytes(32)) for name in ("a", "b", "c", "d")
+        ),
+    )
+    verdict = Verdict(passed=(0, 2, 3), failed={1: FailureReason.NORM})
+    selection = Selection(set_sha256=frozen.sha256, mode=CHECKED, sums=((0, 3),))
+    assert left_out(frozen, verdict, selection) == (("b", "norm"), ("c", "not_selected"))
+
+
+def test_set_and_selection_are_those_that_the_state_remembers() -> None:
+    params = make_round()
+    shared = SharedRound(
+        parameters=params.to_bytes().hex(),
+        attempt=3,
+        members=(("a", "01" * 32), ("b", "02" * 32)),
+        mode="degraded_grouped",
+        sums=((0, 1),),
+    )
+    frozen = frozen_set(params, shared)
+    assert frozen == FrozenSet(
+        params_sha256=params.sha256,
+        attempt=3,
+        members=(
+            Member(device_id="a", header_sha256=b"\1" * 32),
+            Member(device_id="b", header_sha256=b"\2" * 32),
+        ),
+    )
+    selection = selection_of(frozen, shared)
+    assert selection == Selection(set_sha256=frozen.sha256, mode=GROUPED, sums=((0, 1),))
+
+
+@pytest.mark.parametrize(
+    ("waited_ms", "for_all", "over"),
+    [(0, True, False), (999, True, False), (1_000, False, False), (5_000, False, True)],
+)
+def test_patience_ends_first_for_all_then_for_enough(
+    waited_ms: int, for_all: bool, over: bool
+) -> None:
+    patience = Patience(waited_ms=waited_ms, for_all_ms=1_000, for_enough_ms=5_000)
+    assert (patience.waits_for_all, patience.is_over) == (for_all, over)
