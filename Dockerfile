@@ -36,7 +36,11 @@ RUN pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 FROM python:3.11-slim AS runtime
 RUN groupadd --gid 10001 fedagg && \
     useradd --uid 10001 --gid fedagg --home-dir /var/lib/fedagg --no-create-home fedagg && \
-    install --directory --owner fedagg --group fedagg --mode 0750 /var/lib/fedagg
+    install --directory --owner fedagg --group fedagg --mode 0750 /var/lib/fedagg \
+        /var/lib/share-holder /var/lib/share-holder/identities \
+        /var/lib/share-holder/holder-1 /var/lib/share-holder/holder-2 \
+        /var/lib/share-holder/holder-3 /var/lib/share-holder/holder-4 \
+        /var/lib/share-holder/holder-5
 ENV PATH=/opt/fedagg/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /var/lib/fedagg
 USER 10001:10001
@@ -49,9 +53,9 @@ CMD ["device", "--help"]
 FROM runtime AS server
 COPY --from=server-build /opt/fedagg /opt/fedagg
 COPY --from=server-build /models /usr/share/fedagg/models
-# Compiles the aggregation's kernels into the home folder, from where a new volume gets them. On
-# another processor a coordinator compiles them again when it starts, once.
-RUN python -m aggregators.warm_up
+# Compiles the kernels into the home folder, from where a new volume gets them. On another processor
+# a coordinator or share holder compiles them again when it starts, once.
+RUN python -m aggregators.warm_up && python -m security.secret_sharing.warm_up
 EXPOSE 50051 8080 9090
 HEALTHCHECK --interval=5s --timeout=4s --start-period=30s --retries=6 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/ready', timeout=3)"]

@@ -43,7 +43,7 @@ class CommitteePlan:
         min_members: fewest updates that a holder lets into a sum.
         min_group_size: fewest in one of several sums.
         durability: what a holder's receipts survive.
-        metrics: host:port of each holder's /metrics; empty: none.
+        http, metrics: host:port of each holder's /ready and of its /metrics; empty: none.
     """
 
     threshold: int
@@ -52,6 +52,7 @@ class CommitteePlan:
     min_members: int = 2
     min_group_size: int = 2
     durability: Durability = Durability.PROCESS
+    http: str = ""
     metrics: str = ""
 
 
@@ -60,12 +61,12 @@ def write_committee(plan: CommitteePlan, folder: Path, device_ids: Iterable[str]
 
     Args:
         plan: which committee.
-        folder: made where it is missing; holders' folders in it must hold no keys yet.
+        folder: made where it is missing; keys in it are replaced.
         device_ids: devices that get a certificate.
 
     Raises:
         SecurityError: if the plan makes no committee.
-        OSError: if a file cannot be written, or a holder has keys already.
+        OSError: if a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     secrets = [HolderSecrets.generate(os.urandom) for _ in plan.addresses]
@@ -78,7 +79,6 @@ def write_committee(plan: CommitteePlan, folder: Path, device_ids: Iterable[str]
             )
         ),
     )
-    (folder / COMMITTEE_FILE).write_bytes(dump_committee(committee))
     authority = make_identities(
         folder / IDENTITIES, device_ids, now_s=time.time(), valid_for_s=CERTIFICATE_LIFE_S
     )
@@ -87,9 +87,13 @@ def write_committee(plan: CommitteePlan, folder: Path, device_ids: Iterable[str]
         holder = folder / holder_name(index)
         holder.mkdir(exist_ok=True)
         keys = holder / "keys.json"
-        keys.touch(mode=_OWNER_ONLY, exist_ok=False)
+        # A run that was cut off before the committee was there is done again.
+        keys.unlink(missing_ok=True)
+        keys.touch(mode=_OWNER_ONLY)
         keys.write_bytes(one.to_json())
         (holder / HOLDER_CONFIG).write_text(_toml(plan, folder, index), encoding="utf-8")
+    # Last: where it is, everything is.
+    (folder / COMMITTEE_FILE).write_bytes(dump_committee(committee))
 
 
 def holder_name(index: int) -> str:
@@ -104,7 +108,7 @@ def _toml(plan: CommitteePlan, folder: Path, index: int) -> str:
         f'[holder]\nindex = {index}\ncommittee = "{folder / COMMITTEE_FILE}"\n'
         f'keys = "{holder / "keys.json"}"\ndevice-ca = "{folder / _AUTHORITY_FILE}"\n'
         f'data-dir = "{holder / "data"}"\ndurability = "{plan.durability.value}"\n'
-        f'[listen]\ngrpc = "{listen}"\nmetrics = "{plan.metrics}"\n'
+        f'[listen]\ngrpc = "{listen}"\nhttp = "{plan.http}"\nmetrics = "{plan.metrics}"\n'
         f"[tls]\ninsecure = true\n"
         f"[policy]\nmin-members = {plan.min_members}\nmin-group-size = {plan.min_group_size}\n"
     )

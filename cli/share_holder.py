@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+from cli.committee_files import COMMITTEE_FILE, CommitteePlan, write_committee
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
 from monitoring.logs import LogFormat, configure_logging, get_logger
@@ -26,6 +27,8 @@ from server.errors import ServiceError
 from server.holder.app import HolderServer
 from server.holder.config import load_holder_config
 from server.holder.process import serve_until_stopped
+from server.storage.ports import Durability
+from simulation.device_fleet import device_id
 
 app = typer.Typer(help="Share holders of shared rounds.", no_args_is_help=True)
 
@@ -77,6 +80,55 @@ def committee(
             output.json({"committee_sha256": digest, "holders": num_holders})
         else:
             output.line(f"{out}: {threshold} of {num_holders} holders, committee {digest}")
+
+
+@app.command("rehearsal")
+def rehearsal(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything.")],
+    holders: Annotated[int, typer.Option("--holders", min=2, max=7, help="Share holders.")] = 5,
+    threshold: Annotated[
+        int, typer.Option("--threshold", min=2, max=7, help="Shares that open a sum.")
+    ] = 3,
+    devices: Annotated[
+        int, typer.Option("--devices", min=1, max=1000, help="Simulated devices to certify.")
+    ] = 10,
+    address: Annotated[
+        str, typer.Option("--address", help="host:port of holder {}, its number in the braces.")
+    ] = "holder-{}:50061",
+    listen: Annotated[
+        str, typer.Option("--listen", help="host:port where each listens.")
+    ] = "0.0.0.0:50061",
+    http: Annotated[str, typer.Option("--http", help="host:port of each /ready.")] = "",
+    metrics: Annotated[str, typer.Option("--metrics", help="host:port of each /metrics.")] = "",
+    min_members: Annotated[
+        int, typer.Option("--min-members", min=2, help="Fewest updates that holders open.")
+    ] = 2,
+    output_format: FormatOption = OutputFormat.TEXT,
+) -> None:
+    """Write keys, certificates and configurations of a whole committee, to try it out.
+
+    One person then has every key: it shows how things work and protects nobody. Does nothing where
+    the folder holds a committee already.
+    """
+    with Output(output_format) as output:
+        path = out / COMMITTEE_FILE
+        if not path.exists():
+            plan = CommitteePlan(
+                threshold=threshold,
+                addresses=[address.format(number) for number in range(1, holders + 1)],
+                listen=[listen] * holders,
+                min_members=min_members,
+                min_group_size=min_members,
+                durability=Durability.MACHINE,
+                http=http,
+                metrics=metrics,
+            )
+            write_committee(plan, out.absolute(), [device_id(index) for index in range(devices)])
+        digest = load_committee(path.read_bytes()).sha256.hex()
+        if output.is_json:
+            output.json({"committee": str(path), "committee_sha256": digest})
+        else:
+            output.line(f"{path}: committee {digest}")
 
 
 @app.command("serve")

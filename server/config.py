@@ -229,6 +229,9 @@ class SharingConfig(_Section):
         default=None, description="the coordinator's certificate, for holders that ask for one"
     )
     holders_private_key: Path | None = Field(default=None, description="key of that certificate")
+    delivery: Literal["relayed", "direct"] = Field(
+        default="relayed", description="direct: devices hand every holder its share themselves"
+    )
     format: Literal["shamir-seeded", "cnf-seeded"] = Field(
         default="shamir-seeded", description="cnf-seeded: a third of the upload, more work"
     )

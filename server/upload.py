@@ -86,9 +86,10 @@ class DensePayload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedPayload:
-    """Sealed bundles of one shared round."""
+    """Sealed bundles of one shared round; with `is_direct`, their prefixes alone."""
 
     params: RoundParameters
+    is_direct: bool = False
 
     def check(self, submission: Submission, payload: bytes) -> None:
         """Check a whole payload."""
@@ -97,7 +98,7 @@ class SealedPayload:
         check.finish()
 
     def start(self, submission: Submission) -> PayloadCheck:
-        return _SealedCheck(self.params, submission)
+        return _SealedCheck(self.params, submission, is_direct=self.is_direct)
 
 
 class _DenseCheck:
@@ -120,8 +121,9 @@ class _DenseCheck:
 class _SealedCheck:
     """Holds a bundle's prefix until it is complete; what follows is sealed."""
 
-    def __init__(self, params: RoundParameters, submission: Submission) -> None:
+    def __init__(self, params: RoundParameters, submission: Submission, *, is_direct: bool) -> None:
         self._params = params
+        self._has_bodies = not is_direct
         self._submission = submission
         self._head = bytearray()
         self._is_checked = False
@@ -150,6 +152,7 @@ class _SealedCheck:
                 prefix_bytes=prefix_bytes,
                 total_bytes=submission.payload_bytes,
                 device_id=submission.device_id,
+                has_bodies=self._has_bodies,
             )
             signed_version = read_header(prefix.header).model_version
         except MalformedMessageError as error:

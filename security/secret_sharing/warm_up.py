@@ -33,3 +33,7 @@ def _share_and_open(field: MersenneField) -> None:
     arithmetic.dot(field, *chosen)
     reconstruction.reconstruct(field, shares, degree=2)
     Sketch(_KEYS[0], field=field, dim=_DIM, sketch_dim=64).of([(0, words)])
+
+
+if __name__ == "__main__":
+    warm_up()

@@ -4,7 +4,8 @@
     for each chunk: its ciphertext in body 0, in body 1, ...
 
 Chunks of different bodies alternate, so that a device makes a chunk of all of them at a time and a
-relay cuts out each holder's body without opening anything.
+relay cuts out each holder's body without opening anything. Where devices hand the bodies to the
+holders themselves, what the coordinator gets ends after the prefix.
 """
 
 import hashlib
@@ -126,6 +127,7 @@ def check_structure(
     prefix_bytes: int,
     total_bytes: int,
     device_id: str,
+    has_bodies: bool = True,
 ) -> BundleIndex:
     """Check what can be checked of a bundle without any key; return where its parts are.
 
@@ -133,8 +135,9 @@ def check_structure(
         params: the round.
         prefix: as `parse_prefix` returned it.
         prefix_bytes: likewise.
-        total_bytes: length of the bundle.
+        total_bytes: length of what was sent.
         device_id: who sent it.
+        has_bodies: whether that is the whole bundle; else it must be the prefix alone.
 
     Raises:
         WrongRoundParametersError: if it was made for other parameters, or is too stale.
@@ -156,8 +159,10 @@ def check_structure(
             msg = f"frame {holder} must have {expected} bytes and be the one the header names"
             raise MalformedMessageError(msg)
     index = BundleIndex(params=params, prefix_bytes=prefix_bytes)
-    if total_bytes != index.total_bytes:
-        msg = f"the bundle must have {index.total_bytes} bytes, got {total_bytes}"
+    expected = index.total_bytes if has_bodies else prefix_bytes
+    if total_bytes != expected:
+        what = "the bundle" if has_bodies else "the prefix alone"
+        msg = f"{what} must have {expected} bytes, got {total_bytes}"
         raise MalformedMessageError(msg)
     return index
 
@@ -243,6 +248,11 @@ class SealedUpdate:
             msg = f"step={step} of a slice must be 1"
             raise SharingError(msg)
         return self.read(start, max(0, stop - start))
+
+    @property
+    def prefix(self) -> bytes:
+        """Return what stands before the bodies."""
+        return self._prefix
 
     @property
     def digest(self) -> bytes:

@@ -24,6 +24,10 @@ COMMANDS = [
     ("admin", "models", "show"),
     ("admin", "models", "rollback"),
     ("bench", "kernels"),
+    ("share-holder", "keys"),
+    ("share-holder", "committee"),
+    ("share-holder", "rehearsal"),
+    ("share-holder", "serve"),
 ]
 
 

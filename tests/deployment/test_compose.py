@@ -94,3 +94,47 @@ def test_devices_of_a_finished_task_are_not_started_again() -> None:
 def test_devices_cannot_reach_redis() -> None:
     assert set(SERVICES["devices"]["networks"]).isdisjoint(SERVICES["redis"]["networks"])
     assert COMPOSE["networks"]["state"]["internal"] is True
+
+
+SHARED: Final = {name for name, service in SERVICES.items() if service.get("profiles")}
+HOLDERS: Final = {f"holder-{number}" for number in range(1, 6)}
+
+
+def _mounts(service: str) -> dict[str, str]:
+    """Source of each path that a service mounts."""
+    volumes = (volume.split(":") for volume in SERVICES[service]["volumes"])
+    return {parts[1]: parts[0] for parts in volumes}
+
+
+def test_the_shared_mode_waits_for_its_profile() -> None:
+    assert {"committee", "coordinator-shared", "devices-shared"} | HOLDERS == SHARED
+    assert all(SERVICES[name]["profiles"] == ["shared"] for name in SHARED)
+
+
+def test_the_shared_coordinator_accepts_its_configuration() -> None:
+    config = load_config(
+        ROOT / "docs/samples/compose-shared.toml", _environment("coordinator-shared")
+    )
+    (task,) = config.tasks
+    assert task.is_shared
+    assert task.reporting_goal * task.over_selection <= 10
+    assert str(task.sharing.committee).startswith("/var/lib/share-holder/")
+    assert config.store.url != _coordinator().store.url
+
+
+def test_a_holder_has_its_own_keys_and_shares_and_no_others() -> None:
+    folder = "/var/lib/share-holder"
+    for name in HOLDERS:
+        assert _mounts(name) == {folder: "committee", f"{folder}/{name}": name}
+    sealed = {"committee", "identities"} | HOLDERS
+    assert set(_mounts("committee").values()) == sealed
+    assert HOLDERS.isdisjoint(_mounts("coordinator-shared").values())
+    assert HOLDERS.isdisjoint(_mounts("devices-shared").values())
+
+
+def test_holders_and_devices_do_not_meet() -> None:
+    devices = set(SERVICES["devices-shared"]["networks"])
+    assert devices.isdisjoint(SERVICES["redis"]["networks"])
+    for name in HOLDERS:
+        assert devices.isdisjoint(SERVICES[name]["networks"])
+        assert "state" not in SERVICES[name]["networks"]

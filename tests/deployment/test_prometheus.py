@@ -54,6 +54,7 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
 def test_prometheus_loads_the_rules_and_scrapes_every_coordinator() -> None:
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     assert config["rule_files"] == ["/etc/prometheus/rules.yml"]
-    (job,) = config["scrape_configs"]
+    job, *others = config["scrape_configs"]
+    assert [other["job_name"] for other in others] == ["coordinator-shared", "share-holder"]
     assert job["job_name"] == "coordinator"
     assert job["dns_sd_configs"][0]["names"] == ["coordinator"]

@@ -145,6 +145,7 @@ class Assignment(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     SHARED_PARAMETERS_FIELD_NUMBER: _builtins.int
+    DIRECT_DELIVERY_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     round: _builtins.int
     """Round number within the task, from 1."""
@@ -168,6 +169,10 @@ class Assignment(_message.Message):
     """Serialized RoundParameters where the round is shared: the update must be sealed to its share
     holders. Empty: a plain round.
     """
+    direct_delivery: _builtins.bool
+    """In a shared round: the device hands every holder its share itself, and submits only the
+    sealed update's prefix. The addresses are those of the committee that the device was given.
+    """
     @_builtins.property
     def plan(self) -> Global___Plan: ...
     def __init__(
@@ -184,10 +189,11 @@ class Assignment(_message.Message):
         plan: Global___Plan | None = ...,
         traceparent: _builtins.str = ...,
         shared_parameters: _builtins.bytes = ...,
+        direct_delivery: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "max_update_bytes", b"max_update_bytes", "model_bytes", b"model_bytes", "model_sha256", b"model_sha256", "model_version", b"model_version", "plan", b"plan", "round", b"round", "shared_parameters", b"shared_parameters", "task", b"task", "traceparent", b"traceparent", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "direct_delivery", b"direct_delivery", "max_update_bytes", b"max_update_bytes", "model_bytes", b"model_bytes", "model_sha256", b"model_sha256", "model_version", b"model_version", "plan", b"plan", "round", b"round", "shared_parameters", b"shared_parameters", "task", b"task", "traceparent", b"traceparent", "ttl_ms", b"ttl_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,33 @@ def test_it_trains_through_the_death_of_the_leader_and_leaves_nothing(
     assert psutil.Process().children(recursive=True) == before
 
 
+def test_nobody_sees_an_update_and_the_leaders_death_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = CliRunner().invoke(
+        app,
+        ["demo", "--mode", "shared", "--holders", "5", "--threshold", "3", "--devices", "8",
+         "--rounds", "3", "--aggregator", "multi-krum", "--attack", "sign-flip", "--attackers", "1",
+         "--kill-coordinator-at-round", "2", "--format", "json"],
+    )  # fmt: skip
+    assert result.exit_code == ExitCode.OK, result.stderr
+    answer = json.loads(result.stdout)
+    published = [one for one in answer["rounds"] if one["decision"] == "published"]
+    assert len(published) == 3
+    assert (answer["lost_updates"], answer["duplicate_updates"]) == (0, 0)
+    assert answer["coordinators_killed"] == 1
+    assert answer["final_accuracy"] > answer["initial_accuracy"] + 0.2
+    assert all(one["excluded"] >= 1 for one in published)
+    assert answer["holders"] == 5
+    # Three explicit shares of 8 bytes a word, from each of eight devices.
+    assert answer["share_bytes_up"] > 3 * 8 * 3 * 8 * 4810
+    opened = answer["openings"][str(published[-1]["round"])]
+    assert "everybody: 1 sums" in opened
+    assert "holders and coordinator: 28 distances" in opened
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_interruption_ends_everything_and_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "demo", "--devices", "3", "--rounds", "500"],

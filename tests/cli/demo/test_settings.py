@@ -5,7 +5,14 @@ import pytest
 
 from aggregators.config import AggregatorConfig
 from aggregators.registry import RULES, make_rule
-from cli.demo.settings import TASK, DemoAddresses, DemoSettings, server_toml
+from cli.demo.settings import (
+    TASK,
+    DemoAddresses,
+    DemoSettings,
+    SharedSettings,
+    min_members,
+    server_toml,
+)
 from cli.exit_codes import CliError, ExitCode
 from server.config import ServerConfig, load_config
 from simulation.scenarios import Scenario
@@ -64,4 +71,51 @@ def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
 def test_a_rule_that_needs_what_the_demo_lacks_is_refused(rule: str) -> None:
     with pytest.raises(CliError, match="which the demo lacks") as raised:
         DemoSettings(scenario=Scenario(), aggregator=rule)
+    assert raised.value.exit_code is ExitCode.USAGE
+
+
+def _shared_config(settings: DemoSettings, folder: Path) -> ServerConfig:
+    path = folder / "server.toml"
+    committee = folder / "committee.json"
+    path.write_text(server_toml(settings, ADDRESSES, folder, committee=committee))
+    return load_config(path, {})
+
+
+def test_a_shared_task_clips_checks_and_names_its_committee(tmp_path: Path) -> None:
+    (task,) = _shared_config(
+        DemoSettings(scenario=Scenario(), shared=SharedSettings()), tmp_path
+    ).tasks
+    assert task.is_shared
+    assert task.plan.clipping_norm > 0
+    assert task.sharing.committee == tmp_path / "committee.json"
+    assert task.sharing.checks == "norm"
+    # Half a unit of the last place: what one value is off by at most.
+    assert 2.0 ** -(task.sharing.fraction_bits + 1) < 1e-6
+
+
+def test_a_rule_by_distances_has_them_opened(tmp_path: Path) -> None:
+    scenario = replace(Scenario(), attack="sign-flip", num_attackers=6)
+    settings = DemoSettings(scenario=scenario, aggregator="multi-krum", shared=SharedSettings())
+    (task,) = _shared_config(settings, tmp_path).tasks
+    assert task.sharing.checks == "distances"
+    assert task.aggregation.num_malicious_nodes == 6
+    # Sixteen updates are enough for a round, and six of them may be left out.
+    assert task.min_members == min_members(settings) == 10
+
+
+def test_other_rules_work_on_groups_and_are_told_how_many_can_be_spoiled(tmp_path: Path) -> None:
+    scenario = replace(Scenario(), attack="sign-flip", num_attackers=6)
+    settings = DemoSettings(
+        scenario=scenario, aggregator="median", shared=SharedSettings(group_size=4)
+    )
+    (task,) = _shared_config(settings, tmp_path).tasks
+    assert (task.sharing.group_size, task.sharing.checks) == (4, "norm")
+    assert task.min_members == 4
+    assert task.aggregation.num_malicious_nodes == 1  # of four groups
+
+
+@pytest.mark.parametrize(("threshold", "holders"), [(1, 5), (4, 3), (3, 8)])
+def test_a_committee_that_cannot_be_is_refused(threshold: int, holders: int) -> None:
+    with pytest.raises(CliError, match="threshold <= holders") as raised:
+        SharedSettings(threshold=threshold, holders=holders)
     assert raised.value.exit_code is ExitCode.USAGE
