@@ -2,7 +2,7 @@
 # need it make it themselves, so a fresh clone needs only Python >= 3.11 with pip, and make.
 # ARGS reaches the command behind a target: `make demo ARGS=--help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit coverage chaos bench bench-kernels format protos lock up down clean
+.PHONY: help setup demo test check unit coverage chaos bench bench-kernels bench-secure format protos lock up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,6 +64,9 @@ bench-kernels: $(STAMP) ## Time the aggregation rules beside other libraries; th
 	@$(BIN)/fedagg bench kernels --all $(ARGS)
 	@$(BIN)/python -m pytest benchmarks/kernels -W ignore::pytest_benchmark.logger.PytestBenchmarkWarning \
 		--benchmark-storage file://./.benchmarks --benchmark-autosave --benchmark-compare >&2
+
+bench-secure: $(STAMP) ## Measure shared rounds beside plain ones, and beside Flower's SecAgg+.
+	@$(BIN)/python -m benchmarks.secure.run $(ARGS)
 
 format: $(STAMP) ## Format the code and apply the safe lint fixes.
 	$(BIN)/ruff check --fix

@@ -1,0 +1,168 @@
+"""The parties of a shared round in one process: share holders with their keys, and devices."""
+
+import functools
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
+from numpy.typing import NDArray
+
+from security.credentials import (
+    Credentials,
+    create_authority,
+    issue_device_certificate,
+    private_key_pem,
+)
+from security.secret_sharing.replicated_keys import ReplicatedKeys
+from security.secret_sharing.threshold import Threshold
+from security.shared_round.bundle import SealedUpdate
+from security.shared_round.committee import Committee
+from security.shared_round.holder_keys import HolderSecrets
+from security.shared_round.key_dealing import accept_keys, deal_keys
+from security.shared_round.parameters import (
+    Checks,
+    RoundParameters,
+    RoundPlan,
+    ShareFormat,
+    plan_parameters,
+)
+from security.shared_round.signing import DeviceAuthority, DeviceSigner
+
+Update = NDArray[np.float32]
+
+THRESHOLD: Final = 3
+HOLDERS: Final = 5
+CLIP_NORM: Final = 1.0
+SKETCH_DIM: Final = 1024
+FORMATS: Final[Mapping[str, ShareFormat]] = {
+    "shamir-seeded": ShareFormat.SHAMIR_SEEDED,
+    "cnf-seeded": ShareFormat.CNF_SEEDED,
+}
+CHECKS: Final[Mapping[str, Checks]] = {
+    "sum": Checks.SUM_ONLY,
+    "norm": Checks.NORM,
+    "distances": Checks.DISTANCES,
+}
+
+_MODEL_VERSION: Final = 1
+_VALID_FOR_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What kind of round.
+
+    Attributes:
+        format: a name of `FORMATS`.
+        checks: a name of `CHECKS`.
+        dim: elements of an update.
+        clients: updates in the round.
+    """
+
+    format: str
+    checks: str
+    dim: int
+    clients: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parties:
+    """A (3, 5) committee whose holders have all of their keys, and the devices' authority."""
+
+    committee: Committee
+    secrets: Sequence[HolderSecrets]
+    keys: Mapping[int, ReplicatedKeys]
+    issuer: Credentials
+    authority: DeviceAuthority
+
+    @classmethod
+    def meet(cls) -> Self:
+        """Make all keys and deal the replicated ones."""
+        secrets = [HolderSecrets.generate(os.urandom) for _ in range(HOLDERS)]
+        identities = tuple(
+            one.identity(index=index, name=f"holder-{index}", address="127.0.0.1:1")
+            for index, one in enumerate(secrets, start=1)
+        )
+        committee = Committee(threshold=THRESHOLD, holders=identities)
+        members = list(enumerate(secrets, start=1))
+        dealt = [key for index, one in members for key in deal_keys(one, committee, index)]
+        scheme = Threshold(threshold=THRESHOLD, holders=HOLDERS)
+        issuer = create_authority(name="devices", now_s=time.time(), valid_for_s=_VALID_FOR_S)
+        return cls(
+            committee=committee,
+            secrets=secrets,
+            keys={
+                index: ReplicatedKeys(scheme, index, accept_keys(one, committee, index, dealt))
+                for index, one in members
+            },
+            issuer=issuer,
+            authority=DeviceAuthority(issuer.certificate_pem),
+        )
+
+    def round_of(self, shape: Shape) -> RoundParameters:
+        """Plan a round that takes exactly that many updates; the rule follows from the checks."""
+        is_selecting = CHECKS[shape.checks] is Checks.DISTANCES
+        return plan_parameters(
+            RoundPlan(
+                task="bench",
+                round=1,
+                base_version=_MODEL_VERSION,
+                model_sha256="00" * 32,
+                committee_sha256=self.committee.sha256,
+                threshold=THRESHOLD,
+                holders=HOLDERS,
+                dim=shape.dim,
+                clip_norm=CLIP_NORM,
+                min_members=2,
+                max_members=max(2, shape.clients),
+                format=FORMATS[shape.format],
+                checks=CHECKS[shape.checks],
+                sketch_dim=0 if CHECKS[shape.checks] is Checks.SUM_ONLY else SKETCH_DIM,
+                rule="multi-krum" if is_selecting else "mean",
+                num_byzantine=shape.clients // 5 if is_selecting else 0,
+            )
+        )
+
+    def seal(self, params: RoundParameters, device_id: str, update: Update) -> SealedUpdate:
+        """Share and seal an update, as a device does."""
+        return SealedUpdate(
+            params,
+            self.committee,
+            self.signer(device_id),
+            update,
+            device_id=device_id,
+            model_version=_MODEL_VERSION,
+        )
+
+    def signer(self, device_id: str) -> DeviceSigner:
+        """The certified key of a device; made once."""
+        return _signer(self.issuer, device_id)
+
+
+def device_id_of(number: int) -> str:
+    """Id of a device that takes part."""
+    return f"bench-{number:06d}"
+
+
+def random_update(dim: int, *, seed: int) -> Update:
+    """An update of half the norm that devices are allowed."""
+    values = np.random.default_rng(seed).standard_normal(size=dim, dtype=np.float32)
+    values *= np.float32(0.5 * CLIP_NORM / float(np.linalg.norm(values)))
+    return values
+
+
+@functools.lru_cache(maxsize=4096)
+def _signer(issuer: Credentials, device_id: str) -> DeviceSigner:
+    key = ec.generate_private_key(ec.SECP256R1())
+    issued = issue_device_certificate(
+        issuer,
+        device_id=device_id,
+        key=key.public_key(),
+        now_s=time.time(),
+        valid_for_s=_VALID_FOR_S,
+    )
+    return DeviceSigner.from_pem(issued.chain_pem, private_key_pem(key))

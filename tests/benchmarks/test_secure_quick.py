@@ -1,0 +1,87 @@
+"""`make bench-secure` still runs, and says what it promises. How fast is not for a test to say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.secure import server_cost
+from benchmarks.secure.against_flower import MAX_ERROR
+from benchmarks.secure.figures import NO_TARGET, Target, judged
+from benchmarks.secure.parties import FORMATS
+from benchmarks.secure.run import BENCHMARKS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_quick(*names: str) -> dict[str, list[dict[str, Any]]]:
+    command = [sys.executable, "-m", "benchmarks.secure.run", "--quick", "--format", "json", *names]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    report = json.loads(output)
+    assert report["quick"] is True
+    assert report["machine"]["flwr"]
+    results: dict[str, list[dict[str, Any]]] = report["results"]
+    assert set(results) == set(names)
+    return results
+
+
+def is_judged(row: dict[str, Any]) -> bool:
+    if row["target"] == NO_TARGET:
+        return bool(row["met"] == NO_TARGET)
+    return "<=" in row["target"] and str(row["met"]).startswith(("yes", "no: "))
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_one_process_tells_of_sharing_of_the_end_of_a_round_and_of_flower() -> None:
+    results = run_quick("sharing", "round-end", "flower")
+    assert all(is_judged(row) for rows in results.values() for row in rows)
+    assert [row["format"] for row in results["sharing"]] == list(FORMATS)
+    for row in results["sharing"]:
+        assert 0 < row["share_ms"] < row["seal_ms"]
+        assert row["plain_bytes"] < row["wire_bytes"]
+        assert row["peak_rss_mb"] > 1
+    for row in results["round-end"]:
+        assert row["cpu_ms"] > 0
+    theirs, *ours = results["flower"]
+    assert theirs["system"] == "SecAgg+"
+    assert theirs["max_error"] <= MAX_ERROR
+    assert len(ours) == 3
+    for row in ours:
+        assert row["max_error"] <= MAX_ERROR
+        assert row["slowest_server_s"] < row["servers_s"] < row["round_s"]
+        assert row["bytes_up"] > 4 * row["dim"]
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_shared_rounds_are_played_by_real_processes_beside_plain_ones() -> None:
+    rows = run_quick("servers")["servers"]
+    found = [(row["format"], row["checks"]) for row in rows]
+    assert found == list(server_cost.VARIANTS)
+    for row in rows:
+        assert is_judged(row)
+        assert row["target"] != NO_TARGET
+        assert row["plain_ms"] > 0
+        assert 0 < row["slowest_ratio"] < row["five_ratio"]
+        holder_ms = [float(value) for value in row["holder_ms"].split()]
+        assert len(holder_ms) == 5
+        assert min(holder_ms) > 0
+
+
+def test_a_row_names_every_target_and_those_that_are_missed() -> None:
+    kept = Target(name="round", figure=0.9, limit=1.0, unit="x SecAgg+")
+    missed = Target(name="peak RSS", figure=501.0, limit=500.0, unit="MB")
+    assert judged(kept) == {"target": "round <= 1 x SecAgg+", "met": "yes"}
+    assert judged(kept, missed) == {
+        "target": "round <= 1 x SecAgg+; peak RSS <= 500 MB",
+        "met": "no: peak RSS",
+    }
+    assert judged() == {"target": NO_TARGET, "met": NO_TARGET}
+
+
+def test_every_benchmark_is_run_quickly_here() -> None:
+    assert set(BENCHMARKS) == {"sharing", "servers", "round-end", "flower"}
