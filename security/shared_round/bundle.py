@@ -120,7 +120,7 @@ def parse_prefix(data: bytes) -> tuple[pb.BundlePrefix, int]:
         raise MalformedMessageError(msg) from error
 
 
-def check_structure(
+def check_structure(  # noqa: PLR0913  # the facts of one upload
     params: RoundParameters,
     prefix: pb.BundlePrefix,
     *,

@@ -126,7 +126,7 @@ class Holders:
         shares: dict[int, Words] = {}
         for holder in holders:
             pieces = self.pieces(params, bundle, holder, device_id=device_id)
-            shares[holder] = np.concatenate([words for _, words in pieces.chunks()])
+            shares[holder] = np.concatenate([words.copy() for _, words in pieces.chunks()])
         is_cnf = params.format is ShareFormat.CNF_SEEDED
         opened = reconstruct(
             params.field,

@@ -97,7 +97,7 @@ def share(params: RoundParameters, parts: Parts, holder: int) -> Words:
     words: list[Words] = []
     for start, part in pieces.chunks():
         assert start == sum(len(earlier) for earlier in words)
-        words.append(part)
+        words.append(part.copy())
     return np.concatenate(words)
 
 
