@@ -32,6 +32,11 @@ class SharingConfig:
             fewer than the threshold of lying ones cannot open two sums of one round.
         min_members: least number of updates in a sum that is opened, from 2.
         require_checks: the weakest checks accepted.
+        holders_ca: certificates that may sign those of the share holders, for rounds in which
+            devices deliver to them directly, PEM; the device shows its own certificate. None:
+            those that may sign the server's; without TLS where the server is called without.
+        holder_patience_s: in such a round, how long a holder that does not answer is tried while
+            enough others do, > 0. A quarter of the time that is left is the most.
         max_staleness: an update that missed its round is offered to later ones while its model
             is at most so many versions old, and the round takes it; 0: never; None: as the round
             says.
@@ -47,6 +52,8 @@ class SharingConfig:
     min_quorum: int | None = None
     min_members: int = 2
     require_checks: RequiredChecks = RequiredChecks.SUM
+    holders_ca: Path | None = None
+    holder_patience_s: float = 20.0
     max_staleness: int | None = None
     tells_training: bool = False
     required: bool = True
@@ -63,3 +70,5 @@ class SharingConfig:
         for name, value, low in ranges:
             if value is not None and value < low:
                 raise ClientConfigError(f"{name}={value} must be at least {low}")
+        if not self.holder_patience_s > 0:
+            raise ClientConfigError(f"holder_patience_s={self.holder_patience_s} must be > 0")
