@@ -230,15 +230,25 @@ class ShareHolderService(ShareHolderServicer):
         if first is None or first.WhichOneof("part") != "start":
             msg = "a stream must begin with a start"
             raise MalformedRequest(msg)
-        begun = await run(intake.begin, first.start)
+        begun = await self._begin(first.start)
         if isinstance(begun, Receipt):
             return begun
         try:
             await self._receive_body(parts, begun, first.start.body_bytes)
             row = await run(begun.finish)
         finally:
-            await run(begun.__exit__, None, None, None)
+            # Shielded: a caller that is gone for good must not leave the file behind.
+            await asyncio.shield(run(begun.__exit__, None, None, None))
         return await run(intake.store, first.start.params_sha256, row)
+
+    async def _begin(self, start: pb.ShareStart) -> IncomingShare | Receipt:
+        """Begin a share; one whose caller goes away meanwhile is discarded when it has begun."""
+        beginning = asyncio.ensure_future(self._parts.files.run(self._parts.intake.begin, start))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(_discard)
+            raise
 
     async def _receive_body(
         self, parts: AsyncIterator[pb.StoreShareRequest], share: IncomingShare, body_bytes: int
@@ -315,6 +325,15 @@ class ShareHolderService(ShareHolderServicer):
             yield
         finally:
             self._streams.release()
+
+
+def _discard(beginning: asyncio.Future[IncomingShare | Receipt]) -> None:
+    """Let go of a share that nobody waits for."""
+    if beginning.cancelled() or beginning.exception() is not None:
+        return
+    begun = beginning.result()
+    if isinstance(begun, IncomingShare):
+        begun.__exit__(None, None, None)
 
 
 @contextlib.contextmanager
