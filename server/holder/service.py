@@ -220,13 +220,23 @@ class ShareHolderService(ShareHolderServicer):
         self, parts: AsyncIterator[pb.StoreShareRequest], offered: OfferedShare
     ) -> Receipt:
         run, intake = self._parts.files.run, self._parts.intake
-        begun = await run(intake.begin, offered)
+        begun = await self._begin(offered)
         try:
             await self._receive_body(parts, begun, offered.start.body_bytes)
             row = await run(begun.finish)
         finally:
-            await run(begun.__exit__, None, None, None)
+            # Shielded: a caller that is gone for good must not leave the file behind.
+            await asyncio.shield(run(begun.__exit__, None, None, None))
         return await run(intake.store, offered.start.params_sha256, row)
+
+    async def _begin(self, offered: OfferedShare) -> IncomingShare:
+        """Begin a share; one whose caller goes away meanwhile is discarded when it has begun."""
+        beginning = asyncio.ensure_future(self._parts.files.run(self._parts.intake.begin, offered))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(_discard)
+            raise
 
     async def _receive_body(
         self, parts: AsyncIterator[pb.StoreShareRequest], share: IncomingShare, body_bytes: int
@@ -303,6 +313,13 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait({running})
         raise
+
+
+def _discard(beginning: asyncio.Future[IncomingShare]) -> None:
+    """Let go of a share that nobody waits for."""
+    if beginning.cancelled() or beginning.exception() is not None:
+        return
+    beginning.result().__exit__(None, None, None)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,9 @@ class HolderStorage:
         try:
             folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             self._lock_fd = _lock(folder / "lock")
+            # Only here, before any connection: to close a file drops every lock that the process
+            # holds on it, and SQLite's locks keep others from deleting the log under this holder.
+            os.close(os.open(folder / _DATABASE, os.O_CREAT | os.O_RDWR, FILE_MODE))
         except OSError as error:
             msg = f"data-dir {folder}: {error.strerror or error}"
             raise StoreUnavailable(msg) from error
@@ -117,11 +120,12 @@ class HolderStorage:
         os.close(self._lock_fd)
 
     def _connect(self) -> sqlite3.Connection:
-        path = self._folder / _DATABASE
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, FILE_MODE))
         # Transactions are begun by hand; locks and the one writing thread keep threads apart.
         connection = sqlite3.connect(
-            path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            self._folder / _DATABASE,
+            timeout=_BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
         connection.execute("PRAGMA journal_mode = WAL")
         # In WAL mode, FULL syncs the log at every commit and NORMAL only at checkpoints.

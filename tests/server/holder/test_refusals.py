@@ -405,3 +405,20 @@ def sealed_by_hand(rig: Rig, params: RoundParameters, plaintext: bytes) -> pb.In
         body_bytes=len(sealed),
     )
     return pb.InlineShare(start=start, body=bytes(sealed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share_format", list(ShareFormat))
+async def test_chunks_in_another_order_are_refused_and_leave_nothing(
+    rig: Rig, share_format: ShareFormat
+) -> None:
+    params = sum_round(rig, dim=280_000, format=share_format)
+    await rig.open(params)
+    bundle = Bundle(params, rig.committee, "anna")
+    chunk_bytes = (1 << 20) + 16
+    start, first, second, *rest = bundle.stream(BODY, piece_bytes=chunk_bytes)
+    reason = await refused(rig.stubs[BODY].StoreShare(iter([start, second, first, *rest])))
+    assert reason == "SEAL_BROKEN"
+    assert not list((rig.folder / f"data-{BODY}" / "bodies").iterdir())
+    receipt = await rig.stubs[BODY].StoreShare(iter([start, first, second, *rest]))
+    assert rig.read(params, receipt).receipt.device_id == "anna"

@@ -1,5 +1,7 @@
 """The holder's folder: groups of changes, what crashes leave over, and who may use it."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -153,3 +155,23 @@ def test_the_log_is_synced_as_the_durability_asks(tmp_path: Path, durability: Du
     (mode,) = storage._reader.execute("PRAGMA synchronous").fetchone()
     assert mode == {Durability.PROCESS: 1, Durability.MACHINE: 2}[durability]
     storage.close()
+
+
+def test_another_process_that_looks_into_the_database_takes_nothing_away(tmp_path: Path) -> None:
+    """SQLite's last connection deletes the log: the holder's must still be counted."""
+    look = (
+        "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT {}').fetchall())"
+    )
+
+    def looked(what: str) -> str:
+        command = [sys.executable, "-c", look.format(what), str(tmp_path / "holder.sqlite3")]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    storage = open_storage(tmp_path, Durability.PROCESS)
+    try:
+        assert looked("COUNT(*) FROM keys") == "[(0,)]"
+        storage.write(lambda ledger: ledger.keep_key("1", b"key"))
+        assert looked("COUNT(*) FROM keys") == "[(1,)]"
+    finally:
+        storage.close()
