@@ -71,15 +71,20 @@ async def offered(rig: Rig, share: pb.InlineShare, at: int = BODY) -> str:
         {"checks": Checks.DISTANCES},
         {"quorum": 2},
         {"checks": Checks.NORM, "wrap_tests": 100},
+        {"checks": Checks.NORM, "wrap_tests": 19},
+        {"checks": Checks.NORM, "sketch_dim": 64},
     ],
 )
 async def test_a_round_with_less_protection_than_the_policy(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     policy = {"min-members": 3, "min-group-size": 3, "checks": ["sum", "norm"]}
-    async with Rig(tmp_path, 2, 3, **policy) as rig:
+    floors = {"min-wrap-tests": 20, "min-sketch-dim": 128}
+    async with Rig(tmp_path, 2, 3, **policy, **floors) as rig:
+        sizes = {"wrap_tests": 20, "sketch_dim": 128}
         await rig.open(sum_round(rig))
-        weak = sum_round(rig, round=2, **changes)
+        await rig.open(sum_round(rig, round=3, checks=Checks.NORM, **sizes))
+        weak = sum_round(rig, round=2, **(sizes | changes))
         request = pb.OpenRoundRequest(parameters=weak.to_bytes())
         assert await refused(rig.stubs[1].OpenRound(request)) == "WEAKER_THAN_POLICY"
 
