@@ -304,7 +304,10 @@ async def test_purged_holders_keep_no_share(tmp_path: Path, redis_url: str) -> N
                     pb.FreezeRequest(
                         params_sha256=params.sha256,
                         attempt=9,
-                        members=[pb.Member(device_id="d1", header_sha256=bytes(32))],
+                        members=[
+                            pb.Member(device_id=device, header_sha256=bytes(32))
+                            for device in ("d1", "d2")
+                        ],
                     )
                 )
         assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -230,6 +230,16 @@ async def test_a_set_out_of_order_or_too_small(rig: Rig, params: RoundParameters
         assert await refused(rig.stubs[1].Freeze(request)) == "MALFORMED_REQUEST"
 
 
+async def test_a_set_of_too_many_is_refused_before_anything_else_of_it_is_looked_at(
+    rig: Rig, params: RoundParameters
+) -> None:
+    many = [pb.Member(device_id="same", header_sha256=bytes(32))] * (params.max_members + 1)
+    request = pb.FreezeRequest(params_sha256=params.sha256, attempt=1, members=many)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await rig.stubs[1].Freeze(request)
+    assert error.value.details() == "members=21 must be in 3..20"
+
+
 async def test_steps_out_of_turn(rig: Rig, params: RoundParameters) -> None:
     bundles = [Bundle(params, rig.committee, name) for name in NAMES]
     await rig.store(bundles)
