@@ -6,10 +6,9 @@ same bytes again; what an answer says is durable.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,20 +18,20 @@ from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderServicer
 from security.errors import SharedRoundError
-from server.errors import MalformedRequest, ServiceError, TruncatedStream
+from server.errors import MalformedRequest, ServiceError
 from server.holder.config import HolderLimitsConfig
 from server.holder.gate import MAX_DATA_BYTES
-from server.holder.intake import IncomingShare, Intake, OfferedShare, Receipt
+from server.holder.intake import Intake, Receipt
 from server.holder.keyring import Keyring
 from server.holder.ledger import ShareRow
 from server.holder.membership import HolderSelf
 from server.holder.metrics import HolderMetrics
 from server.holder.refusals import as_service_error
 from server.holder.rounds import HolderRounds
-from server.holder.streams import StepTurns, StreamPlaces
+from server.holder.share_streams import ShareStreams
+from server.holder.streams import StepTurns
 from server.kernels import Workers
 from server.services.identity import PeerIdentity
-from server.services.pace import Pace, too_slow
 from server.status import error_detail
 
 if TYPE_CHECKING:  # generic in the stubs only
@@ -67,7 +66,9 @@ class ShareHolderService(ShareHolderServicer):
 
     def __init__(self, parts: ServiceParts) -> None:
         self._parts = parts
-        self._places = StreamPlaces(parts.limits)
+        self._streams = ShareStreams(
+            parts.intake, files=parts.files, limits=parts.limits, metrics=parts.metrics
+        )
         self._turns = StepTurns(parts.compute)
 
     async def Describe(  # noqa: N802  # a name of the protocol
@@ -109,7 +110,7 @@ class ShareHolderService(ShareHolderServicer):
     ) -> shared_pb.SignedStatement:
         check_sender = self._parts.peers.check_submitter(context)
         with self._counted():
-            receipt = await self._receive(request_iterator, check_sender)
+            receipt = await self._streams.receive(request_iterator, check_sender)
         self._parts.metrics.shares_stored_total.inc()
         return shared_pb.SignedStatement.FromString(receipt.data)
 
@@ -201,76 +202,6 @@ class ShareHolderService(ShareHolderServicer):
         self._parts.metrics.statements_total.labels(kind=kind).inc()
         return shared_pb.SignedStatement.FromString(signed)
 
-    async def _receive(
-        self, parts: AsyncIterator[pb.StoreShareRequest], check_sender: Callable[[str], None]
-    ) -> Receipt:
-        """Verify what the stream begins with; only what may become a share waits for a place."""
-        intake = self._parts.intake
-        first = await self._first(parts)
-        if first is None or first.WhichOneof("part") != "start":
-            msg = "a stream must begin with a start"
-            raise MalformedRequest(msg)
-        offered = await self._parts.files.run(intake.verify, first.start, check_sender)
-        if isinstance(offered, Receipt):
-            return offered
-        async with self._places.of(offered.device_id):
-            return await self._receive_share(parts, offered)
-
-    async def _receive_share(
-        self, parts: AsyncIterator[pb.StoreShareRequest], offered: OfferedShare
-    ) -> Receipt:
-        run, intake = self._parts.files.run, self._parts.intake
-        begun = await self._begin(offered)
-        try:
-            await self._receive_body(parts, begun, offered.start.body_bytes)
-            row = await run(begun.finish)
-        finally:
-            # Shielded: a caller that is gone for good must not leave the file behind.
-            await asyncio.shield(run(begun.__exit__, None, None, None))
-        return await run(intake.store, offered.start.params_sha256, row)
-
-    async def _begin(self, offered: OfferedShare) -> IncomingShare:
-        """Begin a share; one whose caller goes away meanwhile is discarded when it has begun."""
-        beginning = asyncio.ensure_future(self._parts.files.run(self._parts.intake.begin, offered))
-        try:
-            return await asyncio.shield(beginning)
-        except asyncio.CancelledError:
-            beginning.add_done_callback(_discard)
-            raise
-
-    async def _receive_body(
-        self, parts: AsyncIterator[pb.StoreShareRequest], share: IncomingShare, body_bytes: int
-    ) -> None:
-        limits, received = self._parts.limits, 0
-        async with Pace(
-            stall_s=limits.stream_stall_s,
-            num_bytes=body_bytes,
-            min_bytes_per_s=limits.stream_min_bytes_per_s,
-        ) as pace:
-            async for part in parts:
-                if received == body_bytes:
-                    msg = f"the stream must end after {body_bytes} bytes of data"
-                    raise MalformedRequest(msg)
-                if part.WhichOneof("part") != "data" or not 1 <= len(part.data) <= MAX_DATA_BYTES:
-                    msg = f"a part after the first must be 1 to {MAX_DATA_BYTES} bytes of data"
-                    raise MalformedRequest(msg)
-                await _to_its_end(self._parts.files.run(share.feed, part.data))
-                received += len(part.data)
-                self._parts.metrics.share_bytes_total.inc(len(part.data))
-                pace.keep()
-        if received < body_bytes:
-            msg = f"the stream ended after {received} of {body_bytes} bytes"
-            raise TruncatedStream(msg)
-
-    async def _first(
-        self, parts: AsyncIterator[pb.StoreShareRequest]
-    ) -> pb.StoreShareRequest | None:
-        try:
-            async with asyncio.timeout(self._parts.limits.stream_stall_s):
-                return await anext(parts, None)
-        except TimeoutError as error:
-            raise too_slow("no start arrived in time") from error
-
     def _take_all(
         self, shares: Sequence[pb.InlineShare], check_sender: Callable[[str], None]
     ) -> list[Receipt | ServiceError]:
@@ -303,23 +234,6 @@ class ShareHolderService(ShareHolderServicer):
             known = error if isinstance(error, ServiceError) else as_service_error(error)
             self._parts.metrics.shares_refused_total.labels(reason=known.reason).inc()
             raise
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for work in a thread, also when cancelled: what it works on must not be closed yet."""
-    running = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        raise
-
-
-def _discard(beginning: asyncio.Future[IncomingShare]) -> None:
-    """Let go of a share that nobody waits for."""
-    if beginning.cancelled() or beginning.exception() is not None:
-        return
-    beginning.result().__exit__(None, None, None)
 
 
 @contextlib.contextmanager
