@@ -21,7 +21,8 @@ from server.errors import (
     ServiceError,
     UpdateTooLarge,
 )
-from server.services.uploads import OVERLOAD_RETRY_MS, Uploads
+from server.services.pace import OVERLOAD_RETRY_MS
+from server.services.uploads import Uploads
 from server.storage.ports import Admission, AdmissionVerdict, RoundStore, Submission
 from server.tasks import TaskDirectory, TaskInfo
 from server.upload import DensePayload, PayloadFormat, SealedPayload, check_inline

@@ -59,7 +59,8 @@ class Relay:
     `run` may be called again and again; it does only what is left. Not for two tasks at once.
 
     Attributes:
-        faults: devices whose share a holder refused, with the reason.
+        faults: devices whose share was refused, with the holders' reason, or, where fewer than
+            the threshold say so, with the name of the first of them: it may lie.
         refusals: holders that will not take part in the round, with the reason.
         seen: contributions there were when `run` was last called.
     """
@@ -84,6 +85,7 @@ class Relay:
         self._admitted: dict[str, bytes] = {}  # header hashes of the bundles that were opened
         self._direct: set[str] = set()  # devices of those that have no bodies
         self.faults: dict[str, str] = {}
+        self._accusers: dict[str, set[int]] = {}  # of devices, holders that refused their share
         self.refusals: dict[int, HolderRefused] = {}
         self.seen = 0
 
@@ -274,7 +276,10 @@ class Relay:
         self._observer.share_relayed(self._round.task, holder, error.reason)
         if error.reason not in DEVICE_FAULTS:
             raise error
-        self.faults[device] = error.reason
+        accusers = self._accusers.setdefault(device, set())
+        accusers.add(holder)
+        is_sure = len(accusers) >= self._params.threshold
+        self.faults[device] = error.reason if is_sure else f"refused-by-holder-{min(accusers)}"
 
 
 def best_holders(held: Mapping[int, set[str]], params: RoundParameters) -> frozenset[int]:

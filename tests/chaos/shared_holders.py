@@ -80,7 +80,7 @@ class HolderFleet:
             folder,
             threshold=THRESHOLD,
             holders=HOLDERS,
-            policy={"degraded": ["wait", "unchecked"]},
+            policy={"degraded": ["wait", "unchecked"], "min-sketch-dim": 64},
         )
         self.secrets = self._holders.secrets
         self.logs: dict[bytes, StatementLog] = defaultdict(StatementLog)

@@ -58,7 +58,12 @@ class Holders:
         draw = random.Random(10 * threshold + holders).randbytes
         self.secrets = [HolderSecrets.generate(draw) for _ in range(holders)]
         self._folder = folder
-        self._policy = {"min-members": 2, "min-group-size": 2, **(policy or {})}
+        self._policy = {
+            "min-members": 2,
+            "min-group-size": 2,
+            "min-sketch-dim": 64,
+            **(policy or {}),
+        }
         self._limits = dict(limits or {})
         self._tls = dict(tls or {"insecure": True})
         self._servers: dict[int, HolderServer] = {}

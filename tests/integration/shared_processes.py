@@ -83,6 +83,7 @@ checks = "{checks}"
 degraded = "{degraded}"
 """
 _POLICY: Final = """
+min-sketch-dim = 64
 assume-honest-holders = true
 degraded = ["wait", "abort", "grouped", "unchecked"]
 """

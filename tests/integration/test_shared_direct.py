@@ -115,6 +115,7 @@ def config_of(service: Service, holders: Holders, folder: Path, device: str) -> 
             certificate=files.certificate,
             private_key=files.private_key,
             holder_patience_s=0.5,
+            min_sketch_dim=64,
         ),
     )
 

@@ -226,6 +226,7 @@ async def test_coordinator_and_holders_know_each_other_by_their_certificates(
         "certificate": paths["holder"],
         "private-key": paths["holder-key"],
         "client-ca": paths["ca"],
+        "coordinators": ["coordinator"],
     }
     updates = {device: update_of(device, DIM) for device in DEVICES}
     async with running(tmp_path / "c", threshold=2, holders=3, tls=tls) as holders:
