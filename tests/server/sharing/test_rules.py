@@ -35,9 +35,8 @@ def params_of(degraded: Degraded, checks: Checks = Checks.NORM) -> RoundParamete
         (Degraded.WAIT, 4, ()),
         (Degraded.GROUPED, 5, (CHECKED, GROUPED)),
         (Degraded.GROUPED, 4, (GROUPED,)),
-        (Degraded.GROUPED, 3, (GROUPED,)),
-        (Degraded.GROUPED, 2, ()),
-        (Degraded.UNCHECKED, 3, (UNCHECKED,)),
+        (Degraded.GROUPED, 3, ()),
+        (Degraded.UNCHECKED, 4, (UNCHECKED,)),
         (Degraded.ABORT, 5, (CHECKED,)),
     ],
 )
