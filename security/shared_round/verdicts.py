@@ -1,6 +1,6 @@
 """Who passed a round's checks: derived by every party from the same statements."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -24,6 +24,12 @@ from security.shared_round.opened_checks import (
 from security.shared_round.openings import OpeningValues, member_pairs, opening_sizes
 from security.shared_round.parameter_rules import blame_bound, group_bound
 from security.shared_round.parameters import RoundParameters
+from security.shared_round.trusted_openings import (
+    TrustedOpenings,
+    open_truthful,
+    open_undisputed,
+    refuse_count,
+)
 from security.shared_round.wrap_test import wrap_groups
 
 Matrix = NDArray[np.int64]
@@ -77,10 +83,10 @@ def judge(
     A share of one member that is wrong at one holder means that the member dealt it wrongly or
     that the holder lies. A holder that is wrong at more than half of the members is a liar, and
     everything is opened without it. Those wrong at fewer are disputed: where they are at most
-    t - 1, and enough others remain, everything is opened without them, and the members stay. Where
-    they are not, the members are left out. So it is with (2, 3) and (3, 5), whose products take
-    every holder: of (3, 5), one lying holder can leave out up to half of the members, and of
-    (2, 3) a wrong share cannot be told from others at all. Wrong shares of products
+    t - 1, and enough others remain, everything is opened without them, and the members stay, unless
+    more would fail that way. Where they are not, the members are left out. So it is with (2, 3) and
+    (3, 5), whose products take every holder: there, one lying holder can leave out up to half of
+    the members. Wrong shares of products
     or scalars of members whose own shares are consistent are lies of the holder for certain; it is
     named, and where redundancy allows the value is right all the same. Without redundancy, such as
     for products of (3, 5), a lie makes a norm non-zero and the member fails.
@@ -116,60 +122,35 @@ def judge(
     with_products = mode is SelectionMode.CHECKED
     least = max(params.quorum, params.scheme.product_shares if with_products else 0)
     if len(openings) < least:
-        _refuse_count("openings", len(openings), least)
+        refuse_count("openings", len(openings), least)
     if not with_products:
         _refuse_needless(params, coin, num_members, openings)
-    trusted = _trusted(params, num_members, dict(sorted(openings.items())), with_products)
-    return _verdict(params, wrap_groups(params, coin, num_members), trusted)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Trusted:
-    """What opens without the holders that cannot be relied upon."""
-
-    opened: OpenedChecks
-    dropped: frozenset[int]
-    disputed: frozenset[int] = frozenset()
-
-
-def _trusted(
-    params: RoundParameters,
-    num_members: int,
-    rows: Mapping[int, OpeningValues],
-    with_products: bool,
-) -> _Trusted:
-    """Open the rows without liars, and without disputed holders where that is possible."""
-    least = params.scheme.product_shares if with_products else params.threshold + 1
-    dropped: frozenset[int] = frozenset()
-
-    def opened_without(left_out: frozenset[int]) -> OpenedChecks:
-        rest = {holder: values for holder, values in rows.items() if holder not in left_out}
-        return OpenedChecks(params, rest, num_members, with_products=with_products)
-
-    opened = opened_without(dropped)
-    while found := opened.outliers():
-        dropped |= found
-        if len(rows) - len(dropped) < least:
-            _refuse_count("openings", len(rows) - len(dropped), least)
-        opened = opened_without(dropped)
-    disputed = frozenset(opened.disputed())
-    bad = dropped | disputed
-    if not disputed or len(bad) >= params.threshold or len(rows) - len(bad) < least:
-        return _Trusted(opened=opened, dropped=dropped)
-    rest = opened_without(bad)
-    return (
-        _Trusted(opened=rest, dropped=dropped, disputed=disputed)
-        if _agrees(rest)
-        else _Trusted(opened=opened, dropped=dropped)
+    groups = wrap_groups(params, coin, num_members)
+    rows = dict(sorted(openings.items()))
+    everything = open_truthful(params, rows, num_members, with_products=with_products)
+    undisputed = open_undisputed(params, rows, everything)
+    if undisputed is None:
+        return _verdict(params, groups, everything)
+    return _fairer(
+        lambda: _verdict(params, groups, everything), lambda: _verdict(params, groups, undisputed)
     )
 
 
-def _agrees(opened: OpenedChecks) -> bool:
-    """Whether nobody else is wrong at many members, which fewer rows might not show whose it is."""
+def _fairer(corrected: Callable[[], Verdict], undisputed: Callable[[], Verdict]) -> Verdict:
+    """Take the verdict under which fewer members fail; of equal ones the first.
+
+    Where a device makes a true holder disputed, so that another's lies are not corrected any more,
+    nothing is gained by leaving the true one out.
+    """
     try:
-        return not opened.outliers()
+        other = undisputed()
     except EvidenceInsufficientError:
-        return False
+        return corrected()
+    try:
+        first = corrected()
+    except EvidenceInsufficientError:
+        return other
+    return min(first, other, key=lambda each: (len(each.failed), len(each.suspects)))
 
 
 def _refuse_needless(
@@ -213,7 +194,7 @@ def judge_blame(params: RoundParameters, verdict: Verdict, blame: Mapping[int, W
     if count == 0:
         return verdict
     if len(blame) < params.quorum:
-        _refuse_count("blame", len(blame), params.quorum)
+        refuse_count("blame", len(blame), params.quorum)
     unreliable = {*verdict.liars, *verdict.disputed}
     rows = {holder: blame[holder] for holder in sorted(blame) if holder not in unreliable}
     for holder, values in rows.items():
@@ -244,7 +225,7 @@ def judge_blame(params: RoundParameters, verdict: Verdict, blame: Mapping[int, W
 
 def _open_blame(params: RoundParameters, rows: Mapping[int, Words], least: int) -> OpenedEach:
     if len(rows) < least:
-        _refuse_count("blame", len(rows), least)
+        refuse_count("blame", len(rows), least)
     return open_values(params, rows, factors=1)
 
 
@@ -264,7 +245,9 @@ def _blamed(
     return blamed
 
 
-def _verdict(params: RoundParameters, groups: list[tuple[int, ...]], trusted: _Trusted) -> Verdict:
+def _verdict(
+    params: RoundParameters, groups: list[tuple[int, ...]], trusted: TrustedOpenings
+) -> Verdict:
     opened = trusted.opened
     failed = dict.fromkeys(_positions(opened.inconsistent), FailureReason.INCONSISTENT)
     if opened.norms is not None:
@@ -344,8 +327,3 @@ def _check_length(name: str, holder: int, length: int, expected: int) -> None:
     if length != expected:
         message = f"{name} of holder {holder} must have {expected} words, got {length}"
         raise EvidenceInsufficientError(message)
-
-
-def _refuse_count(name: str, count: int, needed: int) -> None:
-    message = f"{name} of {count} truthful holders must be at least {needed}"
-    raise EvidenceInsufficientError(message)

@@ -159,6 +159,18 @@ def test_a_device_with_a_wrong_share_at_one_holder_stays_and_the_sum_is_right() 
     assert np.array_equal(opened_.sums[0], right)
 
 
+def test_a_device_that_makes_a_true_holder_disputed_does_not_cover_for_a_liar() -> None:
+    """Without holder 4, the lies of holder 1 about norms of (2, 5) could not be corrected."""
+    params = parameters(threshold=2, holders=5)
+    group, coin, _ = opened(params)
+    group.shares[4][5] = group.shares[4][5] ^ ONE
+    rows = group.openings(coin)
+    rows[1] = changed(rows[1], "norms", [0, 1])
+    verdict = judge(params, coin, MEMBERS, rows)
+    assert verdict.failed == {5: FailureReason.INCONSISTENT}
+    assert (verdict.liars, verdict.disputed) == ((1,), ())
+
+
 def test_disputed_holders_say_nothing_in_blame() -> None:
     params, group, coin, _ = blamed((2, 5))
     group.shares[3][0] = group.shares[3][0] ^ ONE
