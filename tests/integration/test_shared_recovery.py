@@ -329,7 +329,7 @@ async def bench_of(
 async def test_a_round_survives_the_death_of_its_leader_and_of_a_holder(
     tmp_path: Path, redis_url: str, ticks: int
 ) -> None:
-    """(2, 5): four holders are a quorum, three open the checks, two the sum."""
+    """(2, 5): four holders are a quorum and open the checks, two open the sum."""
     async with bench_of(tmp_path, redis_url, threshold=2, num_holders=5) as bench:
         dead, heir = bench.process("a"), bench.process("b")
         await bench.collected(dead)

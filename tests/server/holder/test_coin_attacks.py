@@ -10,11 +10,13 @@ import pytest
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
+from security.shared_round.openings import compute_openings
 from security.shared_round.parameters import Checks, ShareFormat
 from security.shared_round.signing import sign_statement
 from security.shared_round.statements import Speaker
+from server.holder.app import open_holder
 from tests.server.holder.conversation import Conversation
-from tests.server.holder.rig import Bundle, Rig, round_parameters
+from tests.server.holder.rig import NOW_S, Bundle, Rig, round_parameters
 from tests.server.holder.test_refusals import refused
 
 NAMES = ("anna", "berta", "carla")
@@ -53,6 +55,24 @@ def with_forged(
     """A ballot box of some honest votes and the malicious ones."""
     forged = [forged_vote(talk, votes[holder], holder, commitment) for holder in (1, 2)]
     return [*forged, *(votes[holder] for holder in honest)]
+
+
+def true_openings(talk: Conversation, index: int) -> Signed:
+    """What a holder that is stopped, and does as it likes, opens."""
+    holder = open_holder(talk.rig.config(index), now_s=lambda: NOW_S)
+    try:
+        vectors = holder.rounds._parts.shares.vectors(
+            talk.params, talk.frozen, range(len(talk.frozen.members))
+        )
+        values = compute_openings(
+            talk.params, talk.coin, talk.frozen.sha256, vectors, holder.keyring.keys()
+        )
+    finally:
+        holder.storage.close()
+    said = holder.me.speaker(talk.params.sha256).openings(
+        set_sha256=talk.frozen.sha256, coin_sha256=talk.coin.sha256, values=values
+    )
+    return sign_statement(holder.me.secrets, said)
 
 
 def forged_locks(talk: Conversation) -> list[Signed]:
@@ -148,13 +168,16 @@ async def test_a_holder_outside_of_the_box_opens_nothing_and_does_not_count(
         with_late.votes.extend(late)
         assert await refused(rig.stubs[5].OpenChecks(with_late)) == "EVIDENCE_INSUFFICIENT"
         talk.openings = await rig.ask("OpenChecks", talk.check, inside)
-        said = shared_pb.HolderStatement.FromString(talk.openings[0].statement)
-        said.holder = 5
         whole = talk.openings
-        talk.openings = [*whole[:3], sign_statement(rig.secrets[4], said)]
+        await rig.stop(5)
+        # Right as they are: they could be anything.
+        talk.openings = [*whole[:3], true_openings(talk, 5)]
         assert await refused(rig.stubs[1].Commit(talk.commit())) == "EVIDENCE_INSUFFICIENT"
         talk.openings = whole
-        # What it is shown convinces it as anybody else.
+        commitments = await rig.ask("Commit", talk.commit(), inside)
+        await rig.start(5)
+        commitments += await rig.ask("Commit", talk.commit(), (5,))
+        # What is shown convinces it as anybody else.
         commitments = await rig.ask("Commit", talk.commit())
         assert (
             len({rig.read(params, each).commitment.selection_sha256 for each in commitments}) == 1
