@@ -11,8 +11,9 @@ import numpy as np
 from benchmarks.secure.parties import HOLDERS, Parties
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.secret_sharing.field import Words
+from security.shared_round.ballot_box import BallotBox
 from security.shared_round.bundle import BundleIndex
-from security.shared_round.coins import Coin, coin_share, open_coin
+from security.shared_round.coins import Coin, CoinShare, coin_commitments, coin_pieces, open_coin
 from security.shared_round.openings import OpeningValues, compute_openings, sum_shares
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.pieces import BodyCheck, SharePieces, open_frame
@@ -63,9 +64,15 @@ def holders_of(parties: Parties, params: RoundParameters) -> list[Holder]:
 
 
 def flip_coin(parties: Parties, params: RoundParameters, set_sha256: bytes) -> Coin:
-    """Open the coin of a frozen set from every holder's share."""
-    shares = {index: coin_share(params, keys, set_sha256) for index, keys in parties.keys.items()}
-    return open_coin(params, shares)
+    """Open the coin of a frozen set from every holder's vote and share."""
+    keys_of = parties.keys.items()
+    votes = {index: coin_commitments(keys, set_sha256) for index, keys in keys_of}
+    box = BallotBox.of(params, set_sha256, votes)
+    shares = {
+        index: CoinShare(box_sha256=box.sha256, pieces=coin_pieces(keys, set_sha256))
+        for index, keys in keys_of
+    }
+    return open_coin(params, box, shares)
 
 
 def exact_mean(updates: Sequence[np.ndarray]) -> np.ndarray:

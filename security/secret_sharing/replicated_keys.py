@@ -108,13 +108,32 @@ class ReplicatedKeys:
                 arithmetic.add_into(field, total, words, factor)
         return total
 
+    def digests(self, label: bytes) -> tuple[bytes, ...]:
+        """Give HMAC-SHA256(k_A, label) of each key, in the order of `Threshold.pieces_of`.
+
+        Args:
+            label: what for; its beginning differs from that of any other use.
+
+        Raises:
+            SharingError: if a key is missing.
+        """
+        self._require_all()
+        sets = self.threshold.excluded_sets
+        return tuple(
+            hmac.digest(self._keys[sets[index]], label, "sha256")
+            for index in self.threshold.pieces_of(self.holder)
+        )
+
     def _weighted_keys(self) -> list[tuple[bytes, int]]:
-        if not self.is_complete:
-            message = f"holder {self.holder} must have all its keys, got {sorted(self._keys)}"
-            raise SharingError(message)
+        self._require_all()
         weights = conversion_weights(self.threshold, self.holder)
         sets = self.threshold.excluded_sets
         return [(self._keys[sets[piece]], weight) for piece, weight in weights.items()]
+
+    def _require_all(self) -> None:
+        if not self.is_complete:
+            message = f"holder {self.holder} must have all its keys, got {sorted(self._keys)}"
+            raise SharingError(message)
 
     def _unscale(self, field: MersenneField) -> int:
         return field.inverse(conversion_scale(self.threshold))

@@ -1,4 +1,4 @@
-"""The public coin of a frozen set: random, unknown to all until the set is fixed."""
+"""The public coin of a frozen set: random, unknown to all until it cannot be changed any more."""
 
 import hashlib
 import hmac
@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from security.errors import EvidenceInsufficientError, SharingError
-from security.secret_sharing.field import M61, Words
-from security.secret_sharing.reconstruction import reconstruct
 from security.secret_sharing.replicated_keys import ReplicatedKeys
+from security.shared_round.ballot_box import BallotBox, piece_commitment
 from security.shared_round.parameters import RoundParameters
 
-COIN_WORDS: Final = 4
-"""Field elements that make a coin, of 61 bits in every round: 244 bits."""
 COIN_BYTES: Final = 32
 
-_SHARE_LABEL: Final = b"fedagg/coin-share/1\x00"
+_PIECE_LABEL: Final = b"fedagg/coin-piece/1\x00"
 _VALUE_LABEL: Final = b"fedagg/coin-value/1\x00"
 _HASH_LABEL: Final = b"fedagg/coin/1\x00"
 _USE_LABEL: Final = b"fedagg/coin-use/1\x00"
@@ -99,52 +96,75 @@ class Coin:
         return signs.reshape(shape)
 
 
-def coin_share(params: RoundParameters, keys: ReplicatedKeys, set_sha256: bytes) -> Words:
-    """Compute a holder's shares of the coin of a frozen set.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoinShare:
+    """What one holder revealed. Its repr does not show the pieces.
 
-    A pseudo-random sharing of degree t - 1: no t - 1 holders know its value before another opens
-    it, and there is one for each set, so that nobody can try again by giving up.
+    Attributes:
+        box_sha256: the ballot box that it revealed them for.
+        pieces: 32 bytes for each set that the holder is not in, in the sets' order.
+    """
+
+    box_sha256: bytes
+    pieces: tuple[bytes, ...] = field(repr=False)
+
+
+def coin_pieces(keys: ReplicatedKeys, set_sha256: bytes) -> tuple[bytes, ...]:
+    """Compute a holder's pieces of the coin of a frozen set.
 
     Args:
-        params: the round.
         keys: the holder's.
         set_sha256: the frozen set, which is bound to the round.
 
     Returns:
-        (4,), elements of the 61-bit field, whatever the field of the round.
+        32 bytes for each key of the holder, in the order of `Threshold.pieces_of`.
 
-    References: Cramer, Damgård & Ishai (2005), TCC, Section 3.
+    Raises:
+        SharingError: if a key is missing.
     """
-    del params  # bound by set_sha256
-    return keys.random_share(M61, _SHARE_LABEL + set_sha256, COIN_WORDS)
+    return keys.digests(_PIECE_LABEL + set_sha256)
 
 
-def open_coin(params: RoundParameters, shares: Mapping[int, Words]) -> Coin:
-    """Open the coin from a quorum of shares.
+def coin_commitments(keys: ReplicatedKeys, set_sha256: bytes) -> tuple[bytes, ...]:
+    """Compute what the holder's vote for the set says of its pieces, in the same order.
+
+    Raises:
+        SharingError: if a key is missing.
+    """
+    return tuple(map(piece_commitment, coin_pieces(keys, set_sha256)))
+
+
+def open_coin(params: RoundParameters, box: BallotBox, shares: Mapping[int, CoinShare]) -> Coin:
+    """Open the coin of a ballot box from a quorum of shares.
 
     Args:
         params: the round.
-        shares: (4,) of each holder that gave one.
+        box: the votes that fixed the coin.
+        shares: by holder. Those of holders outside the box, or of another box, do not count.
 
     Raises:
-        EvidenceInsufficientError: if fewer than `params.quorum` shares lie on one polynomial.
+        EvidenceInsufficientError: if fewer than `params.quorum` shares are right.
 
     Guarantees:
-        The same coin from any quorum of right shares. A wrong share among more than a quorum
-        changes nothing and its holder is named.
+        The same coin from any quorum of right shares; holders with wrong ones are named.
     """
-    if len(shares) < params.quorum:
-        message = f"{len(shares)} shares of the coin must be at least quorum={params.quorum}"
+    pieces: dict[int, bytes] = {}
+    liars = []
+    right = 0
+    for holder in sorted(shares):
+        share = shares[holder]
+        if holder not in box.holders or share.box_sha256 != box.sha256:
+            continue
+        if tuple(map(piece_commitment, share.pieces)) != box.commitments_of(holder):
+            liars.append(holder)
+            continue
+        right += 1
+        pieces.update(zip(params.scheme.pieces_of(holder), share.pieces, strict=True))
+    if right < params.quorum:
+        message = f"{right} right shares of the coin must be at least quorum={params.quorum}"
+        message += f"; wrong: holders {liars}"
         raise EvidenceInsufficientError(message)
-    try:
-        opened = reconstruct(M61, shares, degree=params.threshold - 1)
-    except SharingError as error:
-        message = f"the shares of the coin do not open it: {error}"
-        raise EvidenceInsufficientError(message) from error
-    consistent = len(shares) - len(opened.liars)
-    if consistent < params.quorum:
-        message = f"{consistent} consistent shares of the coin must be at least"
-        message += f" quorum={params.quorum}; wrong: holders {list(opened.liars)}"
-        raise EvidenceInsufficientError(message)
-    value = hashlib.sha256(_VALUE_LABEL + M61.to_wire(opened.values)).digest()
-    return Coin(value=value, liars=tuple(sorted(opened.liars)))
+    digest = hashlib.sha256(_VALUE_LABEL + box.set_sha256 + box.sha256)
+    for index in range(params.scheme.num_pieces):
+        digest.update(pieces[index])
+    return Coin(value=digest.digest(), liars=tuple(liars))

@@ -82,6 +82,13 @@ class OpenedChecks:
             found = outliers(self.norms, ~self.inconsistent)
         return found
 
+    def disputed(self) -> set[int]:
+        """Name the holders whose share of any member's own value was corrected."""
+        if self.consistency is None:
+            return set()
+        every = np.ones(self.num_members, dtype=np.bool_)
+        return wrong_holders(self.consistency, every)
+
     def liars(self, groups: Iterable[tuple[int, ...]]) -> set[int]:
         """Name the holders that are wrong where the members' own shares are right."""
         right = ~self.inconsistent

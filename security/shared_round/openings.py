@@ -16,7 +16,7 @@ from security.secret_sharing.expansion import expand_words
 from security.secret_sharing.field import Words
 from security.secret_sharing.gram import products
 from security.secret_sharing.replicated_keys import ReplicatedKeys
-from security.shared_round.coins import Coin, coin_share, open_coin
+from security.shared_round.coins import Coin
 from security.shared_round.extras import extras_layout, slack_weights
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.vector_scan import ScannedShare, ShareVector, VectorScan, share_scale
@@ -25,11 +25,9 @@ from security.shared_round.wrap_test import blame_part, group_part, wrap_groups
 __all__ = [
     "OpeningValues",
     "ShareVector",
-    "coin_share",
     "compute_blame",
     "compute_openings",
     "member_pairs",
-    "open_coin",
     "opening_sizes",
     "sum_shares",
 ]

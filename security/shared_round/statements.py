@@ -14,9 +14,10 @@ import numpy as np
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import BadStatementError
 from security.secret_sharing.field import MersenneField, Words
+from security.secret_sharing.threshold import Threshold
+from security.shared_round.ballot_box import BallotBox
+from security.shared_round.coins import CoinShare
 from security.shared_round.openings import OpeningValues
-
-COIN_WORDS: Final = 4
 
 _WORD: Final = np.dtype("<u8")
 _DIGEST_BYTES: Final = 32
@@ -39,13 +40,21 @@ class Speaker:
         body = pb.ShareReceipt(device_id=device_id, header_sha256=header_sha256)
         return self._statement(receipt=body)
 
-    def vote(self, *, attempt: int, set_sha256: bytes) -> pb.HolderStatement:
-        """State that this holder has every share of the set."""
-        return self._statement(vote=pb.Vote(attempt=attempt, set_sha256=set_sha256))
+    def vote(
+        self, *, attempt: int, set_sha256: bytes, commitments: Sequence[bytes]
+    ) -> pb.HolderStatement:
+        """State that this holder has every share of the set, and which pieces of its coin."""
+        body = pb.Vote(attempt=attempt, set_sha256=set_sha256, coin_commitments=commitments)
+        return self._statement(vote=body)
 
-    def coin(self, *, set_sha256: bytes, shares: Words) -> pb.HolderStatement:
-        """State this holder's shares of the four words of the coin."""
-        body = pb.CoinShare(set_sha256=set_sha256, shares=words_to_bytes(shares))
+    def lock(self, box: BallotBox) -> pb.HolderStatement:
+        """State for which box, and no other, this holder will ever reveal its pieces."""
+        body = pb.BoxLock(set_sha256=box.set_sha256, box_sha256=box.sha256)
+        return self._statement(lock=body)
+
+    def coin(self, box: BallotBox, pieces: Sequence[bytes]) -> pb.HolderStatement:
+        """State this holder's pieces of the coin."""
+        body = pb.CoinShare(set_sha256=box.set_sha256, box_sha256=box.sha256, pieces=pieces)
         return self._statement(coin=body)
 
     def openings(
@@ -93,6 +102,7 @@ class Speaker:
         *,
         receipt: pb.ShareReceipt | None = None,
         vote: pb.Vote | None = None,
+        lock: pb.BoxLock | None = None,
         coin: pb.CoinShare | None = None,
         openings: pb.Openings | None = None,
         blame: pb.BlameOpenings | None = None,
@@ -104,6 +114,7 @@ class Speaker:
             holder=self.holder,
             receipt=receipt,
             vote=vote,
+            lock=lock,
             coin=coin,
             openings=openings,
             blame=blame,
@@ -137,28 +148,46 @@ def read_receipt(statement: pb.HolderStatement) -> pb.ShareReceipt:
     return receipt
 
 
-def read_vote(statement: pb.HolderStatement, *, attempt: int, set_sha256: bytes) -> None:
-    """Check that the statement is a vote for this set in this attempt.
+def read_vote(
+    statement: pb.HolderStatement, *, attempt: int, set_sha256: bytes, scheme: Threshold
+) -> tuple[bytes, ...]:
+    """Return what a vote for this set in this attempt says of its holder's pieces of the coin.
 
     Raises:
-        BadStatementError: if it is not.
+        BadStatementError: if it is another statement, or has other numbers of pieces or bytes.
     """
     _expect(statement, "vote")
     _same("set_sha256", statement.vote.set_sha256, set_sha256)
     if statement.vote.attempt != attempt:
         msg = f"attempt={statement.vote.attempt} of a vote must be {attempt}"
         raise BadStatementError(msg)
+    return _pieces("coin_commitments", statement.holder, statement.vote.coin_commitments, scheme)
 
 
-def read_coin(statement: pb.HolderStatement, *, set_sha256: bytes, field: MersenneField) -> Words:
-    """Return a holder's shares of the coin, (4,), in the coin's field.
+def read_lock(statement: pb.HolderStatement, *, set_sha256: bytes) -> bytes:
+    """Return the box that a holder locked itself to.
 
     Raises:
-        BadStatementError: if it states something else, of another set, or no field elements.
+        BadStatementError: if it states something else, or of another set.
+    """
+    _expect(statement, "lock")
+    _same("set_sha256", statement.lock.set_sha256, set_sha256)
+    return _digest("box_sha256", statement.lock.box_sha256)
+
+
+def read_coin(statement: pb.HolderStatement, *, set_sha256: bytes, scheme: Threshold) -> CoinShare:
+    """Return a holder's pieces of the coin.
+
+    Raises:
+        BadStatementError: if it states something else, of another set, or in other numbers.
     """
     _expect(statement, "coin")
-    _same("set_sha256", statement.coin.set_sha256, set_sha256)
-    return words_from_bytes(statement.coin.shares, count=COIN_WORDS, field=field)
+    body = statement.coin
+    _same("set_sha256", body.set_sha256, set_sha256)
+    return CoinShare(
+        box_sha256=_digest("box_sha256", body.box_sha256),
+        pieces=_pieces("pieces", statement.holder, body.pieces, scheme),
+    )
 
 
 def read_openings(
@@ -296,6 +325,17 @@ def _same(name: str, value: bytes, expected: bytes) -> None:
     if value != expected:
         msg = f"{name}={value.hex()[:64]} must be {expected.hex()}"
         raise BadStatementError(msg)
+
+
+def _pieces(
+    name: str, holder: int, values: Sequence[bytes], scheme: Threshold
+) -> tuple[bytes, ...]:
+    """One value for each piece that the holder has."""
+    count = len(scheme.pieces_of(holder))
+    if len(values) != count:
+        msg = f"{name} of holder {holder} must be {count}, got {len(values)}"
+        raise BadStatementError(msg)
+    return tuple(_digest(name, value) for value in values)
 
 
 def _digest(name: str, value: bytes) -> bytes:

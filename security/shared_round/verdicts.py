@@ -1,6 +1,6 @@
 """Who passed a round's checks: derived by every party from the same statements."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -24,6 +24,12 @@ from security.shared_round.opened_checks import (
 from security.shared_round.openings import OpeningValues, member_pairs, opening_sizes
 from security.shared_round.parameter_rules import blame_bound, group_bound
 from security.shared_round.parameters import RoundParameters
+from security.shared_round.trusted_openings import (
+    TrustedOpenings,
+    open_truthful,
+    open_undisputed,
+    refuse_count,
+)
 from security.shared_round.wrap_test import wrap_groups
 
 Matrix = NDArray[np.int64]
@@ -51,6 +57,9 @@ class Verdict:
         distances: (m, m), int64: squared distances of the members' sketches, summed over the
             copies; meaningless for members that failed. None where none were opened.
         liars: holders that stated wrong shares, ascending.
+        disputed: holders without which everything was opened, ascending: some member's share there
+            is wrong, which is that device's doing or the holder's. Their shares of the sums must
+            not be used either.
     """
 
     passed: tuple[int, ...]
@@ -58,6 +67,7 @@ class Verdict:
     suspects: tuple[int, ...] = ()
     distances: Matrix | None = None
     liars: tuple[int, ...] = ()
+    disputed: tuple[int, ...] = ()
 
 
 def judge(
@@ -71,8 +81,12 @@ def judge(
     """Derive who passed from the holders' openings.
 
     A share of one member that is wrong at one holder means that the member dealt it wrongly or
-    that the holder lies. The member is left out, unless the holder is wrong at more than half of
-    the members: then it is a liar, and everything is opened without it. Wrong shares of products
+    that the holder lies. A holder that is wrong at more than half of the members is a liar, and
+    everything is opened without it. Those wrong at fewer are disputed: where they are at most
+    t - 1, and enough others remain, everything is opened without them, and the members stay, unless
+    more would fail that way. Where they are not, the members are left out. So it is with (2, 3) and
+    (3, 5), whose products take every holder: there, one lying holder can leave out up to half of
+    the members. Wrong shares of products
     or scalars of members whose own shares are consistent are lies of the holder for certain; it is
     named, and where redundancy allows the value is right all the same. Without redundancy, such as
     for products of (3, 5), a lie makes a norm non-zero and the member fails.
@@ -82,34 +96,76 @@ def judge(
         coin: of the frozen set.
         num_members: m.
         openings: by holder; their order plays no part.
-        mode: degraded modes use only what is linear, consistency and wrap-around tests.
+        mode: degraded modes use only what is linear, consistency and wrap-around tests, and only
+            where the full checks cannot be opened from the same openings.
 
     Returns:
         In rounds without checks everybody passes.
 
     Raises:
-        EvidenceInsufficientError: if fewer holders' openings are left than open the values, 2t - 1
-            or in degraded modes t; if a holder's have the wrong numbers; or if a distance between
-            members that passed is impossible, so that a holder lied and no one knows which.
+        EvidenceInsufficientError: if there are openings of fewer than a quorum, or of 2t - 1 for
+            the full checks; if without liars fewer are left than 2t - 1, or t + 1 in degraded
+            modes; if a holder's have the wrong numbers; if a distance between members that passed
+            is impossible, so that a holder lied and no one knows which; or if a mode is degraded
+            without need.
 
     Guarantees:
-        The same verdict from the same openings in any order.
+        The same verdict from the same openings in any order. It is right as long as no more than
+        (m - t) // 2 of m holders lie about linear values, and (m - 2t + 1) // 2 about products.
     """
     if not params.is_checked:
+        if mode is not SelectionMode.CHECKED:
+            message = f"mode={mode.name} must be CHECKED in a round without checks"
+            raise EvidenceInsufficientError(message)
         return Verdict(passed=tuple(range(num_members)), failed={})
     _check_sizes(params, num_members, openings)
     with_products = mode is SelectionMode.CHECKED
+    least = max(params.quorum, params.scheme.product_shares if with_products else 0)
+    if len(openings) < least:
+        refuse_count("openings", len(openings), least)
+    if not with_products:
+        _refuse_needless(params, coin, num_members, openings)
+    groups = wrap_groups(params, coin, num_members)
     rows = dict(sorted(openings.items()))
-    dropped: set[int] = set()
-    while True:
-        _check_count(params, rows, with_products=with_products)
-        opened = OpenedChecks(params, rows, num_members, with_products=with_products)
-        found = opened.outliers()
-        if not found:
-            break
-        dropped |= found
-        rows = {holder: values for holder, values in rows.items() if holder not in found}
-    return _verdict(params, wrap_groups(params, coin, num_members), opened, dropped)
+    everything = open_truthful(params, rows, num_members, with_products=with_products)
+    undisputed = open_undisputed(params, rows, everything)
+    if undisputed is None:
+        return _verdict(params, groups, everything)
+    return _fairer(
+        lambda: _verdict(params, groups, everything), lambda: _verdict(params, groups, undisputed)
+    )
+
+
+def _fairer(corrected: Callable[[], Verdict], undisputed: Callable[[], Verdict]) -> Verdict:
+    """Take the verdict under which fewer members fail; of equal ones the first.
+
+    Where a device makes a true holder disputed, so that another's lies are not corrected any more,
+    nothing is gained by leaving the true one out.
+    """
+    try:
+        other = undisputed()
+    except EvidenceInsufficientError:
+        return corrected()
+    try:
+        first = corrected()
+    except EvidenceInsufficientError:
+        return other
+    return min(first, other, key=lambda each: (len(each.failed), len(each.suspects)))
+
+
+def _refuse_needless(
+    params: RoundParameters,
+    coin: Coin,
+    num_members: int,
+    openings: Mapping[int, OpeningValues],
+) -> None:
+    """Refuse a degraded mode where the same openings give the full checks."""
+    try:
+        judge(params, coin, num_members, openings)
+    except EvidenceInsufficientError:
+        return
+    message = f"openings of {len(openings)} holders give the full checks: nothing less will do"
+    raise EvidenceInsufficientError(message)
 
 
 def judge_blame(params: RoundParameters, verdict: Verdict, blame: Mapping[int, Words]) -> Verdict:
@@ -127,8 +183,9 @@ def judge_blame(params: RoundParameters, verdict: Verdict, blame: Mapping[int, W
         The verdict without suspects.
 
     Raises:
-        EvidenceInsufficientError: if fewer than t holders' openings are left, or one has another
-            length.
+        EvidenceInsufficientError: if there are openings of fewer than a quorum; if without liars
+            and disputed holders, those found now among them, fewer than t + 1 are left; or if one
+            has another length.
 
     Guarantees:
         The same verdict from the same openings in any order.
@@ -136,23 +193,24 @@ def judge_blame(params: RoundParameters, verdict: Verdict, blame: Mapping[int, W
     count = len(verdict.suspects)
     if count == 0:
         return verdict
-    rows = {holder: blame[holder] for holder in sorted(blame) if holder not in verdict.liars}
+    if len(blame) < params.quorum:
+        refuse_count("blame", len(blame), params.quorum)
+    unreliable = {*verdict.liars, *verdict.disputed}
+    rows = {holder: blame[holder] for holder in sorted(blame) if holder not in unreliable}
     for holder, values in rows.items():
         _check_length("blame", holder, len(values), count * params.wrap_tests)
     is_right = [position not in verdict.failed for position in verdict.suspects]
     among = np.repeat(np.array(is_right, dtype=np.bool_), params.wrap_tests)
-    while True:
-        if len(rows) < params.threshold:
-            _refuse_count("blame", len(rows), params.threshold)
-        opened = open_values(params, rows, factors=1)
-        found = outliers(opened, among)
-        if not found:
-            break
+    opened = _open_blame(params, rows, params.threshold + (len(rows) < len(blame)))
+    lied: set[int] = set()
+    while found := outliers(opened, among):
+        lied |= found
         rows = {holder: values for holder, values in rows.items() if holder not in found}
+        opened = _open_blame(params, rows, params.threshold + 1)
     failed = dict(verdict.failed)
     for position, reason in _blamed(params, verdict.suspects, opened).items():
         failed.setdefault(position, reason)
-    liars = {*verdict.liars, *wrong_holders(opened, among), *(set(blame) - set(rows))}
+    liars = {*verdict.liars, *wrong_holders(opened, among), *lied}
     cleared = [position for position in verdict.suspects if position not in failed]
     return _final(
         Verdict(
@@ -160,8 +218,15 @@ def judge_blame(params: RoundParameters, verdict: Verdict, blame: Mapping[int, W
             failed=dict(sorted(failed.items())),
             distances=verdict.distances,
             liars=tuple(sorted(liars)),
+            disputed=verdict.disputed,
         )
     )
+
+
+def _open_blame(params: RoundParameters, rows: Mapping[int, Words], least: int) -> OpenedEach:
+    if len(rows) < least:
+        refuse_count("blame", len(rows), least)
+    return open_values(params, rows, factors=1)
 
 
 def _blamed(
@@ -181,11 +246,9 @@ def _blamed(
 
 
 def _verdict(
-    params: RoundParameters,
-    groups: list[tuple[int, ...]],
-    opened: OpenedChecks,
-    dropped: set[int],
+    params: RoundParameters, groups: list[tuple[int, ...]], trusted: TrustedOpenings
 ) -> Verdict:
+    opened = trusted.opened
     failed = dict.fromkeys(_positions(opened.inconsistent), FailureReason.INCONSISTENT)
     if opened.norms is not None:
         for position in _positions(~opened.norms.consistent):
@@ -200,7 +263,8 @@ def _verdict(
             failed=dict(sorted(failed.items())),
             suspects=tuple(sorted(suspects)),
             distances=_distances(params, opened),
-            liars=tuple(sorted(dropped | opened.liars(groups))),
+            liars=tuple(sorted(trusted.dropped | opened.liars(groups))),
+            disputed=tuple(sorted(trusted.disputed)),
         )
     )
 
@@ -263,16 +327,3 @@ def _check_length(name: str, holder: int, length: int, expected: int) -> None:
     if length != expected:
         message = f"{name} of holder {holder} must have {expected} words, got {length}"
         raise EvidenceInsufficientError(message)
-
-
-def _check_count(
-    params: RoundParameters, rows: Mapping[int, OpeningValues], *, with_products: bool
-) -> None:
-    needed = params.scheme.product_shares if with_products else params.threshold
-    if len(rows) < needed:
-        _refuse_count("openings", len(rows), needed)
-
-
-def _refuse_count(name: str, count: int, needed: int) -> None:
-    message = f"{name} of {count} truthful holders must be at least {needed}"
-    raise EvidenceInsufficientError(message)

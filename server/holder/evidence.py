@@ -1,18 +1,18 @@
 """What others' signed statements show, checked by this holder itself."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import BadStatementError, EvidenceInsufficientError
-from security.secret_sharing.field import M61
+from security.shared_round.ballot_box import BallotBox
 from security.shared_round.coins import Coin, open_coin
 from security.shared_round.committee import Committee
 from security.shared_round.member_set import FrozenSet, Selection
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import verify_statement
-from security.shared_round.statements import read_coin, read_commitment, read_vote
+from security.shared_round.statements import read_coin, read_commitment, read_lock, read_vote
 
 T = TypeVar("T")
 
@@ -28,18 +28,38 @@ class RoundEvidence:
     committee: Committee
     frozen: FrozenSet
 
-    def check_votes(self, signed: Iterable[pb.SignedStatement]) -> None:
-        """Check that a quorum voted for the set.
+    def box(self, signed: Iterable[pb.SignedStatement]) -> BallotBox:
+        """Put the votes for the set together.
 
         Raises:
-            EvidenceInsufficientError: if fewer holders did.
-            BadStatementError: if a statement is forged or another one.
+            EvidenceInsufficientError: if fewer than a quorum voted.
+            BadStatementError: if a statement is forged or another one, or two votes disagree.
         """
 
-        def read(statement: pb.HolderStatement) -> None:
-            read_vote(statement, attempt=self.frozen.attempt, set_sha256=self.frozen.sha256)
+        def read(statement: pb.HolderStatement) -> tuple[bytes, ...]:
+            return read_vote(
+                statement,
+                attempt=self.frozen.attempt,
+                set_sha256=self.frozen.sha256,
+                scheme=self.params.scheme,
+            )
 
-        self._require_quorum("votes", self.read_each(signed, read))
+        return BallotBox.of(self.params, self.frozen.sha256, self.read_each(signed, read))
+
+    def check_locks(self, box: BallotBox, signed: Iterable[pb.SignedStatement]) -> None:
+        """Check that a quorum locked itself to the box.
+
+        Raises:
+            EvidenceInsufficientError: if fewer members of the box did.
+            BadStatementError: if a statement is forged or another one.
+        """
+        locks = self.read_each(
+            signed,
+            lambda statement: read_lock(statement, set_sha256=self.frozen.sha256),
+            among=box.holders,
+        )
+        mine = {holder: sha256 for holder, sha256 in locks.items() if sha256 == box.sha256}
+        self._require_quorum("locks", mine)
 
     def check_commitments(self, signed: Iterable[pb.SignedStatement], selection: Selection) -> None:
         """Check that a quorum committed itself to the selection.
@@ -56,25 +76,35 @@ class RoundEvidence:
 
         self._require_quorum("commitments", self.read_each(signed, read))
 
-    def coin(self, signed: Iterable[pb.SignedStatement]) -> Coin:
-        """Open the set's coin.
+    def coin(self, box: BallotBox, signed: Iterable[pb.SignedStatement]) -> Coin:
+        """Open the box's coin.
 
         Raises:
-            EvidenceInsufficientError: if fewer than a quorum of consistent shares are shown.
+            EvidenceInsufficientError: if fewer than a quorum of right shares are shown.
             BadStatementError: if a statement is forged or another one.
         """
         shares = self.read_each(
             signed,
-            lambda statement: read_coin(statement, set_sha256=self.frozen.sha256, field=M61),
+            lambda statement: read_coin(
+                statement, set_sha256=self.frozen.sha256, scheme=self.params.scheme
+            ),
+            among=box.holders,
         )
-        return open_coin(self.params, shares)
+        return open_coin(self.params, box, shares)
 
     def read_each(
         self,
         signed: Iterable[pb.SignedStatement],
         read: Callable[[pb.HolderStatement], T],
+        *,
+        among: Container[int] | None = None,
     ) -> dict[int, T]:
         """Verify statements and read them, by holder.
+
+        Args:
+            signed: the statements.
+            read: takes one to what it means.
+            among: whose statements count; those of others are left out.
 
         Raises:
             BadStatementError: if one is forged, of another round, or not what `read` takes; or if
@@ -90,7 +120,7 @@ class RoundEvidence:
                 msg = f"holder {statement.holder} is shown with two statements"
                 raise BadStatementError(msg)
             found[statement.holder] = read(statement)
-        return found
+        return {h: value for h, value in found.items() if among is None or h in among}
 
     def _require_quorum(self, what: str, found: Mapping[int, object]) -> None:
         if len(found) < self.params.quorum:

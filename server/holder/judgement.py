@@ -10,6 +10,7 @@ from aggregators.shared_selection import select
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import BadStatementError, EvidenceInsufficientError
 from security.secret_sharing.field import Words
+from security.shared_round.ballot_box import BallotBox
 from security.shared_round.coins import Coin
 from security.shared_round.member_set import Selection, SelectionMode
 from security.shared_round.openings import opening_sizes
@@ -27,19 +28,39 @@ _ALLOWED_BY = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """One set and its coin. The same evidence gives every holder the same conclusions."""
+    """One set, its ballot box and coin. The same evidence gives every holder the same conclusions.
+
+    Statements of holders outside the box do not count.
+    """
 
     evidence: RoundEvidence
+    box: BallotBox
     coin: Coin
 
     @classmethod
-    def of(cls, evidence: RoundEvidence, coins: Iterable[pb.SignedStatement]) -> "Judgement":
+    def of(
+        cls,
+        evidence: RoundEvidence,
+        votes: Iterable[pb.SignedStatement],
+        coins: Iterable[pb.SignedStatement],
+    ) -> "Judgement":
         """Open the set's coin.
 
         Raises:
-            EvidenceInsufficientError, BadStatementError: if the coins shown do not open it.
+            EvidenceInsufficientError, BadStatementError: if what is shown does not open it.
         """
-        return cls(evidence=evidence, coin=evidence.coin(coins))
+        box = evidence.box(votes)
+        return cls(evidence=evidence, box=box, coin=evidence.coin(box, coins))
+
+    def require_member(self, holder: int) -> None:
+        """Refuse to open checks with shares that came, perhaps, after the coin was known.
+
+        Raises:
+            EvidenceInsufficientError: if the holder's vote is not in the box.
+        """
+        if holder not in self.box.holders:
+            msg = f"holder {holder} must be among those of the votes, {list(self.box.holders)}"
+            raise EvidenceInsufficientError(msg)
 
     def suspects(self, openings: Iterable[pb.SignedStatement]) -> tuple[int, ...]:
         """Positions of the members of failed groups; at least one.
@@ -79,7 +100,9 @@ class Judgement:
             raise MalformedRequest(msg)
         verdict = self._verdict(openings, mode)
         if verdict.suspects:
-            rows = self.evidence.read_each(blame, lambda said: self._blame(said, verdict.suspects))
+            rows = self.evidence.read_each(
+                blame, lambda said: self._blame(said, verdict.suspects), among=self.box.holders
+            )
             verdict = judge_blame(params, verdict, rows)
         try:
             return select(
@@ -100,6 +123,7 @@ class Judgement:
                 sizes=sizes,
                 field=params.field,
             ),
+            among=self.box.holders,
         )
         return judge(params, self.coin, len(frozen.members), rows, mode=mode)
 

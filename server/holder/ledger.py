@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS keys (excluded TEXT PRIMARY KEY, grant_bytes BLOB NOT
 CREATE TABLE IF NOT EXISTS rounds (
     params_sha256 BLOB PRIMARY KEY, task TEXT NOT NULL, number INTEGER NOT NULL,
     parameters BLOB NOT NULL, opened_at_s INTEGER NOT NULL, phase TEXT NOT NULL,
-    coin_sha256 BLOB NOT NULL, committed_set BLOB NOT NULL, selection_sha256 BLOB NOT NULL,
+    box_sha256 BLOB NOT NULL, coin_sha256 BLOB NOT NULL, committed_set BLOB NOT NULL,
+    selection_sha256 BLOB NOT NULL,
     UNIQUE (task, number)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS votes (
@@ -60,6 +61,7 @@ class StatementKind(Enum):
     """What was signed. `subject` tells several of a kind in one round apart."""
 
     VOTE = "vote"  # subject: the attempt
+    LOCK = "lock"  # subject: the set
     COIN = "coin"  # subject: the set
     OPENINGS = "openings"  # subject: the set
     BLAME = "blame"  # subject: the set and the members
@@ -139,16 +141,17 @@ class Ledger:
 
     def round(self, params_sha256: bytes) -> RoundRow | None:
         row = self._sql.execute(
-            "SELECT task, number, parameters, opened_at_s, phase, coin_sha256, committed_set,"
-            " selection_sha256 FROM rounds WHERE params_sha256 = ?",
+            "SELECT task, number, parameters, opened_at_s, phase, box_sha256, coin_sha256,"
+            " committed_set, selection_sha256 FROM rounds WHERE params_sha256 = ?",
             (params_sha256,),
         ).fetchone()
         if row is None:
             return None
-        task, number, parameters, opened_at_s, phase, coin, committed_set, selection = row
+        task, number, parameters, opened_at_s, phase, box, coin, committed_set, selection = row
         state = HolderRound(
             phase=Phase(phase),
             ballots=self._ballots(params_sha256),
+            box_sha256=box,
             coin_sha256=coin,
             committed_set=committed_set,
             selection_sha256=selection,
@@ -180,7 +183,7 @@ class Ledger:
 
     def insert_round(self, row: RoundRow) -> None:
         self._sql.execute(
-            "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, x'', x'', x'')",
+            "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, x'', x'', x'', x'')",
             (
                 row.params_sha256,
                 row.task,
@@ -194,10 +197,11 @@ class Ledger:
     def save_state(self, params_sha256: bytes, state: HolderRound) -> None:
         """Store all of the state but its ballots, which `insert_vote` stores."""
         self._sql.execute(
-            "UPDATE rounds SET phase = ?, coin_sha256 = ?, committed_set = ?, selection_sha256 = ?"
-            " WHERE params_sha256 = ?",
+            "UPDATE rounds SET phase = ?, box_sha256 = ?, coin_sha256 = ?, committed_set = ?,"
+            " selection_sha256 = ? WHERE params_sha256 = ?",
             (
                 state.phase.value,
+                state.box_sha256,
                 state.coin_sha256,
                 state.committed_set,
                 state.selection_sha256,

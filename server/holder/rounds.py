@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
+from security.shared_round.coins import coin_commitments, coin_pieces
 from security.shared_round.member_set import FrozenSet, Selection, SelectionMode
-from security.shared_round.openings import (
-    coin_share,
-    compute_blame,
-    compute_openings,
-    sum_shares,
-)
+from security.shared_round.openings import compute_blame, compute_openings, sum_shares
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.statements import words_to_bytes
 from server.errors import (
@@ -42,6 +38,7 @@ from server.holder.state import (
     FreezeProposed,
     GroupsFailed,
     HolderRound,
+    LocksShown,
     PurgeAsked,
     SelectionDerived,
     VotesShown,
@@ -144,7 +141,11 @@ class HolderRounds:
         self._parts.shares.require_all(frozen, frozen.members)
         ballot = Ballot(attempt=request.attempt, set_sha256=frozen.sha256)
         proposal = serialize(request)
-        vote = self._steps.speaker(params).vote(attempt=request.attempt, set_sha256=frozen.sha256)
+        vote = self._steps.speaker(params).vote(
+            attempt=request.attempt,
+            set_sha256=frozen.sha256,
+            commitments=coin_commitments(self._parts.keyring.keys(), frozen.sha256),
+        )
         return self._steps.sign(
             params,
             event,
@@ -153,18 +154,36 @@ class HolderRounds:
             also=lambda ledger: ledger.insert_vote(params.sha256, ballot, proposal),
         )
 
+    def lock_box(self, request: pb.LockBoxRequest) -> bytes:
+        """Lock this holder to the votes that fix a set's coin."""
+        context = self._steps.context(request.params_sha256, request.set_sha256)
+        params, frozen = context.params, context.frozen
+        stored = self._steps.stored(params, StatementKind.LOCK, frozen.sha256)
+        if stored is not None:
+            return stored
+        box = context.evidence.box(request.votes)
+        event = VotesShown(set_sha256=frozen.sha256, box_sha256=box.sha256)
+        self._steps.require_allowed(params, event)
+        keys = self._parts.keyring.keys()
+        box.check_member(self._parts.me.index, coin_commitments(keys, frozen.sha256))
+        statement = self._steps.speaker(params).lock(box)
+        return self._steps.sign(params, event, (StatementKind.LOCK, frozen.sha256), statement)
+
     def reveal_coin(self, request: pb.RevealCoinRequest) -> bytes:
-        """Reveal this holder's share of a set's coin."""
+        """Reveal this holder's pieces of a set's coin."""
         context = self._steps.context(request.params_sha256, request.set_sha256)
         params, frozen = context.params, context.frozen
         stored = self._steps.stored(params, StatementKind.COIN, frozen.sha256)
         if stored is not None:
             return stored
-        event = VotesShown(set_sha256=frozen.sha256)
+        box = context.evidence.box(request.votes)
+        event = LocksShown(set_sha256=frozen.sha256, box_sha256=box.sha256)
         self._steps.require_allowed(params, event)
-        context.evidence.check_votes(request.votes)
-        shares = coin_share(params, self._parts.keyring.keys(), frozen.sha256)
-        statement = self._steps.speaker(params).coin(set_sha256=frozen.sha256, shares=shares)
+        keys = self._parts.keyring.keys()
+        box.check_member(self._parts.me.index, coin_commitments(keys, frozen.sha256))
+        context.evidence.check_locks(box, request.locks)
+        pieces = coin_pieces(keys, frozen.sha256)
+        statement = self._steps.speaker(params).coin(box, pieces)
         return self._steps.sign(params, event, (StatementKind.COIN, frozen.sha256), statement)
 
     def open_checks(self, request: pb.OpenChecksRequest) -> bytes:
@@ -174,7 +193,9 @@ class HolderRounds:
         stored = self._steps.stored(params, StatementKind.OPENINGS, frozen.sha256)
         if stored is not None:
             return stored
-        coin = context.evidence.coin(request.coins)
+        judgement = Judgement.of(context.evidence, request.votes, request.coins)
+        judgement.require_member(self._parts.me.index)
+        coin = judgement.coin
         event = CoinShown(set_sha256=frozen.sha256, coin_sha256=coin.sha256)
         self._steps.require_allowed(params, event)
         everyone = range(len(frozen.members))
@@ -190,7 +211,8 @@ class HolderRounds:
         """Open this holder's part of the tests of the members of failed groups."""
         context = self._steps.context(request.params_sha256, request.set_sha256)
         params, frozen = context.params, context.frozen
-        judgement = Judgement.of(context.evidence, request.coins)
+        judgement = Judgement.of(context.evidence, request.votes, request.coins)
+        judgement.require_member(self._parts.me.index)
         suspects = judgement.suspects(request.openings)
         # A member's test has one value under one coin: asked in other company, it tells no more.
         members = b"".join(position.to_bytes(4, "little") for position in suspects)
@@ -212,7 +234,7 @@ class HolderRounds:
         """Bind this holder, for ever, to the sums that follow from the evidence."""
         context = self._steps.context(request.params_sha256, request.set_sha256)
         params, frozen = context.params, context.frozen
-        judgement = Judgement.of(context.evidence, request.coins)
+        judgement = Judgement.of(context.evidence, request.votes, request.coins)
         selection = judgement.selection(request.openings, request.blame, mode=_mode(request.mode))
         stored = self._steps.stored(params, StatementKind.COMMITMENT)
         if stored is not None:

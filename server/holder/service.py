@@ -142,6 +142,12 @@ class ShareHolderService(ShareHolderServicer):
         del context
         return await self._step("vote", self._parts.rounds.freeze, request)
 
+    async def LockBox(  # noqa: N802
+        self, request: pb.LockBoxRequest, context: Context
+    ) -> shared_pb.SignedStatement:
+        del context
+        return await self._step("lock", self._parts.rounds.lock_box, request)
+
     async def RevealCoin(  # noqa: N802
         self, request: pb.RevealCoinRequest, context: Context
     ) -> shared_pb.SignedStatement:

@@ -11,10 +11,11 @@ refused and changes nothing.
 Two rules keep a coordinator, with the holders it may own, from seeing more than one sum:
 
 - one vote an attempt, one commitment a round, one release that is the commitment's;
-- once the holder has revealed its share of a set's coin it votes for no other. The masks that
-  devices add to what is opened hide one opening; with a second, under another coin, the difference
-  is bare. A coin takes a quorum of shares, so at most one set of a round ever has one: two quorums
-  share an honest holder.
+- once the holder has locked itself to a set's ballot box, or opened anything of the set, it votes
+  for no other set and reveals its pieces of the coin for no other box. The masks that devices add
+  to what is opened hide one opening; with a second, under another coin, the difference is bare.
+  Pieces are revealed to a quorum of locks, so at most one box of a round ever has a coin: two
+  quorums share an honest holder.
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,8 @@ class Phase(Enum):
 
     OPEN = "open"  # shares are stored; nothing is signed but receipts
     FROZEN = "frozen"  # it voted for a set
-    COIN = "coin"  # it revealed its share of that set's coin
+    LOCKED = "locked"  # it bound itself to that set's ballot box
+    COIN = "coin"  # it revealed its pieces of that box's coin
     OPENINGS = "openings"  # it opened that set's checks
     BLAME = "blame"  # it opened tests of single members
     COMMITTED = "committed"  # it bound itself to the sums that it will release
@@ -64,12 +66,14 @@ class HolderRound:
 
     Attributes:
         ballots: every vote, ascending by attempt; the last one counts.
+        box_sha256: ballot box that the holder is locked to, of the last set; or empty.
         coin_sha256: coin that the checks of the last set were opened or judged with; or empty.
         selection_sha256: sums that the holder is bound to, of the set `committed_set`; or empty.
     """
 
     phase: Phase = Phase.OPEN
     ballots: tuple[Ballot, ...] = ()
+    box_sha256: bytes = b""
     coin_sha256: bytes = b""
     committed_set: bytes = b""
     selection_sha256: bytes = b""
@@ -109,9 +113,18 @@ class FreezeProposed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VotesShown:
-    """A quorum voted for the set."""
+    """A quorum voted for the set; the holder's vote is in the box, and it agrees with the rest."""
 
     set_sha256: bytes
+    box_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocksShown:
+    """A quorum locked itself to that box."""
+
+    set_sha256: bytes
+    box_sha256: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +169,7 @@ Event = (
     ShareOffered
     | FreezeProposed
     | VotesShown
+    | LocksShown
     | CoinShown
     | GroupsFailed
     | SelectionDerived
@@ -173,7 +187,17 @@ ALLOWED: Final[Mapping[Phase, Mapping[type[Event], Phase]]] = {
     Phase.FROZEN: {
         ShareOffered: Phase.FROZEN,
         FreezeProposed: Phase.FROZEN,
-        VotesShown: Phase.COIN,
+        VotesShown: Phase.LOCKED,
+        LocksShown: Phase.COIN,
+        CoinShown: Phase.OPENINGS,
+        GroupsFailed: Phase.BLAME,
+        SelectionDerived: Phase.COMMITTED,
+        CommitmentsShown: Phase.RELEASED,
+        PurgeAsked: Phase.PURGED,
+    },
+    Phase.LOCKED: {
+        ShareOffered: Phase.LOCKED,
+        LocksShown: Phase.COIN,
         CoinShown: Phase.OPENINGS,
         GroupsFailed: Phase.BLAME,
         SelectionDerived: Phase.COMMITTED,
@@ -189,14 +213,14 @@ ALLOWED: Final[Mapping[Phase, Mapping[type[Event], Phase]]] = {
         PurgeAsked: Phase.PURGED,
     },
     Phase.OPENINGS: {
-        VotesShown: Phase.OPENINGS,
+        LocksShown: Phase.OPENINGS,
         GroupsFailed: Phase.BLAME,
         SelectionDerived: Phase.COMMITTED,
         CommitmentsShown: Phase.RELEASED,
         PurgeAsked: Phase.PURGED,
     },
     Phase.BLAME: {
-        VotesShown: Phase.BLAME,
+        LocksShown: Phase.BLAME,
         CoinShown: Phase.BLAME,
         GroupsFailed: Phase.BLAME,
         SelectionDerived: Phase.COMMITTED,
@@ -234,8 +258,8 @@ def step(round_: HolderRound, event: Event) -> HolderRound:
 
     Guarantees:
         Every change of phase is in `ALLOWED`.
-        Over all events: one ballot an attempt, one selection a round, and no ballot after a share
-        of a coin was revealed or checks were opened.
+        Over all events: one ballot an attempt, one box and one selection a round, and no ballot
+        after a lock or after anything was opened.
         The same round and event give the same result.
     """
     after = ALLOWED[round_.phase].get(type(event))
@@ -246,9 +270,8 @@ def step(round_: HolderRound, event: Event) -> HolderRound:
             return replace(round_, phase=after)
         case FreezeProposed():
             return _freeze(round_, event, after)
-        case VotesShown():
-            _require_current(round_, event.set_sha256)
-            return replace(round_, phase=after)
+        case VotesShown() | LocksShown():
+            return replace(_with_box(round_, event.set_sha256, event.box_sha256), phase=after)
         case CoinShown() | GroupsFailed():
             return replace(_with_coin(round_, event.set_sha256, event.coin_sha256), phase=after)
         case SelectionDerived():
@@ -278,6 +301,15 @@ def _freeze(round_: HolderRound, event: FreezeProposed, after: Phase) -> HolderR
         raise HolderEventRefused(Refusal.SET_CONFLICT, why)
     ballot = Ballot(attempt=event.attempt, set_sha256=event.set_sha256)
     return replace(round_, phase=after, ballots=(*round_.ballots, ballot))
+
+
+def _with_box(round_: HolderRound, set_sha256: bytes, box_sha256: bytes) -> HolderRound:
+    """Bind the round to one box: who has seen pieces for one could choose another."""
+    _require_current(round_, set_sha256)
+    if round_.box_sha256 and round_.box_sha256 != box_sha256:
+        why = "the holder has locked itself to other votes for this set"
+        raise HolderEventRefused(Refusal.SET_CONFLICT, why)
+    return replace(round_, box_sha256=box_sha256)
 
 
 def _with_coin(round_: HolderRound, set_sha256: bytes, coin_sha256: bytes) -> HolderRound:

@@ -23,6 +23,8 @@ class SharedRound:
         blamed: members whose own tests were opened, because their group's failed.
         holders: share holders whose openings the selection rests on.
         liars: share holders that were caught with wrong shares.
+        disputed: share holders at which some member's share was wrong, by its or their doing; the
+            sums are opened without them.
     """
 
     parameters: str
@@ -37,6 +39,7 @@ class SharedRound:
     blamed: int = 0
     holders: tuple[int, ...] = ()
     liars: tuple[int, ...] = ()
+    disputed: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.parameters:

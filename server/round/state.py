@@ -165,6 +165,7 @@ class ChecksDone:
     blamed: int = 0
     holders: tuple[int, ...] = ()
     liars: tuple[int, ...] = ()
+    disputed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,6 +399,7 @@ def _apply_shared(
                 blamed=event.blamed,
                 holders=event.holders,
                 liars=event.liars,
+                disputed=event.disputed,
             )
             return replace(round_, phase=Phase.AGGREGATING, shared=checked)
         case SharedRoundFailed():

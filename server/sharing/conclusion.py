@@ -1,13 +1,14 @@
 """What follows from the statements about a frozen set: who passed, what is summed, the sums."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aggregators.errors import AggregationError
 from aggregators.shared_selection import select
 from security.errors import EvidenceInsufficientError, SecurityError
+from security.secret_sharing.field import Words
 from security.shared_round.coins import Coin
-from security.shared_round.member_set import Selection, SelectionMode
+from security.shared_round.member_set import FrozenSet, Selection, SelectionMode
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.sum_opening import open_sums
 from security.shared_round.verdicts import Verdict, judge, judge_blame
@@ -57,26 +58,34 @@ async def conclude(
     return problem
 
 
-async def open_released(
+async def open_released(  # noqa: PLR0913  # what is opened, and what it is of
     params: RoundParameters,
-    talk: Conversation,
-    selection: Selection,
+    shares: Mapping[int, list[Words]],
     contributions: Sequence[Contribution],
     *,
+    frozen: FrozenSet,
+    selection: Selection,
     workers: Workers,
 ) -> ReleasedSums:
     """Put the holders' shares of the sums together.
+
+    Args:
+        params: the round.
+        shares: by holder, of those that are to be relied upon.
+        contributions: what was admitted to the round.
+        frozen: the set.
+        selection: of it.
+        workers: where they are opened.
 
     Raises:
         TooFewSharesError: if they are too few.
         InconsistentSharesError: if wrong ones cannot be told from right ones.
     """
     weight_of = {c.device_id: params.staleness_weight(c.model_version) for c in contributions}
-    names = [member.device_id for member in talk.frozen.members]
+    names = [member.device_id for member in frozen.members]
     weights = tuple(
         sum(weight_of[names[position]] for position in members) for members in selection.sums
     )
-    shares = {holder: stated.value for holder, stated in talk.sums.items()}
     opened = await workers.run(open_sums, params, shares, weights=weights)
     in_sums = {names[position] for position in selection.members}
     return ReleasedSums(

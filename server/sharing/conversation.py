@@ -6,14 +6,15 @@ holders give the same bytes to whoever asks next.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
-from security.errors import SharedRoundError
-from security.secret_sharing.field import M61, Words
+from security.errors import EvidenceInsufficientError, SharedRoundError
+from security.secret_sharing.field import Words
 from security.shared_round import statements
-from security.shared_round.coins import Coin, open_coin
+from security.shared_round.ballot_box import BallotBox, agreeing_votes
+from security.shared_round.coins import Coin, CoinShare, open_coin
 from security.shared_round.member_set import FrozenSet, Selection
 from security.shared_round.openings import OpeningValues, opening_sizes
 from security.shared_round.parameters import RoundParameters
@@ -22,7 +23,6 @@ from server.sharing.holders import HolderClient, HolderRefused
 from server.sharing.pool import HolderPool
 
 T = TypeVar("T")
-COIN_FIELD: Final = M61  # in every round, whatever its own field
 Signed = round_pb.SignedStatement
 
 
@@ -45,7 +45,8 @@ class Conversation:
 
     Attributes:
         frozen: the set.
-        votes, coins, openings, blame, commitments, sums: statements so far, by holder.
+        votes, locks, coins, openings, blame, commitments, sums: statements so far, by holder.
+        box: the votes that fix the coin, once they are put together.
         suspects: members, by position, whose own tests were opened last.
         refusals: why holders did not state what they were asked last.
     """
@@ -59,8 +60,10 @@ class Conversation:
         observer: ConversationObserver,
     ) -> None:
         self.frozen = frozen
-        self.votes: dict[int, Stated[None]] = {}
-        self.coins: dict[int, Stated[Words]] = {}
+        self.votes: dict[int, Stated[tuple[bytes, ...]]] = {}
+        self.box: BallotBox | None = None
+        self.locks: dict[int, Stated[bytes]] = {}
+        self.coins: dict[int, Stated[CoinShare]] = {}
         self.openings: dict[int, Stated[OpeningValues]] = {}
         self.blame: dict[int, Stated[Words]] = {}
         self.commitments: dict[int, Stated[None]] = {}
@@ -71,6 +74,11 @@ class Conversation:
         self._pool = pool
         self._observer = observer
         self._names = {"params_sha256": params.sha256, "set_sha256": frozen.sha256}
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Holders whose votes are in the box: they alone open the coin and the checks."""
+        return () if self.box is None else self.box.holders
 
     async def ask_votes(self) -> None:
         """Propose the set to all holders."""
@@ -86,22 +94,67 @@ class Conversation:
             "vote",
             self.votes,
             lambda client: client.freeze(request),
-            lambda statement: statements.read_vote(
-                statement, attempt=self.frozen.attempt, set_sha256=self.frozen.sha256
-            ),
+            self._read_vote,
+        )
+
+    def agreeing(self) -> tuple[int, ...]:
+        """Holders, ascending, whose votes can be put into one box: the most there are."""
+        votes = {holder: stated.value for holder, stated in self.votes.items()}
+        return agreeing_votes(self._params.scheme, votes)
+
+    def make_box(self, holders: Iterable[int]) -> pb.LockBoxRequest:
+        """Put votes into the box from which the coin comes; return it in the form that is kept.
+
+        Raises:
+            EvidenceInsufficientError, BadStatementError: if they make none.
+        """
+        return self.use_box(
+            pb.LockBoxRequest(
+                **self._names, votes=[self.votes[holder].signed for holder in sorted(holders)]
+            )
+        )
+
+    def use_box(self, kept: pb.LockBoxRequest) -> pb.LockBoxRequest:
+        """Go on with the box that was kept, perhaps by another coordinator; return it.
+
+        Raises:
+            EvidenceInsufficientError, BadStatementError: if it is none.
+        """
+        votes = {}
+        for signed in kept.votes:
+            statement = verify_statement(
+                signed, committee=self._pool.committee, params_sha256=self._params.sha256
+            )
+            votes[statement.holder] = Stated(signed=signed, value=self._read_vote(statement))
+        said = {holder: stated.value for holder, stated in votes.items()}
+        self.box = BallotBox.of(self._params, self.frozen.sha256, said)
+        self.votes |= votes
+        return kept
+
+    async def ask_locks(self) -> None:
+        """Show the box, ask those whose votes are in it to lock themselves to it."""
+        request = pb.LockBoxRequest(**self._names, votes=self._box_votes)
+        await self._ask(
+            "lock",
+            self.locks,
+            lambda client: client.lock_box(request),
+            lambda statement: statements.read_lock(statement, set_sha256=self.frozen.sha256),
+            of=self.members,
         )
 
     async def ask_coins(self) -> None:
-        """Show the votes, ask those who voted for their shares of the coin."""
-        request = pb.RevealCoinRequest(**self._names, votes=_signed(self.votes))
+        """Show the locks, ask the members of the box for their pieces of the coin."""
+        request = pb.RevealCoinRequest(
+            **self._names, votes=self._box_votes, locks=_signed(self.locks)
+        )
         await self._ask(
             "coin",
             self.coins,
             lambda client: client.reveal_coin(request),
             lambda statement: statements.read_coin(
-                statement, set_sha256=self.frozen.sha256, field=COIN_FIELD
+                statement, set_sha256=self.frozen.sha256, scheme=self._params.scheme
             ),
-            of=self.votes,
+            of=self.members,
         )
 
     def coin(self) -> Coin:
@@ -110,11 +163,17 @@ class Conversation:
         Raises:
             EvidenceInsufficientError: if they are too few.
         """
-        return open_coin(self._params, {h: stated.value for h, stated in self.coins.items()})
+        if self.box is None:
+            msg = "the votes must be put into a box before its coin is opened"
+            raise EvidenceInsufficientError(msg)
+        shares = {holder: stated.value for holder, stated in self.coins.items()}
+        return open_coin(self._params, self.box, shares)
 
     async def ask_openings(self, coin: Coin) -> None:
-        """Show the coin, ask those who voted for their shares of what the checks open."""
-        request = pb.OpenChecksRequest(**self._names, coins=_signed(self.coins))
+        """Show the coin, ask the box's members for their shares of what the checks open."""
+        request = pb.OpenChecksRequest(
+            **self._names, coins=_signed(self.coins), votes=self._box_votes
+        )
         sizes = opening_sizes(self._params, len(self.frozen.members))
         await self._ask(
             "openings",
@@ -129,16 +188,19 @@ class Conversation:
                 ),
                 field=self._params.field,
             ),
-            of=self.votes,
+            of=self.members,
         )
 
     async def ask_blame(self, coin: Coin, suspects: tuple[int, ...]) -> None:
-        """Show that groups failed, ask those who voted for the tests of single members."""
+        """Show that groups failed, ask the box's members for the tests of single members."""
         if suspects != self.suspects:  # further openings can show further groups
             self.blame.clear()
             self.suspects = suspects
         request = pb.OpenBlameRequest(
-            **self._names, coins=_signed(self.coins), openings=_signed(self.openings)
+            **self._names,
+            coins=_signed(self.coins),
+            openings=_signed(self.openings),
+            votes=self._box_votes,
         )
         await self._ask(
             "blame",
@@ -152,7 +214,7 @@ class Conversation:
                 wrap_tests=self._params.wrap_tests,
                 field=self._params.field,
             ),
-            of=self.votes,
+            of=self.members,
         )
 
     def evidence(self, mode: pb.SelectionMode.ValueType) -> pb.CommitRequest:
@@ -163,6 +225,7 @@ class Conversation:
             coins=_signed(self.coins),
             openings=_signed(self.openings),
             blame=_signed(self.blame),
+            votes=self._box_votes,
         )
 
     async def ask_commitments(self, evidence: pb.CommitRequest, selection: Selection) -> None:
@@ -204,6 +267,18 @@ class Conversation:
             )
 
         await self._ask("sum", self.sums, release, read)
+
+    @property
+    def _box_votes(self) -> list[Signed]:
+        return [self.votes[holder].signed for holder in self.members]
+
+    def _read_vote(self, statement: round_pb.HolderStatement) -> tuple[bytes, ...]:
+        return statements.read_vote(
+            statement,
+            attempt=self.frozen.attempt,
+            set_sha256=self.frozen.sha256,
+            scheme=self._params.scheme,
+        )
 
     async def _ask(
         self,

@@ -167,6 +167,9 @@ class HolderClient:
     async def freeze(self, request: pb.FreezeRequest) -> round_pb.SignedStatement:
         return await _answer(self._stub.Freeze(request, timeout=self._timeout_s))
 
+    async def lock_box(self, request: pb.LockBoxRequest) -> round_pb.SignedStatement:
+        return await _answer(self._stub.LockBox(request, timeout=self._timeout_s))
+
     async def reveal_coin(self, request: pb.RevealCoinRequest) -> round_pb.SignedStatement:
         return await _answer(self._stub.RevealCoin(request, timeout=self._timeout_s))
 

@@ -1,5 +1,6 @@
 """What a coordinator decides in a shared round: pure functions of what holders stated."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,7 +61,7 @@ def possible_modes(params: RoundParameters, num_openings: int) -> tuple[Selectio
     Raises:
         RoundHopeless: if the parameters say that such a round opens nothing.
     """
-    needed = params.scheme.product_shares if params.is_checked else 0
+    needed = _openings_needed(params)
     modes = []
     if num_openings >= needed:
         modes.append(SelectionMode.CHECKED)
@@ -68,9 +69,45 @@ def possible_modes(params: RoundParameters, num_openings: int) -> tuple[Selectio
         msg = f"{num_openings} of at least {needed} share holders opened the checks"
         raise RoundHopeless(msg)
     fallback = _DEGRADED.get(params.degraded)
-    if params.is_checked and fallback is not None and num_openings >= params.threshold:
+    if params.is_checked and fallback is not None and num_openings >= params.quorum:
         modes.append(fallback)
     return tuple(modes)
+
+
+def may_be_boxed(params: RoundParameters, num_votes: int) -> bool:
+    """Whether the coin may be opened with so many votes: nobody else opens checks afterwards.
+
+    Raises:
+        RoundHopeless: if the parameters say that the round opens nothing with so few.
+    """
+    if num_votes < params.quorum:
+        return False
+    if num_votes < _openings_needed(params):
+        if params.degraded is Degraded.ABORT:
+            msg = f"{num_votes} of at least {_openings_needed(params)} share holders know the set"
+            raise RoundHopeless(msg)
+        return params.degraded in _DEGRADED
+    return True
+
+
+def reliable(
+    params: RoundParameters, shared: SharedRound, released: Iterable[int]
+) -> tuple[int, ...]:
+    """Holders, ascending, whose shares of the sums are to be used.
+
+    Not those that lied, or at which some member's share is wrong. Where shares were checked, only
+    holders whose shares were, unless they are too few.
+    """
+    usable = sorted({*released} - {*shared.liars, *shared.disputed})
+    checked = [holder for holder in usable if holder in shared.holders]
+    if params.has_consistency_mask and len(checked) >= params.threshold:
+        return tuple(checked)
+    return tuple(usable)
+
+
+def _openings_needed(params: RoundParameters) -> int:
+    """Openings that the full checks take."""
+    return max(params.quorum, params.scheme.product_shares) if params.is_checked else 0
 
 
 def frozen_set(params: RoundParameters, shared: SharedRound) -> FrozenSet:

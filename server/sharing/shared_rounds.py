@@ -5,7 +5,7 @@ and ends with an event, or with nothing where it must be tried again. All that a
 in the round's state, in the blob store, and in what the holders answer once more.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Final, Protocol
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
@@ -14,6 +14,7 @@ from security.errors import (
     InconsistentSharesError,
     TooFewSharesError,
 )
+from security.shared_round.coins import Coin
 from security.shared_round.member_set import FrozenSet, Member
 from security.shared_round.parameters import RoundParameters
 from server.kernels import Workers
@@ -41,12 +42,14 @@ from server.sharing.rules import (
     RoundHopeless,
     frozen_set,
     left_out,
+    may_be_boxed,
+    reliable,
     selection_of,
 )
 from server.sharing.session import Session
 from server.storage.blobs import BlobStore
-from server.storage.keys import evidence_blob
-from server.storage.ports import FinishedRound, RoundStore
+from server.storage.keys import ballot_box_blob, evidence_blob
+from server.storage.ports import BlobNotFound, FinishedRound, RoundStore
 
 MAX_ATTEMPTS: Final = 16
 
@@ -134,20 +137,18 @@ class SharedRoundPhases:
     async def check(self, round_: Round, *, now_ms: int) -> Event | None:
         """Let the holders open the coin and the checks; derive what is summed."""
         session, talk = await self._resume(round_)
-        if len(talk.votes) < session.params.quorum:
-            what = f"{len(talk.votes)} of {session.params.quorum} share holders know the set"
-            return self._not_yet(round_, now_ms, what)
-        await talk.ask_coins()
         try:
-            coin = talk.coin()
+            if talk.box is None and not await self._box(round_, session, talk, now_ms):
+                what = f"{len(talk.votes)} share holders know the set"
+                return self._not_yet(round_, now_ms, what)
+            coin = await self._coin(talk)
+            if session.params.is_checked:
+                await talk.ask_openings(coin)
+                if self._may_still_come(round_, now_ms, talk.openings, talk.members):
+                    return None
+            concluded = await conclude(session.params, talk, coin, workers=self._workers)
         except EvidenceInsufficientError as error:
             return self._not_yet(round_, now_ms, str(error))
-        if session.params.is_checked:
-            await talk.ask_openings(coin)
-            if self._may_still_come(round_, now_ms, talk.openings):
-                return None
-        try:
-            concluded = await conclude(session.params, talk, coin, workers=self._workers)
         except RoundHopeless as error:
             return SharedRoundFailed(at_ms=now_ms, detail=str(error))
         if isinstance(concluded, str):
@@ -173,13 +174,20 @@ class SharedRoundPhases:
             raise HoldersAway(msg)
         await talk.ask_sums(selection)
         may_come = self._may_still_come(round_, now_ms, talk.sums)
-        if len(talk.sums) < params.threshold or may_come:
-            msg = f"{len(talk.sums)} of {params.threshold} share holders released the sums"
+        usable = reliable(params, shared, talk.sums)
+        if len(usable) < params.threshold or may_come:
+            msg = f"{len(usable)} of {params.threshold} share holders released the sums"
             raise HoldersAway(msg)
         contributions = await self._store.contributions(round_.task, round_.number)
+        shares = {holder: talk.sums[holder].value for holder in usable}
         try:
             return await open_released(
-                params, talk, selection, contributions, workers=self._workers
+                params,
+                shares,
+                contributions,
+                frozen=talk.frozen,
+                selection=selection,
+                workers=self._workers,
             )
         except TooFewSharesError as error:
             raise HoldersAway(str(error)) from error
@@ -235,6 +243,37 @@ class SharedRoundPhases:
             await talk.ask_votes()
             self._look_again(session, talk)
         return session, talk
+
+    async def _box(self, round_: Round, session: Session, talk: Conversation, now_ms: int) -> bool:
+        """Put the votes together, once and for every leader; whether there is a box.
+
+        A holder that is not in it takes no part in the checks any more, so all are waited for, and
+        as many as the checks take where the task would rather wait than check less.
+
+        Raises:
+            RoundHopeless: if the task would rather end than wait or check less.
+        """
+        key = ballot_box_blob(round_.task, round_.number, talk.frozen.sha256.hex())
+        try:
+            talk.use_box(pb.LockBoxRequest.FromString(await self._blobs.get(key)))
+        except BlobNotFound:
+            voters = talk.agreeing()
+            may_come = self._may_still_come(round_, now_ms, talk.votes)
+            if may_come or not may_be_boxed(session.params, len(voters)):
+                return False
+            # Kept before a holder sees it: who is locked to one box helps with no other.
+            await self._blobs.put(key, talk.make_box(voters).SerializeToString())
+        return True
+
+    async def _coin(self, talk: Conversation) -> Coin:
+        """Open the coin of the box.
+
+        Raises:
+            EvidenceInsufficientError: if too few holders answered.
+        """
+        await talk.ask_locks()
+        await talk.ask_coins()
+        return talk.coin()
 
     async def _vote(
         self,
@@ -300,6 +339,7 @@ class SharedRoundPhases:
             blamed=len(talk.suspects),
             holders=tuple(sorted(talk.openings or talk.coins)),
             liars=liars,
+            disputed=verdict.disputed,
         )
 
     def _look_again(self, session: Session, talk: Conversation) -> None:
@@ -322,13 +362,18 @@ class SharedRoundPhases:
         holder, refusal = min(final.items())
         return f"{len(final)} share holders refuse, holder {holder} with {refusal}"
 
-    def _may_still_come(self, round_: Round, now_ms: int, have: Container[int]) -> bool:
-        """Whether a holder that is not among `have` is worth waiting for."""
+    def _may_still_come(
+        self,
+        round_: Round,
+        now_ms: int,
+        have: Container[int],
+        among: Iterable[int] | None = None,
+    ) -> bool:
+        """Whether a holder of some, or of all, that is not among `have` is worth waiting for."""
         if not self._patience(round_, now_ms).waits_for_all:
             return False
-        return any(
-            self._pool.is_hoped_for(holder) for holder in self._pool.indices if holder not in have
-        )
+        wanted = self._pool.indices if among is None else among
+        return any(self._pool.is_hoped_for(holder) for holder in wanted if holder not in have)
 
     def _not_yet(self, round_: Round, now_ms: int, what: str) -> SharedRoundFailed | None:
         return (

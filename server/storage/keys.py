@@ -74,6 +74,11 @@ def evidence_blob(task: str, round_number: int, selection_sha256: str) -> str:
     return f"{payloads_prefix(task, round_number)}evidence/{selection_sha256}"
 
 
+def ballot_box_blob(task: str, round_number: int, set_sha256: str) -> str:
+    """Blob key of the votes that fix the coin of a shared round's frozen set."""
+    return f"{payloads_prefix(task, round_number)}evidence/box-{set_sha256}"
+
+
 def installation_blob(installation: str) -> str:
     """Blob that shows which round store these blobs belong to."""
     return f"installation/{installation}"

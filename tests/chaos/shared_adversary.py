@@ -1,6 +1,6 @@
 """A coordinator that follows no rule and has one holder's keys: it shows to each what it likes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -13,14 +13,20 @@ from aggregators.shared_selection import select
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from security.errors import SecurityError
-from security.secret_sharing.field import M61
+from security.shared_round.ballot_box import BallotBox
 from security.shared_round.coins import Coin, open_coin
 from security.shared_round.holder_keys import HolderSecrets
 from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
 from security.shared_round.openings import OpeningValues, opening_sizes
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import sign_statement
-from security.shared_round.statements import OpeningSizes, Speaker, read_coin, read_openings
+from security.shared_round.statements import (
+    OpeningSizes,
+    Speaker,
+    read_coin,
+    read_openings,
+    read_vote,
+)
 from security.shared_round.verdicts import judge
 from tests.chaos.shared_operations import LIAR, Attack, Step
 from tests.chaos.shared_statements import StatementLog
@@ -57,16 +63,21 @@ class Adversary:
         if attack.until is Step.FREEZE:
             return
         votes = self._shown(attack, self.log.votes[frozen.sha256], self._vote(frozen))
-        await self._ask(attack, "RevealCoin", pb.RevealCoinRequest(**names, votes=votes.values()))
+        await self._ask(attack, "LockBox", pb.LockBoxRequest(**names, votes=votes.values()))
+        locks = self._shown(attack, self.log.locks[frozen.sha256], self._lock(frozen, votes))
+        reveal = pb.RevealCoinRequest(**names, votes=votes.values(), locks=locks.values())
+        await self._ask(attack, "RevealCoin", reveal)
         if attack.until is Step.COIN:
             return
         true_coin = self.log.coins[frozen.sha256]
         coins = self._shown(attack, true_coin, self._spun(attack, true_coin, "coin"))
-        await self._ask(attack, "OpenChecks", pb.OpenChecksRequest(**names, coins=coins.values()))
+        evidence = _Evidence(votes=votes, coins=coins)
+        check = pb.OpenChecksRequest(**names, votes=votes.values(), coins=coins.values())
+        await self._ask(attack, "OpenChecks", check)
         if attack.until is not Step.OPENINGS:
-            await self._bind(attack, frozen, coins)
+            await self._bind(attack, frozen, evidence)
 
-    async def _bind(self, attack: Attack, frozen: FrozenSet, coins: Shown) -> None:
+    async def _bind(self, attack: Attack, frozen: FrozenSet, evidence: "_Evidence") -> None:
         """Ask for commitments, and for the sums that follow from what is shown."""
         names: Any = {"params_sha256": self.params.sha256, "set_sha256": frozen.sha256}
         true_openings = self.log.openings[frozen.sha256]
@@ -76,11 +87,12 @@ class Adversary:
         commit = pb.CommitRequest(
             **names,
             mode=pb.SelectionMode.ValueType(mode.value),
-            coins=coins.values(),
+            votes=evidence.votes.values(),
+            coins=evidence.coins.values(),
             openings=openings.values(),
         )
         await self._ask(attack, "Commit", commit)
-        selection = self._selection(frozen, coins, openings, mode)
+        selection = self._selection(frozen, evidence, openings, mode)
         if attack.until is Step.COMMIT:
             return
         own = self._speaker.commitment(set_sha256=frozen.sha256, selection_sha256=selection.sha256)
@@ -101,8 +113,35 @@ class Adversary:
         return sign_statement(self.secrets, statement)
 
     def _vote(self, frozen: FrozenSet) -> Signed:
-        vote = self._speaker.vote(attempt=frozen.attempt, set_sha256=frozen.sha256)
+        """Vote; its commitments are those that others named, and anything where nobody did."""
+        known: dict[int, bytes] = {}
+        for signed in self.log.votes[frozen.sha256].values():
+            said = read_statement(signed)
+            pieces = self.params.scheme.pieces_of(said.holder)
+            known.update(zip(pieces, said.vote.coin_commitments, strict=True))
+        commitments = [known.get(at, bytes(32)) for at in self.params.scheme.pieces_of(LIAR)]
+        vote = self._speaker.vote(
+            attempt=frozen.attempt, set_sha256=frozen.sha256, commitments=commitments
+        )
         return self._sign(vote)
+
+    def _lock(self, frozen: FrozenSet, votes: Shown) -> Signed | None:
+        try:
+            return self._sign(self._speaker.lock(self._box(frozen, votes)))
+        except SecurityError:
+            return None
+
+    def _box(self, frozen: FrozenSet, votes: Shown) -> BallotBox:
+        commitments = {
+            holder: read_vote(
+                read_statement(signed),
+                attempt=frozen.attempt,
+                set_sha256=frozen.sha256,
+                scheme=self.params.scheme,
+            )
+            for holder, signed in votes.items()
+        }
+        return BallotBox.of(self.params, frozen.sha256, commitments)
 
     def _frozen(self, attack: Attack) -> FrozenSet | None:
         """Devices of which any holder gave a receipt, but for the one that is left out."""
@@ -144,13 +183,13 @@ class Adversary:
     def _selection(
         self,
         frozen: FrozenSet,
-        coins: Shown,
+        evidence: "_Evidence",
         openings: Shown,
         mode: SelectionMode,
     ) -> Selection:
         """What holders that are shown this would select; all members where that is nothing."""
         try:
-            coin = self._coin(frozen, coins.values())
+            coin = self._coin(frozen, evidence)
             names = ("consistency", "norms", "wraps", "distances")
             sizes = dict(zip(names, opening_sizes(self.params, len(frozen.members)), strict=True))
             rows: dict[int, OpeningValues] = {
@@ -169,18 +208,27 @@ class Adversary:
             everybody = tuple(range(len(frozen.members)))
             return Selection(set_sha256=frozen.sha256, mode=mode, sums=(everybody,))
 
-    def _coin(self, frozen: FrozenSet, coins: Iterable[Signed]) -> Coin:
-        said = [read_statement(signed) for signed in coins]
+    def _coin(self, frozen: FrozenSet, evidence: "_Evidence") -> Coin:
+        said = [read_statement(signed) for signed in evidence.coins.values()]
         shares = {
-            each.holder: read_coin(each, set_sha256=frozen.sha256, field=M61) for each in said
+            each.holder: read_coin(each, set_sha256=frozen.sha256, scheme=self.params.scheme)
+            for each in said
         }
-        return open_coin(self.params, shares)
+        return open_coin(self.params, self._box(frozen, evidence.votes), shares)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evidence:
+    """What it shows of a set: the box, and shares of its coin."""
+
+    votes: Shown
+    coins: Shown
 
 
 def spin(statement: round_pb.HolderStatement, kind: str, random: Random) -> None:
     """Make another statement of it, of the same form."""
     if kind == "coin":
-        statement.coin.shares = other_word(statement.coin.shares, random)
+        statement.coin.pieces[0] = random.randbytes(len(statement.coin.pieces[0]))
     elif kind == "openings":
         parts = ("consistency", "norms", "wraps")
         opened = [name for name in parts if getattr(statement.openings, name)]

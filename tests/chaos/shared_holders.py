@@ -173,7 +173,7 @@ class HolderFleet:
 
     def _lie(self, method: str, _: Messages, answers: Messages) -> Messages:
         kind = {"RevealCoin": Lie.COIN, "OpenChecks": Lie.OPENINGS, "ReleaseSum": Lie.SUM}
-        statements = {"Freeze", "Commit", *kind}
+        statements = {"Freeze", "LockBox", "Commit", *kind}
         if method not in statements:
             return answers
         if Lie.REFUSAL in self.lies:

@@ -14,7 +14,7 @@ from tests.chaos.promise import require
 from tests.chaos.shared_operations import LIAR, QUORUM
 from tests.chaos.shared_wire import read_statement
 
-_ORDER: Final = ("receipt", "vote", "coin", "openings", "blame", "commitment", "sum")
+_ORDER: Final = ("receipt", "vote", "lock", "coin", "openings", "blame", "commitment", "sum")
 
 
 @dataclass
@@ -23,13 +23,16 @@ class StatementLog:
 
     Attributes:
         receipts: header hash by holder and device.
-        coins, openings, blame: statements by set and holder.
+        locks, coins, openings, blame: statements by set and holder.
         commitments: statements by selection and holder.
         selections: of which honest holders released their shares.
     """
 
     receipts: dict[int, dict[str, bytes]] = field(default_factory=lambda: defaultdict(dict))
     votes: dict[bytes, dict[int, pb.SignedStatement]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    locks: dict[bytes, dict[int, pb.SignedStatement]] = field(
         default_factory=lambda: defaultdict(dict)
     )
     coins: dict[bytes, dict[int, pb.SignedStatement]] = field(
@@ -86,10 +89,16 @@ class StatementLog:
                 self._attempt_of[said.vote.set_sha256] = said.vote.attempt
                 self._attempts[holder] = max(self._attempts[holder], said.vote.attempt)
                 self._require_no_later_vote(holder)
+            case "lock":
+                self._bind(holder, "coin", said.lock.set_sha256)
+                self._bind(holder, "box", said.lock.box_sha256)
+                self._require_no_later_vote(holder)
+                self._require_quorum(self.votes[said.lock.set_sha256], "votes")
             case "coin":
                 self._bind(holder, "coin", said.coin.set_sha256)
+                self._bind(holder, "box", said.coin.box_sha256)
                 self._require_no_later_vote(holder)
-                self._require_quorum(self.votes[said.coin.set_sha256], "votes")
+                self._require_quorum(self._locked(said.coin), "locks")
             case "openings" | "blame":
                 opened = getattr(said, kind)
                 self._bind(holder, "coin", opened.set_sha256)
@@ -104,12 +113,20 @@ class StatementLog:
             case "sum":
                 self._release(holder, said.sum)
 
+    def _locked(self, coin: pb.CoinShare) -> list[int]:
+        """Holders that locked themselves to the box that a share of the coin is of."""
+        return [
+            holder
+            for holder, signed in self.locks[coin.set_sha256].items()
+            if read_statement(signed).lock.box_sha256 == coin.box_sha256
+        ]
+
     def _require_no_later_vote(self, holder: int) -> None:
         revealed = self._bound.get((holder, "coin"), b"")
         last = self._attempt_of.get(revealed, self._attempts[holder])
         require(
             self._attempts[holder] <= last,
-            f"holder {holder} voted again though it had revealed a share of a coin",
+            f"holder {holder} voted again though it was locked to a box",
         )
 
     def _release(self, holder: int, said: pb.SumShare) -> None:

@@ -22,7 +22,7 @@ SERVICE: Final = "/fedagg.v1.ShareHolder/"
 _GONE: Final = (grpc.StatusCode.UNAVAILABLE, "the connection broke", ())
 # Calls whose answer is one signed statement.
 _STATEMENTS: Final = frozenset(
-    {"StoreShare", "Freeze", "RevealCoin", "OpenChecks", "OpenBlame", "Commit"}
+    {"StoreShare", "Freeze", "LockBox", "RevealCoin", "OpenChecks", "OpenBlame", "Commit"}
 )
 
 Messages = list[bytes]

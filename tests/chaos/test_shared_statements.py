@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from protos.fedagg.v1 import shared_round_pb2 as pb
+from security.secret_sharing.threshold import Threshold
+from security.shared_round.ballot_box import BallotBox
 from security.shared_round.openings import OpeningValues
 from security.shared_round.statements import Speaker
 from tests.chaos.promise import BrokenPromise
@@ -20,12 +22,27 @@ Said = tuple[int, pb.HolderStatement]
 
 
 def _vote(holder: int, name: str, attempt: int = 1) -> Said:
-    return holder, _SPOKEN[holder].vote(attempt=attempt, set_sha256=name.encode())
+    spoken = _SPOKEN[holder].vote(
+        attempt=attempt, set_sha256=name.encode(), commitments=[bytes(32)] * 4
+    )
+    return holder, spoken
 
 
-def _coin(holder: int, name: str, share: int = 0) -> Said:
-    words = np.full(4, share, dtype=np.uint64)
-    return holder, _SPOKEN[holder].coin(set_sha256=name.encode(), shares=words)
+def _box(name: str, others: int = 0) -> BallotBox:
+    return BallotBox(
+        scheme=Threshold(2, 5),
+        set_sha256=name.encode(),
+        holders=(1, 2, 4),
+        commitments=(bytes([others]) * 32,) * 5,
+    )
+
+
+def _lock(holder: int, name: str, others: int = 0) -> Said:
+    return holder, _SPOKEN[holder].lock(_box(name, others))
+
+
+def _coin(holder: int, name: str, piece: int = 0, others: int = 0) -> Said:
+    return holder, _SPOKEN[holder].coin(_box(name, others), [bytes([piece]) * 32] * 4)
 
 
 def _openings(holder: int, name: str, coin: str) -> Said:
@@ -50,14 +67,18 @@ def _sum(holder: int, selection: str, data: str = "d") -> Said:
 _VOTES: Final = tuple(_vote(holder, "a") for holder in (1, 2, 4))
 _COMMITTED: Final = tuple(_commitment(holder, "s") for holder in (1, 2, 4))
 _LATER: Final = tuple(_vote(holder, "b", 2) for holder in (1, 2, 4))
+_LOCKS: Final = (*_VOTES, *(_lock(holder, "a") for holder in (1, 2, 4)))
 
 BROKEN: Final[Mapping[str, Sequence[Said]]] = {
     "two votes in an attempt": (_vote(1, "a"), _vote(1, "b")),
     "another's name": ((1, _vote(2, "a")[1]),),
-    "a coin without a quorum": (*_VOTES[:2], _coin(1, "a")),
-    "two shares of a coin": (*_VOTES, _coin(1, "a"), _coin(1, "a", share=1)),
-    "shares of two coins": (*_VOTES, _coin(1, "a"), *_LATER[1:], _coin(1, "b")),
-    "a vote after a coin": (*_VOTES, _coin(1, "a"), _vote(1, "b", 2)),
+    "a lock without a quorum": (*_VOTES[:2], _lock(1, "a")),
+    "locks to two boxes": (*_VOTES, _lock(1, "a"), _lock(1, "a", others=1)),
+    "a vote after a lock": (*_VOTES, _lock(1, "a"), _vote(1, "b", 2)),
+    "a coin without a quorum": (*_LOCKS[:5], _coin(1, "a")),
+    "a coin of another box than those of the locks": (*_LOCKS, _coin(5, "a", others=1)),
+    "two shares of a coin": (*_LOCKS, _coin(1, "a"), _coin(1, "a", piece=1)),
+    "shares of two coins": (*_LOCKS, _coin(1, "a"), _coin(1, "b")),
     "openings under two coins": (_openings(1, "a", "x"), _openings(1, "b", "y")),
     "two holders' openings under two coins": (_openings(1, "a", "x"), _openings(2, "a", "y")),
     "two commitments": (_commitment(1, "s"), _commitment(1, "t")),
@@ -85,6 +106,7 @@ def test_a_whole_round_and_all_repetitions_of_it_are_sound() -> None:
     story = [
         *_VOTES,
         *_LATER,
+        *(_lock(holder, "b") for holder in (1, 2, 4)),
         *(_coin(holder, "b") for holder in (1, 2, 4)),
         *(_openings(holder, "b", "x") for holder in (1, 2, 4)),
         *_COMMITTED,

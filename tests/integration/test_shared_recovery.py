@@ -17,6 +17,7 @@ from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
 from security.shared_round.signing import sign_statement
 from server.round.state import Phase
+from server.sharing.holders import HolderAway
 from server.storage.keys import task_prefix
 from server.storage.ports import AdmissionVerdict
 from tests.integration.service import eventually
@@ -36,7 +37,7 @@ from tests.integration.shared_committee import mean_of, update_of
 async def test_a_round_survives_the_death_of_its_leader_and_of_a_holder(
     tmp_path: Path, redis_url: str, ticks: int
 ) -> None:
-    """(2, 5): four holders are a quorum, three open the checks, two the sum."""
+    """(2, 5): four holders are a quorum and open the checks, two open the sum."""
     async with bench_of(tmp_path, redis_url, threshold=2, num_holders=5) as bench:
         dead, heir = bench.process("a"), bench.process("b")
         await bench.collected(dead)
@@ -238,6 +239,66 @@ async def test_a_holder_that_lies_about_a_sum_is_corrected_and_named(
         (record,) = process.observer.finished
         assert record.shared is not None
         assert record.shared.liars == (3,)
+
+
+@pytest.mark.slow
+async def test_a_holder_that_lies_about_a_member_costs_nobody_his_place(
+    tmp_path: Path, redis_url: str
+) -> None:
+    """(2, 5): whether the device or the holder is wrong cannot be told; the others do without."""
+    async with bench_of(
+        tmp_path, redis_url, threshold=2, num_holders=5, format="shamir-seeded"
+    ) as bench:
+        process = bench.process("a")
+        await bench.collected(process)
+        liar = process.pool._clients[3]
+        truth = liar.open_checks
+
+        async def lie(request: pb.OpenChecksRequest) -> round_pb.SignedStatement:
+            signed = await truth(request)
+            said = round_pb.HolderStatement.FromString(signed.statement)
+            words = bytearray(said.openings.consistency)
+            words[0] ^= 1
+            said.openings.consistency = bytes(words)
+            return sign_statement(bench.holders.secrets[2], said)
+
+        liar.open_checks = lie  # type: ignore[method-assign]
+        await process.tick_until_idle()
+        await bench.published()
+        (record,) = process.observer.finished
+        assert record.shared is not None
+        assert record.shared.excluded == ()
+        assert (record.shared.disputed, record.shared.liars) == ((3,), ())
+
+
+@pytest.mark.slow
+async def test_a_new_leader_goes_on_with_the_box_that_a_holder_is_locked_to(
+    tmp_path: Path, redis_url: str
+) -> None:
+    """(2, 5): the votes of a holder that is gone since then are in the box for good."""
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=5) as bench:
+        dead, heir = bench.process("a"), bench.process("b")
+        await bench.collected(dead)
+
+        async def away(request: pb.LockBoxRequest) -> round_pb.SignedStatement:
+            del request
+            raise HolderAway("it does not answer")
+
+        for index in (2, 3, 4, 5):
+            dead.pool._clients[index].lock_box = away  # type: ignore[method-assign]
+        for _ in range(3):
+            await dead.driver.tick()
+        assert (await bench.round()).phase is Phase.CHECKING
+        assert [kind for _, kind in dead.observer.statements].count("lock") == 1
+        await bench.holders.stop(5)
+        await dead.phases.close()
+        await bench.advance(LEASE_MS + 1)
+        for _ in range(3):
+            await bench.drive(heir)
+        await bench.published()
+        (record,) = heir.observer.finished
+        assert record.shared is not None
+        assert record.shared.holders == (1, 2, 3, 4)
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from client.round_encoding import RoundEncoding
 from client.sharing import UpdateSealer
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from security.secret_sharing.replicated_keys import ReplicatedKeys
-from security.shared_round.coins import coin_share, open_coin
 from security.shared_round.key_dealing import accept_keys, deal_keys
 from security.shared_round.openings import compute_blame, compute_openings
 from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
@@ -21,6 +20,7 @@ from simulation.errors import ScenarioError
 from simulation.shared_attacks import AttackingSealer
 from tests.client.committee import Holders, make_holders
 from tests.client.federation import DEVICE, TASK, ScriptedFederation
+from tests.security.shared_round.shared_vectors import flip_coin
 
 DIM = 2_000
 SET_SHA256 = bytes(range(32))
@@ -69,7 +69,7 @@ def verdict_on(
     holders: Holders, keys: dict[int, ReplicatedKeys], params: RoundParameters, bundles: list[bytes]
 ) -> Verdict:
     """Check the updates as the holders of a round do."""
-    coin = open_coin(params, {j: coin_share(params, keys[j], SET_SHA256) for j in POINTS})
+    coin = flip_coin(params, keys, SET_SHA256)
     vectors: dict[int, list[SharePieces]] = {
         j: [holders.pieces(params, bundle, j) for bundle in bundles] for j in POINTS
     }

@@ -31,6 +31,7 @@ class _SelectionModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Selecti
     CHECKED: _SelectionMode.ValueType  # 1
     """as the parameters say"""
     DEGRADED_GROUPED: _SelectionMode.ValueType  # 2
+    """these two only where the full checks cannot be opened"""
     DEGRADED_UNCHECKED: _SelectionMode.ValueType  # 3
 
 class SelectionMode(_SelectionMode, metaclass=_SelectionModeEnumTypeWrapper):
@@ -40,6 +41,7 @@ SELECTION_MODE_UNSPECIFIED: SelectionMode.ValueType  # 0
 CHECKED: SelectionMode.ValueType  # 1
 """as the parameters say"""
 DEGRADED_GROUPED: SelectionMode.ValueType  # 2
+"""these two only where the full checks cannot be opened"""
 DEGRADED_UNCHECKED: SelectionMode.ValueType  # 3
 Global___SelectionMode: _TypeAlias = SelectionMode  # noqa: Y015
 
@@ -459,7 +461,7 @@ class FreezeRequest(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     params_sha256: _builtins.bytes
     attempt: _builtins.int
-    """From 1; a later attempt replaces an earlier one, until the holder has revealed a coin share."""
+    """From 1; a later attempt replaces an earlier one, until the holder has locked itself to a box."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
         """Ascending by device id, without repetition."""
@@ -480,7 +482,7 @@ class FreezeRequest(_message.Message):
 Global___FreezeRequest: _TypeAlias = FreezeRequest  # noqa: Y015
 
 @_typing.final
-class RevealCoinRequest(_message.Message):
+class LockBoxRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PARAMS_SHA256_FIELD_NUMBER: _builtins.int
@@ -490,7 +492,9 @@ class RevealCoinRequest(_message.Message):
     set_sha256: _builtins.bytes
     @_builtins.property
     def votes(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]:
-        """At least quorum votes for this set."""
+        """The ballot box: at least quorum votes for this set, the holder's own among them, that agree on
+        the commitments.
+        """
 
     def __init__(
         self,
@@ -505,6 +509,40 @@ class RevealCoinRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+Global___LockBoxRequest: _TypeAlias = LockBoxRequest  # noqa: Y015
+
+@_typing.final
+class RevealCoinRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARAMS_SHA256_FIELD_NUMBER: _builtins.int
+    SET_SHA256_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    LOCKS_FIELD_NUMBER: _builtins.int
+    params_sha256: _builtins.bytes
+    set_sha256: _builtins.bytes
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]:
+        """The ballot box, here and in the requests that follow."""
+
+    @_builtins.property
+    def locks(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]:
+        """At least quorum locks to this box."""
+
+    def __init__(
+        self,
+        *,
+        params_sha256: _builtins.bytes = ...,
+        set_sha256: _builtins.bytes = ...,
+        votes: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
+        locks: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locks", b"locks", "params_sha256", b"params_sha256", "set_sha256", b"set_sha256", "votes", b"votes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
 Global___RevealCoinRequest: _TypeAlias = RevealCoinRequest  # noqa: Y015
 
 @_typing.final
@@ -514,22 +552,26 @@ class OpenChecksRequest(_message.Message):
     PARAMS_SHA256_FIELD_NUMBER: _builtins.int
     SET_SHA256_FIELD_NUMBER: _builtins.int
     COINS_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
     params_sha256: _builtins.bytes
     set_sha256: _builtins.bytes
     @_builtins.property
     def coins(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]:
-        """At least quorum shares of the coin."""
+        """At least quorum shares of the coin, of this box."""
 
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]: ...
     def __init__(
         self,
         *,
         params_sha256: _builtins.bytes = ...,
         set_sha256: _builtins.bytes = ...,
         coins: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
+        votes: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coins", b"coins", "params_sha256", b"params_sha256", "set_sha256", b"set_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coins", b"coins", "params_sha256", b"params_sha256", "set_sha256", b"set_sha256", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -543,14 +585,17 @@ class OpenBlameRequest(_message.Message):
     SET_SHA256_FIELD_NUMBER: _builtins.int
     COINS_FIELD_NUMBER: _builtins.int
     OPENINGS_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
     params_sha256: _builtins.bytes
     set_sha256: _builtins.bytes
     @_builtins.property
     def coins(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]: ...
     @_builtins.property
     def openings(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]:
-        """What shows that groups failed."""
+        """What shows that groups failed: statements of at least quorum holders of the box."""
 
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]: ...
     def __init__(
         self,
         *,
@@ -558,10 +603,11 @@ class OpenBlameRequest(_message.Message):
         set_sha256: _builtins.bytes = ...,
         coins: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
         openings: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
+        votes: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coins", b"coins", "openings", b"openings", "params_sha256", b"params_sha256", "set_sha256", b"set_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coins", b"coins", "openings", b"openings", "params_sha256", b"params_sha256", "set_sha256", b"set_sha256", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -577,6 +623,7 @@ class CommitRequest(_message.Message):
     COINS_FIELD_NUMBER: _builtins.int
     OPENINGS_FIELD_NUMBER: _builtins.int
     BLAME_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
     params_sha256: _builtins.bytes
     set_sha256: _builtins.bytes
     mode: Global___SelectionMode.ValueType
@@ -588,6 +635,8 @@ class CommitRequest(_message.Message):
     def openings(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]: ...
     @_builtins.property
     def blame(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]: ...
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[_shared_round_pb2.SignedStatement]: ...
     def __init__(
         self,
         *,
@@ -597,10 +646,11 @@ class CommitRequest(_message.Message):
         coins: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
         openings: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
         blame: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
+        votes: _abc.Iterable[_shared_round_pb2.SignedStatement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blame", b"blame", "coins", b"coins", "mode", b"mode", "openings", b"openings", "params_sha256", b"params_sha256", "set_sha256", b"set_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blame", b"blame", "coins", b"coins", "mode", b"mode", "openings", b"openings", "params_sha256", b"params_sha256", "set_sha256", b"set_sha256", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

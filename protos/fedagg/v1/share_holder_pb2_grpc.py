@@ -77,6 +77,11 @@ class ShareHolderStub(object):
                 request_serializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.FreezeRequest.SerializeToString,
                 response_deserializer=protos_dot_fedagg_dot_v1_dot_shared__round__pb2.SignedStatement.FromString,
                 _registered_method=True)
+        self.LockBox = channel.unary_unary(
+                '/fedagg.v1.ShareHolder/LockBox',
+                request_serializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.LockBoxRequest.SerializeToString,
+                response_deserializer=protos_dot_fedagg_dot_v1_dot_shared__round__pb2.SignedStatement.FromString,
+                _registered_method=True)
         self.RevealCoin = channel.unary_unary(
                 '/fedagg.v1.ShareHolder/RevealCoin',
                 request_serializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.RevealCoinRequest.SerializeToString,
@@ -169,6 +174,13 @@ class ShareHolderServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LockBox(self, request, context):
+        """a BoxLock
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevealCoin(self, request, context):
         """a CoinShare
         """
@@ -252,6 +264,11 @@ def add_ShareHolderServicer_to_server(servicer, server):
             'Freeze': grpc.unary_unary_rpc_method_handler(
                     servicer.Freeze,
                     request_deserializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.FreezeRequest.FromString,
+                    response_serializer=protos_dot_fedagg_dot_v1_dot_shared__round__pb2.SignedStatement.SerializeToString,
+            ),
+            'LockBox': grpc.unary_unary_rpc_method_handler(
+                    servicer.LockBox,
+                    request_deserializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.LockBoxRequest.FromString,
                     response_serializer=protos_dot_fedagg_dot_v1_dot_shared__round__pb2.SignedStatement.SerializeToString,
             ),
             'RevealCoin': grpc.unary_unary_rpc_method_handler(
@@ -502,6 +519,33 @@ class ShareHolder(object):
             target,
             '/fedagg.v1.ShareHolder/Freeze',
             protos_dot_fedagg_dot_v1_dot_share__holder__pb2.FreezeRequest.SerializeToString,
+            protos_dot_fedagg_dot_v1_dot_shared__round__pb2.SignedStatement.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LockBox(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedagg.v1.ShareHolder/LockBox',
+            protos_dot_fedagg_dot_v1_dot_share__holder__pb2.LockBoxRequest.SerializeToString,
             protos_dot_fedagg_dot_v1_dot_shared__round__pb2.SignedStatement.FromString,
             options,
             channel_credentials,

@@ -51,6 +51,8 @@ class ShareHolderStub:
     """Receipts of everything stored for a round."""
     Freeze: _grpc.UnaryUnaryMultiCallable[_share_holder_pb2.FreezeRequest, _shared_round_pb2.SignedStatement]
     """a Vote"""
+    LockBox: _grpc.UnaryUnaryMultiCallable[_share_holder_pb2.LockBoxRequest, _shared_round_pb2.SignedStatement]
+    """a BoxLock"""
     RevealCoin: _grpc.UnaryUnaryMultiCallable[_share_holder_pb2.RevealCoinRequest, _shared_round_pb2.SignedStatement]
     """a CoinShare"""
     OpenChecks: _grpc.UnaryUnaryMultiCallable[_share_holder_pb2.OpenChecksRequest, _shared_round_pb2.SignedStatement]
@@ -86,6 +88,8 @@ class ShareHolderAsyncStub(ShareHolderStub):
     """Receipts of everything stored for a round."""
     Freeze: _aio.UnaryUnaryMultiCallable[_share_holder_pb2.FreezeRequest, _shared_round_pb2.SignedStatement]  # type: ignore[assignment]
     """a Vote"""
+    LockBox: _aio.UnaryUnaryMultiCallable[_share_holder_pb2.LockBoxRequest, _shared_round_pb2.SignedStatement]  # type: ignore[assignment]
+    """a BoxLock"""
     RevealCoin: _aio.UnaryUnaryMultiCallable[_share_holder_pb2.RevealCoinRequest, _shared_round_pb2.SignedStatement]  # type: ignore[assignment]
     """a CoinShare"""
     OpenChecks: _aio.UnaryUnaryMultiCallable[_share_holder_pb2.OpenChecksRequest, _shared_round_pb2.SignedStatement]  # type: ignore[assignment]
@@ -166,6 +170,14 @@ class ShareHolderServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_shared_round_pb2.SignedStatement, _abc.Awaitable[_shared_round_pb2.SignedStatement]]:
         """a Vote"""
+
+    @_abc_1.abstractmethod
+    def LockBox(
+        self,
+        request: _share_holder_pb2.LockBoxRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_shared_round_pb2.SignedStatement, _abc.Awaitable[_shared_round_pb2.SignedStatement]]:
+        """a BoxLock"""
 
     @_abc_1.abstractmethod
     def RevealCoin(

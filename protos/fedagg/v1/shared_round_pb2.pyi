@@ -354,6 +354,7 @@ class HolderStatement(_message.Message):
     BLAME_FIELD_NUMBER: _builtins.int
     COMMITMENT_FIELD_NUMBER: _builtins.int
     SUM_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
     params_sha256: _builtins.bytes
     holder: _builtins.int
     @_builtins.property
@@ -370,6 +371,8 @@ class HolderStatement(_message.Message):
     def commitment(self) -> Global___Commitment: ...
     @_builtins.property
     def sum(self) -> Global___SumShare: ...
+    @_builtins.property
+    def lock(self) -> Global___BoxLock: ...
     def __init__(
         self,
         *,
@@ -382,12 +385,13 @@ class HolderStatement(_message.Message):
         blame: Global___BlameOpenings | None = ...,
         commitment: Global___Commitment | None = ...,
         sum: Global___SumShare | None = ...,
+        lock: Global___BoxLock | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blame", b"blame", "coin", b"coin", "commitment", b"commitment", "openings", b"openings", "receipt", b"receipt", "statement", b"statement", "sum", b"sum", "vote", b"vote"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blame", b"blame", "coin", b"coin", "commitment", b"commitment", "lock", b"lock", "openings", b"openings", "receipt", b"receipt", "statement", b"statement", "sum", b"sum", "vote", b"vote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blame", b"blame", "coin", b"coin", "commitment", b"commitment", "holder", b"holder", "openings", b"openings", "params_sha256", b"params_sha256", "receipt", b"receipt", "statement", b"statement", "sum", b"sum", "vote", b"vote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blame", b"blame", "coin", b"coin", "commitment", b"commitment", "holder", b"holder", "lock", b"lock", "openings", b"openings", "params_sha256", b"params_sha256", "receipt", b"receipt", "statement", b"statement", "sum", b"sum", "vote", b"vote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["receipt", "vote", "coin", "openings", "blame", "commitment", "sum"]  # noqa: Y015
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["receipt", "vote", "coin", "openings", "blame", "commitment", "sum", "lock"]  # noqa: Y015
     _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
 
@@ -448,40 +452,80 @@ class Vote(_message.Message):
 
     ATTEMPT_FIELD_NUMBER: _builtins.int
     SET_SHA256_FIELD_NUMBER: _builtins.int
+    COIN_COMMITMENTS_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     set_sha256: _builtins.bytes
+    @_builtins.property
+    def coin_commitments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SHA-256 of `fedagg/coin-commitment/1\\0` and the holder's piece of the coin, one for each set of
+        threshold - 1 holders that it is not in, lexicographic order; 32 bytes each.
+        """
+
     def __init__(
         self,
         *,
         attempt: _builtins.int = ...,
         set_sha256: _builtins.bytes = ...,
+        coin_commitments: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "set_sha256", b"set_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "coin_commitments", b"coin_commitments", "set_sha256", b"set_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Vote: _TypeAlias = Vote  # noqa: Y015
 
 @_typing.final
-class CoinShare(_message.Message):
+class BoxLock(_message.Message):
+    """The holder will reveal its pieces of the coin for this ballot box and for no other in this round,
+    ever, and votes for no other set. A box is a quorum of votes for one set that agree on every
+    commitment; security/shared_round/coins.py has its hash.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SET_SHA256_FIELD_NUMBER: _builtins.int
-    SHARES_FIELD_NUMBER: _builtins.int
+    BOX_SHA256_FIELD_NUMBER: _builtins.int
     set_sha256: _builtins.bytes
-    shares: _builtins.bytes
-    """Shares of four field elements, little-endian uint64."""
+    box_sha256: _builtins.bytes
     def __init__(
         self,
         *,
         set_sha256: _builtins.bytes = ...,
-        shares: _builtins.bytes = ...,
+        box_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["set_sha256", b"set_sha256", "shares", b"shares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box_sha256", b"box_sha256", "set_sha256", b"set_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BoxLock: _TypeAlias = BoxLock  # noqa: Y015
+
+@_typing.final
+class CoinShare(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SET_SHA256_FIELD_NUMBER: _builtins.int
+    BOX_SHA256_FIELD_NUMBER: _builtins.int
+    PIECES_FIELD_NUMBER: _builtins.int
+    set_sha256: _builtins.bytes
+    box_sha256: _builtins.bytes
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """What the commitments of the holder's vote are of, in the same order; 32 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        set_sha256: _builtins.bytes = ...,
+        box_sha256: _builtins.bytes = ...,
+        pieces: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box_sha256", b"box_sha256", "pieces", b"pieces", "set_sha256", b"set_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,8 @@ from security.secret_sharing.fixed_point import centered, encode
 from security.secret_sharing.replicated_keys import ReplicatedKeys
 from security.secret_sharing.seeded import explicit_shares
 from security.secret_sharing.threshold import Threshold
-from security.shared_round.coins import Coin, coin_share, open_coin
+from security.shared_round.ballot_box import BallotBox
+from security.shared_round.coins import Coin, CoinShare, coin_commitments, coin_pieces, open_coin
 from security.shared_round.extras import make_extras
 from security.shared_round.openings import (
     OpeningValues,
@@ -145,6 +146,19 @@ def deal(scheme: Threshold, seed: int = 1) -> dict[int, ReplicatedKeys]:
     }
 
 
+def flip_coin(
+    params: RoundParameters, keys: Mapping[int, ReplicatedKeys], set_sha256: bytes = SET_SHA256
+) -> Coin:
+    """Open the coin by all the holders whose keys these are."""
+    votes = {j: coin_commitments(mine, set_sha256) for j, mine in keys.items()}
+    box = BallotBox.of(params, set_sha256, votes)
+    shares = {
+        j: CoinShare(box_sha256=box.sha256, pieces=coin_pieces(mine, set_sha256))
+        for j, mine in keys.items()
+    }
+    return open_coin(params, box, shares)
+
+
 @dataclass(slots=True, kw_only=True)
 class Committee:
     """All holders of a round, with the shares of its members."""
@@ -170,10 +184,7 @@ class Committee:
 
     def coin(self) -> Coin:
         """Open the coin by all holders."""
-        shares = {
-            j: coin_share(self.params, keys, self.set_sha256) for j, keys in self.keys.items()
-        }
-        return open_coin(self.params, shares)
+        return flip_coin(self.params, self.keys, self.set_sha256)
 
     def openings(self, coin: Coin) -> dict[int, OpeningValues]:
         """Compute every holder's openings."""

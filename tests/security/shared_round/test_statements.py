@@ -9,6 +9,7 @@ import pytest
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import BadStatementError
 from security.secret_sharing.field import M31, M61, MersenneField, Words
+from security.shared_round.ballot_box import BallotBox
 from security.shared_round.openings import OpeningValues, opening_sizes
 from security.shared_round.parameters import Checks, RoundParameters
 from security.shared_round.statements import (
@@ -17,6 +18,7 @@ from security.shared_round.statements import (
     read_blame,
     read_coin,
     read_commitment,
+    read_lock,
     read_openings,
     read_receipt,
     read_sum_share,
@@ -64,10 +66,13 @@ def openings(of: OpeningValues) -> pb.HolderStatement:
     return SPEAKER.openings(set_sha256=SET, coin_sha256=COIN, values=of)
 
 
+DIGESTS = [bytes([number]) * 32 for number in range(1, 1 + len(PARAMS.scheme.pieces_of(2)))]
+BOX = BallotBox(scheme=PARAMS.scheme, set_sha256=SET, holders=(1, 2), commitments=())
 STATEMENTS: dict[str, pb.HolderStatement] = {
     "receipt": SPEAKER.receipt(device_id="phone-1", header_sha256=OTHER),
-    "vote": SPEAKER.vote(attempt=3, set_sha256=SET),
-    "coin": SPEAKER.coin(set_sha256=SET, shares=words(4)),
+    "vote": SPEAKER.vote(attempt=3, set_sha256=SET, commitments=DIGESTS),
+    "lock": SPEAKER.lock(BOX),
+    "coin": SPEAKER.coin(BOX, DIGESTS),
     "openings": openings(values()),
     "blame": SPEAKER.blame(
         set_sha256=SET, coin_sha256=COIN, members=[1, 4], wraps=words(2 * PARAMS.wrap_tests)
@@ -77,8 +82,9 @@ STATEMENTS: dict[str, pb.HolderStatement] = {
 }
 READERS: dict[str, Callable[[pb.HolderStatement], object]] = {
     "receipt": read_receipt,
-    "vote": lambda statement: read_vote(statement, attempt=3, set_sha256=SET),
-    "coin": lambda statement: read_coin(statement, set_sha256=SET, field=M61),
+    "vote": lambda statement: read_vote(statement, attempt=3, set_sha256=SET, scheme=PARAMS.scheme),
+    "lock": lambda statement: read_lock(statement, set_sha256=SET),
+    "coin": lambda statement: read_coin(statement, set_sha256=SET, scheme=PARAMS.scheme),
     "openings": lambda statement: read_openings(
         statement, set_sha256=SET, coin_sha256=COIN, sizes=sizes(), field=M61
     ),
@@ -126,8 +132,10 @@ def test_words_come_back() -> None:
     )
     for name in ("consistency", "norms", "wraps", "distances"):
         np.testing.assert_array_equal(getattr(read, name), getattr(values(), name))
-    coin = read_coin(STATEMENTS["coin"], set_sha256=SET, field=M61)
-    np.testing.assert_array_equal(coin, words(4))
+    assert READERS["vote"](STATEMENTS["vote"]) == tuple(DIGESTS)
+    assert READERS["lock"](STATEMENTS["lock"]) == BOX.sha256
+    coin = read_coin(STATEMENTS["coin"], set_sha256=SET, scheme=PARAMS.scheme)
+    assert (coin.box_sha256, coin.pieces) == (BOX.sha256, tuple(DIGESTS))
     blame = read_blame(
         STATEMENTS["blame"],
         set_sha256=SET,
@@ -156,7 +164,10 @@ def test_openings_without_checks_are_empty() -> None:
     ("kind", "field"),
     [
         ("vote", "set_sha256"),
+        ("lock", "set_sha256"),
+        ("lock", "box_sha256"),
         ("coin", "set_sha256"),
+        ("coin", "box_sha256"),
         ("openings", "set_sha256"),
         ("openings", "coin_sha256"),
         ("blame", "set_sha256"),
@@ -167,7 +178,9 @@ def test_openings_without_checks_are_empty() -> None:
     ],
 )
 def test_a_statement_about_something_else_is_refused(kind: str, field: str) -> None:
-    for value in (OTHER, b"", SET[:-1]):
+    # Any box may be named; whether it is the one that is meant, whoever reads it must see.
+    values = (b"", SET[:-1]) if field == "box_sha256" else (OTHER, b"", SET[:-1])
+    for value in values:
         changed = pb.HolderStatement()
         changed.CopyFrom(STATEMENTS[kind])
         setattr(getattr(changed, kind), field, value)
@@ -181,10 +194,6 @@ def test_a_statement_about_something_else_is_refused(kind: str, field: str) -> N
         ("receipt", "device_id", ""),
         ("receipt", "header_sha256", b"short"),
         ("vote", "attempt", 2),
-        ("coin", "shares", words_to_bytes(words(3))),
-        ("coin", "shares", words_to_bytes(words(5))),
-        ("coin", "shares", words_to_bytes(words(4))[:-1]),
-        ("coin", "shares", b"\xff" * 32),
         ("openings", "consistency", b""),
         ("openings", "norms", words_to_bytes(words(MEMBERS + 1))),
         ("openings", "wraps", words_to_bytes(words(1))),
@@ -200,6 +209,22 @@ def test_a_field_that_does_not_fit_is_refused(kind: str, field: str, value: obje
     changed.CopyFrom(STATEMENTS[kind])
     setattr(getattr(changed, kind), field, value)
     with pytest.raises(BadStatementError):
+        READERS[kind](changed)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("vote", "coin_commitments"), ("coin", "pieces")])
+@pytest.mark.parametrize(
+    "pieces", [[], DIGESTS[1:], [*DIGESTS, bytes(32)], [*DIGESTS[1:], bytes(31)]]
+)
+def test_one_piece_of_32_bytes_belongs_to_each_key(
+    kind: str, name: str, pieces: list[bytes]
+) -> None:
+    changed = pb.HolderStatement()
+    changed.CopyFrom(STATEMENTS[kind])
+    body = getattr(changed, kind)
+    body.ClearField(name)
+    getattr(body, name).extend(pieces)
+    with pytest.raises(BadStatementError, match=name):
         READERS[kind](changed)
 
 

@@ -11,6 +11,7 @@ from security.shared_round.coins import Coin
 from security.shared_round.member_set import SelectionMode
 from security.shared_round.openings import OpeningValues
 from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.sum_opening import open_sums
 from security.shared_round.verdicts import FailureReason, Verdict, judge, judge_blame
 from tests.security.shared_round.shared_vectors import (
     Committee,
@@ -47,7 +48,7 @@ def same(one: Verdict, other: Verdict) -> bool:
         equal = one.distances is other.distances
     else:
         equal = np.array_equal(one.distances, other.distances)
-    names = ("passed", "failed", "suspects", "liars")
+    names = ("passed", "failed", "suspects", "liars", "disputed")
     return equal and all(getattr(one, name) == getattr(other, name) for name in names)
 
 
@@ -119,6 +120,83 @@ def test_a_holder_wrong_at_half_of_the_members_takes_them_along() -> None:
     assert verdict.liars == ()
 
 
+@pytest.mark.parametrize("scheme", [(2, 5), (3, 7)])
+def test_a_holder_wrong_at_few_members_is_disputed_and_the_members_stay(
+    scheme: tuple[int, int],
+) -> None:
+    params = parameters(threshold=scheme[0], holders=scheme[1])
+    _, coin, rows = opened(params)
+    truth = judge(params, coin, MEMBERS, rows)
+    rows[2] = changed(rows[2], "consistency", [0, 1, 2])
+    verdict = judge(params, coin, MEMBERS, rows)
+    assert (verdict.disputed, verdict.liars) == ((2,), ())
+    assert verdict.passed == tuple(range(MEMBERS))
+    assert same(replace(verdict, disputed=()), truth)
+
+
+def test_as_many_holders_may_be_disputed_as_may_be_malicious() -> None:
+    params = parameters(threshold=3, holders=7)
+    _, coin, rows = opened(params)
+    rows[2] = changed(rows[2], "consistency", [0])
+    rows[5] = changed(rows[5], "consistency", [0, 3])
+    assert judge(params, coin, MEMBERS, rows).disputed == (2, 5)
+    rows[6] = changed(rows[6], "consistency", [4])
+    verdict = judge(params, coin, MEMBERS, rows)
+    assert verdict.disputed == ()
+    assert verdict.failed == dict.fromkeys((0, 3, 4), FailureReason.INCONSISTENT)
+
+
+def test_a_device_with_a_wrong_share_at_one_holder_stays_and_the_sum_is_right() -> None:
+    params = parameters(threshold=2, holders=5)
+    group, coin, _ = opened(params)
+    right = open_sums(params, group.sums([range(MEMBERS)]), weights=[MEMBERS]).sums[0]
+    group.shares[3][1] = group.shares[3][1] ^ ONE
+    verdict = judge(params, coin, MEMBERS, group.openings(coin))
+    assert (verdict.passed, verdict.disputed) == (tuple(range(MEMBERS)), (3,))
+    shares = group.sums([range(MEMBERS)])
+    del shares[3]
+    opened_ = open_sums(params, shares, weights=[MEMBERS])
+    assert np.array_equal(opened_.sums[0], right)
+
+
+def test_a_device_that_makes_a_true_holder_disputed_does_not_cover_for_a_liar() -> None:
+    """Without holder 4, the lies of holder 1 about norms of (2, 5) could not be corrected."""
+    params = parameters(threshold=2, holders=5)
+    group, coin, _ = opened(params)
+    group.shares[4][5] = group.shares[4][5] ^ ONE
+    rows = group.openings(coin)
+    rows[1] = changed(rows[1], "norms", [0, 1])
+    verdict = judge(params, coin, MEMBERS, rows)
+    assert verdict.failed == {5: FailureReason.INCONSISTENT}
+    assert (verdict.liars, verdict.disputed) == ((1,), ())
+
+
+def test_disputed_holders_say_nothing_in_blame() -> None:
+    params, group, coin, _ = blamed((2, 5))
+    group.shares[3][0] = group.shares[3][0] ^ ONE
+    verdict = judge(params, coin, MEMBERS, group.openings(coin))
+    assert verdict.disputed == (3,)
+    rows = group.blame(coin, verdict.suspects)
+    found = judge_blame(params, verdict, rows | {3: rows[3] ^ ONE})
+    assert (found.liars, found.disputed, found.passed) == ((), (3,), (0, 2, 3, 4, 5))
+
+
+def test_less_is_not_checked_where_the_full_checks_can_be_opened() -> None:
+    params = parameters()
+    _, coin, rows = opened(params)
+    for mode in (SelectionMode.DEGRADED_GROUPED, SelectionMode.DEGRADED_UNCHECKED):
+        with pytest.raises(EvidenceInsufficientError, match="give the full checks"):
+            judge(params, coin, MEMBERS, rows, mode=mode)
+        assert judge(params, coin, MEMBERS, without(rows, 3), mode=mode).failed == {}
+        sum_only = parameters(checks=Checks.SUM_ONLY)
+        with pytest.raises(EvidenceInsufficientError, match="without checks"):
+            judge(sum_only, coin, MEMBERS, {}, mode=mode)
+
+
+def without(rows: Rows, *holders: int) -> Rows:
+    return {j: row for j, row in rows.items() if j not in holders}
+
+
 def test_contradictions_of_unknown_origin_blame_no_member() -> None:
     params = parameters(threshold=2, holders=5, format=ShareFormat.CNF_SEEDED)
     _, coin, rows = opened(params)
@@ -128,7 +206,7 @@ def test_contradictions_of_unknown_origin_blame_no_member() -> None:
         judge(params, coin, MEMBERS, rows)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_too_few_holders_decide_nothing(count: int) -> None:
     params = parameters()
     _, coin, rows = opened(params)
@@ -138,13 +216,13 @@ def test_too_few_holders_decide_nothing(count: int) -> None:
             judge(params, coin, MEMBERS, few, mode=mode)
 
 
-def test_degraded_modes_need_t_holders_and_open_no_products() -> None:
+def test_degraded_modes_need_a_quorum_and_open_no_products() -> None:
     params = parameters()
     _, coin, rows = opened(params)
-    three = {j: changed(rows[j], "norms") for j in (1, 3, 5)}
+    four = {j: changed(rows[j], "norms") for j in (1, 2, 3, 5)}
     with pytest.raises(EvidenceInsufficientError, match="at least 5"):
-        judge(params, coin, MEMBERS, three)
-    verdict = judge(params, coin, MEMBERS, three, mode=SelectionMode.DEGRADED_GROUPED)
+        judge(params, coin, MEMBERS, four)
+    verdict = judge(params, coin, MEMBERS, four, mode=SelectionMode.DEGRADED_GROUPED)
     assert verdict.passed == tuple(range(MEMBERS))
     assert verdict.distances is None
 
@@ -185,18 +263,18 @@ def blamed(scheme: tuple[int, int]) -> tuple[RoundParameters, Committee, Coin, V
     return params, group, coin, judge(params, coin, MEMBERS, group.openings(coin))
 
 
-def test_blame_needs_t_holders_and_rows_of_the_right_length() -> None:
+def test_blame_needs_a_quorum_and_rows_of_the_right_length() -> None:
     params, group, coin, verdict = blamed((3, 5))
     assert verdict.suspects == tuple(range(MEMBERS))
     rows = group.blame(coin, verdict.suspects)
-    with pytest.raises(EvidenceInsufficientError, match="at least 3"):
-        judge_blame(params, verdict, {j: rows[j] for j in (1, 2)})
+    with pytest.raises(EvidenceInsufficientError, match="at least 4"):
+        judge_blame(params, verdict, {j: rows[j] for j in (1, 2, 4)})
     with pytest.raises(EvidenceInsufficientError, match="120 words, got 119"):
         judge_blame(params, verdict, rows | {2: rows[2][1:]})
-    three = judge_blame(params, verdict, {j: rows[j] for j in (2, 3, 5)})
+    four = judge_blame(params, verdict, {j: rows[j] for j in (1, 2, 3, 5)})
     # A vector that long fails its norm before; the reason found first stays.
-    assert three.failed == {1: FailureReason.NORM}
-    assert three.passed == (0, 2, 3, 4, 5)
+    assert four.failed == {1: FailureReason.NORM}
+    assert four.passed == (0, 2, 3, 4, 5)
 
 
 def test_a_holder_that_lies_in_blame_is_named() -> None:

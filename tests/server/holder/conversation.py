@@ -9,16 +9,17 @@ from google.protobuf.message import Message
 from aggregators.shared_selection import select
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
-from security.secret_sharing.field import M61
-from security.shared_round.coins import Coin
+from security.shared_round.ballot_box import BallotBox
+from security.shared_round.coins import Coin, open_coin
 from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
-from security.shared_round.openings import open_coin, opening_sizes
+from security.shared_round.openings import opening_sizes
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.statements import (
     OpeningSizes,
     read_blame,
     read_coin,
     read_openings,
+    read_vote,
     sums_from_bytes,
 )
 from security.shared_round.sum_opening import OpenedSums, open_sums
@@ -52,6 +53,7 @@ class Conversation:
             ),
         )
         self.votes: Signed = ()
+        self.locks: Signed = ()
         self.coins: Signed = ()
         self.openings: Signed = ()
         self.blames: Signed = ()
@@ -61,20 +63,27 @@ class Conversation:
         return kind(params_sha256=self.params.sha256, set_sha256=self.frozen.sha256, **fields)
 
     @property
+    def lock(self) -> pb.LockBoxRequest:
+        return self._about(pb.LockBoxRequest, votes=self.votes)
+
+    @property
     def reveal(self) -> pb.RevealCoinRequest:
-        return self._about(pb.RevealCoinRequest, votes=self.votes)
+        return self._about(pb.RevealCoinRequest, votes=self.votes, locks=self.locks)
 
     @property
     def check(self) -> pb.OpenChecksRequest:
-        return self._about(pb.OpenChecksRequest, coins=self.coins)
+        return self._about(pb.OpenChecksRequest, votes=self.votes, coins=self.coins)
 
     @property
     def blame(self) -> pb.OpenBlameRequest:
-        return self._about(pb.OpenBlameRequest, coins=self.coins, openings=self.openings)
+        return self._about(
+            pb.OpenBlameRequest, votes=self.votes, coins=self.coins, openings=self.openings
+        )
 
     def commit(self, mode: SelectionMode = SelectionMode.CHECKED) -> pb.CommitRequest:
         return self._about(
             pb.CommitRequest,
+            votes=self.votes,
             coins=self.coins,
             openings=self.openings,
             blame=self.blames,
@@ -90,12 +99,27 @@ class Conversation:
         )
 
     @property
+    def box(self) -> BallotBox:
+        votes = {}
+        for each in self.votes:
+            said = self.rig.read(self.params, each)
+            votes[said.holder] = read_vote(
+                said,
+                attempt=self.frozen.attempt,
+                set_sha256=self.frozen.sha256,
+                scheme=self.params.scheme,
+            )
+        return BallotBox.of(self.params, self.frozen.sha256, votes)
+
+    @property
     def coin(self) -> Coin:
         said = [self.rig.read(self.params, each) for each in self.coins]
+        scheme = self.params.scheme
         shares = {
-            each.holder: read_coin(each, set_sha256=self.frozen.sha256, field=M61) for each in said
+            each.holder: read_coin(each, set_sha256=self.frozen.sha256, scheme=scheme)
+            for each in said
         }
-        return open_coin(self.params, shares)
+        return open_coin(self.params, self.box, shares)
 
     def verdict(self, mode: SelectionMode = SelectionMode.CHECKED) -> Verdict:
         """As a bystander derives it."""
@@ -137,11 +161,16 @@ class Conversation:
             mode=mode,
         )
 
+    async def run_to_coins(self, at: Iterable[int] | None = None) -> None:
+        """Vote, lock and reveal, by some holders or all."""
+        present = None if at is None else list(at)
+        self.votes = await self.rig.ask("Freeze", self.freeze, present)
+        self.locks = await self.rig.ask("LockBox", self.lock, present)
+        self.coins = await self.rig.ask("RevealCoin", self.reveal, present)
+
     async def run_to_openings(self) -> None:
-        ask = self.rig.ask
-        self.votes = await ask("Freeze", self.freeze)
-        self.coins = await ask("RevealCoin", self.reveal)
-        self.openings = await ask("OpenChecks", self.check)
+        await self.run_to_coins()
+        self.openings = await self.rig.ask("OpenChecks", self.check)
 
     async def run_to_commitments(self) -> None:
         await self.run_to_openings()

@@ -248,7 +248,11 @@ async def test_steps_out_of_turn(rig: Rig, params: RoundParameters) -> None:
         set_sha256=talk.frozen.sha256, mode=SelectionMode.CHECKED, sums=((0, 1, 2, 3),)
     )
     stub = rig.stubs[1]
-    for call in (stub.RevealCoin(talk.reveal), stub.OpenChecks(talk.check)):
+    for call in (
+        stub.LockBox(talk.lock),
+        stub.RevealCoin(talk.reveal),
+        stub.OpenChecks(talk.check),
+    ):
         assert await refused(call) == "NOT_FROZEN"
     assert await refused(stub.Commit(talk.commit())) == "NOT_FROZEN"
     assert await refused(rig.release(talk.release(selection), 1)) == "NOT_FROZEN"
@@ -262,8 +266,12 @@ async def test_too_little_evidence_for_each_step(rig: Rig, params: RoundParamete
     votes = await rig.ask("Freeze", talk.freeze)
     # One vote repeated is one vote.
     talk.votes = [votes[0]] * 3
-    assert await refused(stub.RevealCoin(talk.reveal)) == "EVIDENCE_INSUFFICIENT"
+    assert await refused(stub.LockBox(talk.lock)) == "EVIDENCE_INSUFFICIENT"
     talk.votes = votes
+    locks = await rig.ask("LockBox", talk.lock)
+    talk.locks = [locks[0], locks[1], locks[0]]
+    assert await refused(stub.RevealCoin(talk.reveal)) == "EVIDENCE_INSUFFICIENT"
+    talk.locks = locks
     coins = await rig.ask("RevealCoin", talk.reveal)
     talk.coins = coins[:2]
     assert await refused(stub.OpenChecks(talk.check)) == "EVIDENCE_INSUFFICIENT"
@@ -297,7 +305,9 @@ async def test_forged_and_foreign_statements(rig: Rig, params: RoundParameters) 
     forged = shared_pb.SignedStatement(statement=votes[0].statement, signature=bytes(64))
     elsewhere = sign_statement(
         rig.secrets[1],
-        Speaker(params_sha256=bytes(32), holder=2).vote(attempt=1, set_sha256=talk.frozen.sha256),
+        Speaker(params_sha256=bytes(32), holder=2).vote(
+            attempt=1, set_sha256=talk.frozen.sha256, commitments=[bytes(32)] * 2
+        ),
     )
     receipt = sign_statement(
         rig.secrets[1],
@@ -307,7 +317,7 @@ async def test_forged_and_foreign_statements(rig: Rig, params: RoundParameters) 
     )
     for wrong in (forged, elsewhere, receipt):
         talk.votes = [*votes[1:], wrong]
-        assert await refused(rig.stubs[1].RevealCoin(talk.reveal)) == "BAD_STATEMENT"
+        assert await refused(rig.stubs[1].LockBox(talk.lock)) == "BAD_STATEMENT"
 
 
 async def test_a_second_set_in_one_attempt_and_after_a_commitment(
@@ -333,14 +343,17 @@ async def test_other_sums_than_those_committed_to(rig: Rig, params: RoundParamet
 
 
 async def test_a_commitment_to_other_sums_than_the_first(rig: Rig) -> None:
-    params = sum_round(rig, degraded=Degraded.GROUPED, group_size=2)
+    params = sum_round(rig, checks=Checks.NORM)
     await rig.open(params)
     bundles = [Bundle(params, rig.committee, name) for name in NAMES]
     await rig.store(bundles)
     talk = Conversation(rig, params, bundles)
     await talk.run_to_commitments()
-    other = talk.commit(SelectionMode.DEGRADED_GROUPED)
-    assert await refused(rig.stubs[1].Commit(other)) == "SUM_CONFLICT"
+    # A holder that lies about a norm leaves its member out.
+    said = shared_pb.HolderStatement.FromString(talk.openings[2].statement)
+    said.openings.norms = bytes([said.openings.norms[0] ^ 1]) + said.openings.norms[1:]
+    talk.openings = [*talk.openings[:2], sign_statement(rig.secrets[2], said)]
+    assert await refused(rig.stubs[1].Commit(talk.commit())) == "SUM_CONFLICT"
 
 
 async def test_anything_but_what_was_signed_after_a_purge(
@@ -372,7 +385,7 @@ async def test_a_share_after_the_commitment(rig: Rig, params: RoundParameters) -
     assert await offered(rig, share) == "ROUND_CLOSED"
 
 
-async def test_a_coin_before_the_keys_are_dealt(tmp_path: Path) -> None:
+async def test_a_vote_before_the_keys_are_dealt(tmp_path: Path) -> None:
     rig = Rig(tmp_path, 2, 3)
     for index in rig.indices:
         await rig.start(index)
@@ -382,10 +395,9 @@ async def test_a_coin_before_the_keys_are_dealt(tmp_path: Path) -> None:
         bundles = [Bundle(params, rig.committee, name) for name in NAMES]
         await rig.store(bundles)
         talk = Conversation(rig, params, bundles)
-        talk.votes = await rig.ask("Freeze", talk.freeze)
         described = await rig.stubs[3].Describe(pb.DescribeRequest())
         assert not described.has_keys
-        assert await refused(rig.stubs[3].RevealCoin(talk.reveal)) == "KEYS_MISSING"
+        assert await refused(rig.stubs[3].Freeze(talk.freeze)) == "KEYS_MISSING"
     finally:
         await rig.__aexit__(None, None, None)
 

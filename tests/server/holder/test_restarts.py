@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
 from security.errors import SharedRoundError
+from security.shared_round.ballot_box import BallotBox
+from security.shared_round.coins import coin_commitments, coin_pieces
 from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
-from security.shared_round.openings import coin_share
 from security.shared_round.parameters import Checks, RoundParameters
 from security.shared_round.signing import sign_statement, verify_statement
 from security.shared_round.statements import Speaker
@@ -47,7 +48,8 @@ SETS: Final = (NAMES, NAMES[:3])
 Op = tuple[str, int, int, int]
 OPS: Final[st.SearchStrategy[Op]] = st.tuples(
     st.sampled_from(
-        5 * ["freeze", "coin", "commit", "release", "release", "restart"] + ["checks", "purge"]
+        5 * ["freeze", "lock", "coin", "commit", "release", "release", "restart"]
+        + ["checks", "purge"]
     ),
     st.sampled_from(HONEST),
     st.sampled_from([0, 1]),
@@ -67,6 +69,8 @@ class World:
         self.said: dict[tuple[str, bytes], dict[int, bytes]] = {}
         self.votes: dict[tuple[int, int], set[bytes]] = {}
         self.commitments: dict[int, set[bytes]] = {}
+        self.boxes: dict[int, set[bytes]] = {}
+        self.revealed: set[bytes] = set()
         self.sums: dict[int, set[bytes]] = {}
         self.answers: dict[tuple[str, int, int, int], bytes] = {}
         for index in HOLDERS:
@@ -103,24 +107,35 @@ class World:
         assert self.answers.setdefault(op, answer) == answer
         self.record(kind, index, frozen, answer)
 
-    def ask(self, kind: str, index: int, which: int, frozen: FrozenSet) -> bytes | None:
+    def ask(  # noqa: PLR0911  # one for each kind
+        self, kind: str, index: int, which: int, frozen: FrozenSet
+    ) -> bytes | None:
         rounds = self.holders[index].rounds
         digests = (self.params.sha256, frozen.sha256)
         match kind:
             case "freeze":
                 return rounds.freeze(self.freeze_request(which, frozen.attempt))
             case "coin":
-                votes = self.shown("freeze", frozen)
                 return rounds.reveal_coin(
                     pb.RevealCoinRequest(
-                        params_sha256=digests[0], set_sha256=digests[1], votes=votes
+                        params_sha256=digests[0],
+                        set_sha256=digests[1],
+                        votes=self.shown("freeze", frozen),
+                        locks=self.shown("lock", frozen),
                     )
                 )
+            case "lock":
+                votes = self.shown("freeze", frozen)
+                return rounds.lock_box(
+                    pb.LockBoxRequest(params_sha256=digests[0], set_sha256=digests[1], votes=votes)
+                )
             case "checks":
-                coins = self.shown("coin", frozen)
                 return rounds.open_checks(
                     pb.OpenChecksRequest(
-                        params_sha256=digests[0], set_sha256=digests[1], coins=coins
+                        params_sha256=digests[0],
+                        set_sha256=digests[1],
+                        votes=self.shown("freeze", frozen),
+                        coins=self.shown("coin", frozen),
                     )
                 )
             case "commit":
@@ -129,6 +144,7 @@ class World:
                     pb.CommitRequest(
                         params_sha256=digests[0],
                         set_sha256=digests[1],
+                        votes=self.shown("freeze", frozen),
                         coins=coins,
                         mode=pb.CHECKED,
                     )
@@ -161,15 +177,32 @@ class World:
 
     def lie(self, kind: str, frozen: FrozenSet) -> shared_pb.HolderStatement:
         speaker = Speaker(params_sha256=self.params.sha256, holder=LIAR)
+        keys = self.holders[LIAR].keyring.keys()
+        mine = coin_commitments(keys, frozen.sha256)
         if kind == "freeze":
-            return speaker.vote(attempt=frozen.attempt, set_sha256=frozen.sha256)
-        if kind == "coin":
-            keys = self.holders[LIAR].keyring.keys()
-            shares = coin_share(self.params, keys, frozen.sha256)
-            return speaker.coin(set_sha256=frozen.sha256, shares=shares)
+            return speaker.vote(attempt=frozen.attempt, set_sha256=frozen.sha256, commitments=mine)
+        if kind in {"lock", "coin"}:
+            box = self.box(frozen, mine)
+            pieces = coin_pieces(keys, frozen.sha256)
+            return speaker.lock(box) if kind == "lock" else speaker.coin(box, pieces)
         return speaker.commitment(
             set_sha256=frozen.sha256, selection_sha256=everybody(frozen).sha256
         )
+
+    def box(self, frozen: FrozenSet, mine: tuple[bytes, ...]) -> BallotBox:
+        """Everybody's votes so far."""
+        said = self.said.get(("freeze", frozen.sha256), {}).items()
+        votes = {
+            index: tuple(
+                verify_statement(
+                    shared_pb.SignedStatement.FromString(data),
+                    committee=COMMITTEE,
+                    params_sha256=self.params.sha256,
+                ).vote.coin_commitments
+            )
+            for index, data in said
+        }
+        return BallotBox.of(self.params, frozen.sha256, votes | {LIAR: mine})
 
     def record(self, kind: str, index: int, frozen: FrozenSet, answer: bytes) -> None:
         self.said.setdefault((kind, frozen.sha256), {})[index] = answer
@@ -178,6 +211,11 @@ class World:
         assert said.holder == index
         if kind == "freeze":
             self.votes.setdefault((index, frozen.attempt), set()).add(said.vote.set_sha256)
+        if kind == "lock":
+            self.boxes.setdefault(index, set()).add(said.lock.box_sha256)
+        if kind == "coin":
+            self.boxes.setdefault(index, set()).add(said.coin.box_sha256)
+            self.revealed.add(said.coin.box_sha256)
         if kind == "commit":
             self.commitments.setdefault(index, set()).add(said.commitment.selection_sha256)
         if kind == "release":
@@ -208,6 +246,8 @@ class World:
 
     def check(self) -> None:
         assert all(len(digests) == 1 for digests in self.votes.values())
+        assert all(len(digests) == 1 for digests in self.boxes.values())
+        assert self.params is LOW_QUORUM or len(self.revealed) <= 1
         assert all(len(digests) == 1 for digests in self.commitments.values())
         assert all(len(digests) == 1 for digests in self.sums.values())
         assert self.params is LOW_QUORUM or len(self.released) <= 1
@@ -246,7 +286,7 @@ def test_no_order_of_calls_and_restarts_makes_a_holder_say_two_things(
 @given(st.data())
 def test_a_round_ends_though_holders_restart_between_any_two_calls(data: st.DataObject) -> None:
     with world() as made:
-        for kind in ("freeze", "coin", "checks", "commit", "release"):
+        for kind in ("freeze", "lock", "coin", "checks", "commit", "release"):
             for index in data.draw(st.permutations(HONEST)):
                 if data.draw(st.booleans()):
                     made.do(("restart", index, 0, 1))
@@ -263,8 +303,8 @@ def test_a_holder_releases_no_sum_but_its_own_though_a_quorum_is_shown_another()
     with world(LOW_QUORUM) as made:
         for op in (
             *(("freeze", index, 0, 1) for index in HONEST),
-            *((kind, 2, 0, 1) for kind in ("coin", "commit")),
-            *((kind, 1, 1, 2) for kind in ("freeze", "coin", "commit")),
+            *((kind, 2, 0, 1) for kind in ("lock", "coin", "commit")),
+            *((kind, 1, 1, 2) for kind in ("freeze", "lock", "coin", "commit")),
         ):
             made.do(op)
         # Holder 2 and the liar are bound to the first set, and holder 1 to the second.
@@ -279,7 +319,7 @@ def test_two_sums_leave_only_where_two_quorums_share_no_honest_holder(
     params: RoundParameters, num_sums: int
 ) -> None:
     with world(params) as made:
-        for kind in ("freeze", "coin", "commit", "release"):
+        for kind in ("freeze", "lock", "coin", "commit", "release"):
             for index in HONEST:
                 made.do((kind, index, index - 1, 1))
         assert len(made.released) == num_sums

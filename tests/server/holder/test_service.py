@@ -80,6 +80,7 @@ async def test_every_answer_is_the_same_bytes_again_also_after_a_restart(rig: Ri
     await rig.restart(1)
     stub = rig.stubs[1]
     assert await stub.Freeze(talk.freeze) == talk.votes[0]
+    assert await stub.LockBox(talk.lock) == talk.locks[0]
     assert await stub.RevealCoin(talk.reveal) == talk.coins[0]
     assert await stub.OpenChecks(talk.check) == talk.openings[0]
     assert await stub.Commit(talk.commit()) == talk.commitments[0]
@@ -144,9 +145,9 @@ async def test_a_holder_that_was_away_takes_on_the_commitment_of_the_others(
         params, bundles = await stored_round(rig)
         assert params.quorum == 3
         talk = Conversation(rig, params, bundles)
-        talk.votes = await rig.ask("Freeze", talk.freeze)
         present = (1, 2, 3)
-        talk.coins = await rig.ask("RevealCoin", talk.reveal, present)
+        await talk.run_to_coins(present)
+        await rig.ask("Freeze", talk.freeze, (4,))
         talk.commitments = await rig.ask("Commit", talk.commit(), present)
         opened = await talk.open_sum(talk.selection(), (3, 4))
         wanted = expected_sum(params, {name: update_of(name) for name in NAMES}, {})
@@ -176,22 +177,26 @@ async def test_stale_updates_weigh_less(rig: Rig) -> None:
     np.testing.assert_array_equal(plain_sum(opened), wanted)
 
 
-async def test_groups_are_summed_apart_where_products_cannot_be_opened(rig: Rig) -> None:
-    params, bundles = await stored_round(
-        rig, checks=Checks.NORM, degraded=Degraded.GROUPED, group_size=2
-    )
-    talk = Conversation(rig, params, bundles)
-    await talk.run_to_openings()
-    # One holder is gone for good: two of three open what is linear and nothing else.
-    talk.openings = talk.openings[:2]
-    mode = SelectionMode.DEGRADED_GROUPED
-    talk.commitments = await rig.ask("Commit", talk.commit(mode))
-    selection = talk.selection(mode)
-    assert sorted(map(len, selection.sums)) == [2, 2]
-    opened = await talk.open_sum(selection, (1, 2))
-    for members, total in zip(selection.sums, opened.sums, strict=True):
-        vectors = {NAMES[at]: update_of(NAMES[at]) for at in members}
-        np.testing.assert_array_equal(total, expected_sum(params, vectors, {}))
+async def test_groups_are_summed_apart_where_products_cannot_be_opened(tmp_path: Path) -> None:
+    async with Rig(tmp_path, 2, 3, **{"assume-honest-holders": True}) as rig:
+        params, bundles = await stored_round(
+            rig, checks=Checks.NORM, degraded=Degraded.GROUPED, group_size=2, quorum=2
+        )
+        talk = Conversation(rig, params, bundles)
+        await talk.run_to_openings()
+        mode = SelectionMode.DEGRADED_GROUPED
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await rig.ask("Commit", talk.commit(mode))
+        assert reason_of(error.value) == "EVIDENCE_INSUFFICIENT"  # the full checks can be opened
+        # One holder is gone for good: two of three open what is linear and nothing else.
+        talk.openings = talk.openings[:2]
+        talk.commitments = await rig.ask("Commit", talk.commit(mode))
+        selection = talk.selection(mode)
+        assert sorted(map(len, selection.sums)) == [2, 2]
+        opened = await talk.open_sum(selection, (1, 2))
+        for members, total in zip(selection.sums, opened.sums, strict=True):
+            vectors = {NAMES[at]: update_of(NAMES[at]) for at in members}
+            np.testing.assert_array_equal(total, expected_sum(params, vectors, {}))
 
 
 async def test_a_round_that_its_coordinator_forgot_is_purged_in_the_end(rig: Rig) -> None:

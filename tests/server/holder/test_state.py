@@ -15,6 +15,7 @@ from server.holder.state import (
     GroupsFailed,
     HolderEventRefused,
     HolderRound,
+    LocksShown,
     Phase,
     PurgeAsked,
     Refusal,
@@ -28,7 +29,8 @@ DIGESTS = st.sampled_from([bytes([number]) * 32 for number in range(3)])
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.just(ShareOffered()),
     st.builds(FreezeProposed, attempt=st.integers(1, 4), set_sha256=DIGESTS),
-    st.builds(VotesShown, set_sha256=DIGESTS),
+    st.builds(VotesShown, set_sha256=DIGESTS, box_sha256=DIGESTS),
+    st.builds(LocksShown, set_sha256=DIGESTS, box_sha256=DIGESTS),
     st.builds(CoinShown, set_sha256=DIGESTS, coin_sha256=DIGESTS),
     st.builds(GroupsFailed, set_sha256=DIGESTS, coin_sha256=DIGESTS),
     st.builds(SelectionDerived, set_sha256=DIGESTS, coin_sha256=DIGESTS, selection_sha256=DIGESTS),
@@ -54,7 +56,7 @@ def refusal_of(round_: HolderRound, event: Event) -> Refusal:
 @given(st.lists(EVENTS, max_size=30))
 def test_no_walk_breaks_a_promise(events: list[Event]) -> None:
     round_ = HolderRound()
-    selections, opened = set(), set()
+    selections, opened, boxes = set(), set(), set()
     for event in events:
         try:
             after = step(round_, event)
@@ -64,6 +66,8 @@ def test_no_walk_breaks_a_promise(events: list[Event]) -> None:
         assert after.ballots[: len(round_.ballots)] == round_.ballots
         if isinstance(event, CoinShown | GroupsFailed):
             opened.add((event.set_sha256, event.coin_sha256))
+        if isinstance(event, VotesShown | LocksShown):
+            boxes.add((event.set_sha256, event.box_sha256))
         if after.is_committed:
             selections.add((after.committed_set, after.selection_sha256))
         if isinstance(event, CommitmentsShown):
@@ -73,6 +77,7 @@ def test_no_walk_breaks_a_promise(events: list[Event]) -> None:
     assert len(set(attempts)) == len(attempts)
     assert len(selections) <= 1
     assert len(opened) <= 1
+    assert len(boxes) <= 1
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -81,13 +86,13 @@ def test_a_purge_is_always_allowed_and_final(phase: Phase) -> None:
     assert set(ALLOWED[Phase.PURGED]) == {PurgeAsked}
 
 
-def test_a_later_attempt_replaces_an_earlier_one_until_the_coin_is_revealed() -> None:
+def test_a_later_attempt_replaces_an_earlier_one_until_the_holder_is_locked() -> None:
     first = FreezeProposed(attempt=1, set_sha256=A)
     second = FreezeProposed(attempt=2, set_sha256=B)
     round_ = walk(first, second)
     assert (round_.phase, round_.set_sha256) == (Phase.FROZEN, B)
-    assert refusal_of(round_, VotesShown(set_sha256=A)) is Refusal.SET_CONFLICT
-    for event in (VotesShown(set_sha256=A), CoinShown(set_sha256=A, coin_sha256=C)):
+    assert refusal_of(round_, VotesShown(set_sha256=A, box_sha256=C)) is Refusal.SET_CONFLICT
+    for event in (VotesShown(set_sha256=A, box_sha256=C), CoinShown(set_sha256=A, coin_sha256=C)):
         assert refusal_of(walk(first, event), second) is Refusal.SET_CONFLICT
 
 
@@ -122,6 +127,19 @@ def test_a_set_has_one_coin() -> None:
         assert refusal_of(round_, event) is Refusal.SET_CONFLICT
 
 
+def test_a_round_has_one_box() -> None:
+    box = {"set_sha256": A, "box_sha256": B}
+    frozen = FreezeProposed(attempt=1, set_sha256=A)
+    for event in (VotesShown(**box), LocksShown(**box)):
+        locked = walk(frozen, event)
+        assert locked.box_sha256 == B
+        other = LocksShown(set_sha256=A, box_sha256=C)
+        assert refusal_of(locked, other) is Refusal.SET_CONFLICT
+        again = FreezeProposed(attempt=2, set_sha256=C)
+        assert refusal_of(locked, again) is Refusal.SET_CONFLICT
+    assert walk(frozen, VotesShown(**box), LocksShown(**box)).phase is Phase.COIN
+
+
 def test_a_holder_that_was_away_takes_on_the_commitment_of_a_set_it_voted_for_before() -> None:
     round_ = walk(
         FreezeProposed(attempt=1, set_sha256=A),
@@ -136,8 +154,12 @@ def test_a_holder_that_was_away_takes_on_the_commitment_of_a_set_it_voted_for_be
 @pytest.mark.parametrize(
     ("events", "event", "refusal"),
     [
-        ([], VotesShown(set_sha256=A), Refusal.NOT_FROZEN),
-        ([FreezeProposed(attempt=1, set_sha256=A)], VotesShown(set_sha256=B), Refusal.NOT_FROZEN),
+        ([], VotesShown(set_sha256=A, box_sha256=C), Refusal.NOT_FROZEN),
+        (
+            [FreezeProposed(attempt=1, set_sha256=A)],
+            VotesShown(set_sha256=B, box_sha256=C),
+            Refusal.NOT_FROZEN,
+        ),
         (
             [FreezeProposed(attempt=1, set_sha256=A)],
             CommitmentsShown(set_sha256=B, selection_sha256=A),

@@ -13,7 +13,9 @@ from server.sharing.rules import (
     RoundHopeless,
     frozen_set,
     left_out,
+    may_be_boxed,
     possible_modes,
+    reliable,
     selection_of,
 )
 from tests.security.shared_round.sealed_round import make_round
@@ -35,9 +37,8 @@ def params_of(degraded: Degraded, checks: Checks = Checks.NORM) -> RoundParamete
         (Degraded.WAIT, 4, ()),
         (Degraded.GROUPED, 5, (CHECKED, GROUPED)),
         (Degraded.GROUPED, 4, (GROUPED,)),
-        (Degraded.GROUPED, 3, (GROUPED,)),
-        (Degraded.GROUPED, 2, ()),
-        (Degraded.UNCHECKED, 3, (UNCHECKED,)),
+        (Degraded.GROUPED, 3, ()),
+        (Degraded.UNCHECKED, 4, (UNCHECKED,)),
         (Degraded.ABORT, 5, (CHECKED,)),
     ],
 )
@@ -50,6 +51,42 @@ def test_less_is_checked_only_where_the_parameters_say_so(
 def test_a_round_that_is_to_be_given_up_is() -> None:
     with pytest.raises(RoundHopeless, match="4 of at least 5 share holders"):
         possible_modes(params_of(Degraded.ABORT), 4)
+
+
+@pytest.mark.parametrize(
+    ("degraded", "num_votes", "may_be"),
+    [
+        (Degraded.WAIT, 5, True),
+        (Degraded.WAIT, 4, False),
+        (Degraded.GROUPED, 4, True),
+        (Degraded.UNCHECKED, 4, True),
+        (Degraded.UNCHECKED, 3, False),
+        (Degraded.ABORT, 5, True),
+        (Degraded.ABORT, 3, False),
+    ],
+)
+def test_a_box_holds_those_who_are_to_open_the_checks(
+    degraded: Degraded, num_votes: int, may_be: bool
+) -> None:
+    assert may_be_boxed(params_of(degraded), num_votes) is may_be
+
+
+def test_a_box_without_enough_holders_for_the_checks_may_be_hopeless() -> None:
+    with pytest.raises(RoundHopeless, match="4 of at least 5 share holders"):
+        may_be_boxed(params_of(Degraded.ABORT), 4)
+    assert may_be_boxed(params_of(Degraded.ABORT, Checks.SUM_ONLY), 4)
+
+
+def test_sums_are_opened_from_shares_that_are_to_be_relied_upon() -> None:
+    params = params_of(Degraded.WAIT)
+    known = SharedRound(
+        parameters=params.to_bytes().hex(), holders=(1, 2, 3, 5), liars=(1,), disputed=(3,)
+    )
+    assert params.has_consistency_mask
+    # 2 and 5 alone open nothing: one whose shares were not checked must do.
+    assert reliable(params, known, (1, 2, 3, 4, 5)) == (2, 4, 5)
+    checked = replace(known, liars=(), disputed=())
+    assert reliable(params, checked, (1, 2, 3, 4, 5)) == (1, 2, 3, 5)
 
 
 @pytest.mark.parametrize("degraded", Degraded)
