@@ -82,5 +82,5 @@ ATTACKS: Final[dict[str, Attack]] = {
     # The lie is in the labels the device trained on; what it learned it sends as it is.
     LABEL_FLIP: _send_honestly,
     # The lie is in the shares.
-    **dict.fromkeys(SHARED_ATTACKS, _send_honestly),
+    **dict.fromkeys(sorted(SHARED_ATTACKS), _send_honestly),
 }
