@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Retries are ours alone (retry.py). A server that restarts is found again within seconds, where
 # gRPC's own reconnection would wait up to two minutes.
-_CHANNEL_OPTIONS: Final = (
+CHANNEL_OPTIONS: Final = (
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -45,7 +45,7 @@ class ServerPool:
 
     def __init__(self, config: ClientConfig) -> None:
         self._servers = config.servers
-        self._credentials = _credentials(config.tls) if config.tls else None
+        self._credentials = channel_credentials(config.tls) if config.tls else None
         self._server_name = config.tls.server_name if config.tls else None
         self._endpoints: dict[int, Endpoint] = {}
         self._position = zlib.crc32(config.device_id.encode()) % len(config.servers)
@@ -72,16 +72,21 @@ class ServerPool:
 
     def _open(self, target: str) -> grpc.aio.Channel:
         if self._credentials is None:
-            return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+            return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         override = (
             (("grpc.ssl_target_name_override", self._server_name),) if self._server_name else ()
         )
         return grpc.aio.secure_channel(
-            target, self._credentials, options=(*_CHANNEL_OPTIONS, *override)
+            target, self._credentials, options=(*CHANNEL_OPTIONS, *override)
         )
 
 
-def _credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
+def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
+    """Read the files of `tls`.
+
+    Raises:
+        ClientConfigError: if one cannot be read.
+    """
     return grpc.ssl_channel_credentials(
         root_certificates=_read(tls.root_ca),
         private_key=_read(tls.private_key),

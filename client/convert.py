@@ -220,6 +220,7 @@ def _assignment(message: federation_pb2.Assignment) -> Assignment:
         plan=_plan(message.plan, message.round),
         traceparent=message.traceparent,
         shared_parameters=message.shared_parameters,
+        direct_delivery=message.direct_delivery,
     )
 
 

@@ -9,7 +9,7 @@ from client.round_encoding import RoundEncoding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LateUpdate:
-    """An update and the last round it was made or sent for, which did not take it.
+    """An update and the last round it was made for, which closed before it was sent.
 
     Attributes:
         model_version: version it was trained from.
@@ -24,8 +24,8 @@ class LateUpdate:
 class LateUpdates:
     """Holds one late update, in memory.
 
-    An update is put here only when the server said that the round does not hold it, or before
-    anything of it was sent: so it can count in one round at most.
+    An update is put here only before anything of it was sent. Whatever a server says of what it
+    was sent, it may lie: an update sealed for two rounds can be the difference of two sums.
     """
 
     def __init__(self) -> None:

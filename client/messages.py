@@ -51,6 +51,7 @@ class Assignment:
         max_update_bytes: largest payload the round accepts.
         traceparent: W3C trace context of the round; empty: tracing is off.
         shared_parameters: what a shared round fixes, serialized; empty: a plain round.
+        direct_delivery: in a shared round, the share holders get their shares from the device.
     """
 
     task: str
@@ -64,6 +65,7 @@ class Assignment:
     plan: Plan
     traceparent: str = ""
     shared_parameters: bytes = field(default=b"", repr=False)
+    direct_delivery: bool = False
 
 
 class RetryLaterReason(Enum):

@@ -196,6 +196,7 @@ class MobileClient:
             submission_id=participation.submission_id,
             receipt=receipt,
             metrics=participation.metrics,
+            share_receipts=participation.share_receipts,
             bytes_up=traffic.bytes_up - up,
             bytes_down=traffic.bytes_down - down,
             retry_after_s=error.retry_after_s if error else None,

@@ -1,5 +1,6 @@
 """How one participation ended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -93,6 +94,8 @@ class RoundOutcome:
         submission_id: id under which the update was, or would have been, sent.
         receipt: present exactly when `outcome` is ACCEPTED.
         metrics: what was measured on the way.
+        share_receipts: by share holder, its signed receipt, a serialized SignedStatement; for
+            rounds in which the device delivers to them directly.
         bytes_up: update payload bytes sent, repeated ones included.
         bytes_down: model bytes received; 0 when the model was cached.
         retry_after_s: seconds the server asks to wait before the next offer; None: no hint.
@@ -106,6 +109,7 @@ class RoundOutcome:
     submission_id: str | None = None
     receipt: Receipt | None = None
     metrics: RoundMetrics = field(default_factory=RoundMetrics)
+    share_receipts: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     bytes_up: int = 0
     bytes_down: int = 0
     retry_after_s: float | None = None

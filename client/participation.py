@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -9,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.deadline import RoundDeadline
+from client.delivery import DeliveryContext
 from client.device import Device
 from client.errors import (
     ErrorReason,
     FedaggError,
     InvalidUpdateError,
-    RefusedError,
     RoundClosedError,
     RoundDeadlineError,
     TrainingError,
@@ -39,16 +40,18 @@ class Participation:
         submission_id: id under which the update is sent.
         model_version: version that the update was, or would have been, trained from.
         metrics: what was measured on the way.
+        share_receipts: by share holder, its signed receipt, where the device delivers directly.
     """
 
     def __init__(self, device: Device, assignment: Assignment) -> None:
         self.submission_id = device.runtime.new_id()
         self.model_version = assignment.model_version
         self.metrics = RoundMetrics()
+        self.share_receipts: Mapping[int, bytes] = {}
         self._device = device
         self._assignment = assignment
         self._encoding: RoundEncoding = PlainEncoding(assignment)
-        self._is_sending = False
+        self._has_left = False
         self._deadline = RoundDeadline(
             device.runtime.clock,
             ttl_s=assignment.ttl_s,
@@ -150,17 +153,10 @@ class Participation:
     async def _submit_or_keep(self, update: LocalUpdate) -> Receipt:
         try:
             return await self._submit(update)
-        except RoundDeadlineError:
-            # Once bytes have left, the server may hold the update although no answer came.
-            if not self._is_sending:
-                self._keep(update)
-            raise
-        except RefusedError as error:
-            # A kept update whose version is refused would be refused for ever.
-            is_fresh = self.model_version == self._assignment.model_version
-            if error.reason is ErrorReason.ROUND_CLOSED or (
-                error.reason is ErrorReason.WRONG_MODEL_VERSION and is_fresh
-            ):
+        except (RoundDeadlineError, RoundClosedError):
+            # Once a share has left, the update is in one round for good, whatever the server says:
+            # sealed again for a second one, the difference of two sums could be this update.
+            if not self._has_left:
                 self._keep(update)
             raise
 
@@ -187,11 +183,13 @@ class Participation:
             submission = await asyncio.to_thread(self._submission, update)
             self._check_update_fits(len(submission.payload))
             self._emit(EventKind.SUBMITTING)
-            self._is_sending = True
-            started = device.runtime.clock()
+            started, sent = device.runtime.clock(), device.transport.traffic.bytes_up
+            await self._check_round_open()
+            self._has_left = True
+            self.share_receipts = await self._encoding.deliver(submission.payload, self._delivery())
             receipt = await device.transport.submit(submission, deadline_at=self._deadline.at)
             elapsed = device.runtime.clock() - started
-            device.link.record(len(submission.payload), elapsed)
+            device.link.record(self._moved_bytes(submission, sent), elapsed)
             self.metrics = replace(
                 self.metrics,
                 submit_s=elapsed,
@@ -200,6 +198,38 @@ class Participation:
             span.set_attribute("fedagg.submission_id", self.submission_id)
             self._emit(EventKind.ACCEPTED, receipt)
             return receipt
+
+    async def _check_round_open(self) -> None:
+        """Find out, while the update can still be kept, that the round takes it no more."""
+        if not self._encoding.takes_stale:
+            return
+        try:
+            status = await self._device.transport.report_progress(
+                self._device.progress(self._assignment, Stage.UPLOADING)
+            )
+        except FedaggError:
+            return  # A report is a courtesy: the submission will meet the same trouble.
+        if not status.is_open:
+            raise RoundClosedError(
+                ErrorReason.ROUND_CLOSED, "the round closed before the update was sent"
+            )
+
+    def _delivery(self) -> DeliveryContext:
+        device = self._device
+        return DeliveryContext(
+            runtime=device.runtime,
+            deadline_at=self._deadline.at,
+            traffic=device.transport.traffic,
+            on_retry=lambda retry: device.hooks.on_event(
+                ClientEvent(kind=EventKind.RETRYING, retry=retry)
+            ),
+        )
+
+    def _moved_bytes(self, submission: Submission, sent_before: int) -> int:
+        """Return what the link carried; of a relayed update, without what was sent in vain."""
+        if not self.share_receipts:
+            return len(submission.payload)
+        return self._device.transport.traffic.bytes_up - sent_before
 
     def _submission(self, update: LocalUpdate) -> Submission:
         assignment = self._assignment
@@ -236,7 +266,7 @@ class Participation:
             )
 
     def _upload_s(self) -> float:
-        return self._device.link.seconds_for(self._encoding.payload_bytes)
+        return self._device.link.seconds_for(self._encoding.upload_bytes)
 
     def _check_time(self, needed_s: float) -> None:
         if not self._deadline.leaves(needed_s):

@@ -1,10 +1,12 @@
 """How a round wants its updates: readable by the server, or sealed to share holders."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.delivery import DeliveryContext
 from client.errors import ErrorReason, PreconditionError
 from client.local_update import encode_update
 from client.messages import Assignment, SealedPayload
@@ -17,6 +19,11 @@ class RoundEncoding(Protocol):
     @property
     def payload_bytes(self) -> int:
         """Size of a payload; of a sealed one, without the part in front of the shares."""
+        ...
+
+    @property
+    def upload_bytes(self) -> int:
+        """Bytes that leave the device for one update, whoever gets them; likewise."""
         ...
 
     @property
@@ -38,6 +45,20 @@ class RoundEncoding(Protocol):
 
         Raises:
             TrainingError: if the vector is no finite update of the round's dimension.
+        """
+        ...
+
+    async def deliver(
+        self, payload: bytes | SealedPayload, context: DeliveryContext
+    ) -> Mapping[int, bytes]:
+        """Send what has to be elsewhere before the server gets the payload.
+
+        Returns:
+            By share holder, its signed receipt, a serialized SignedStatement; empty where the
+            server gets everything.
+
+        Raises:
+            FedaggError: if too little of it arrived for the update to count.
         """
         ...
 
@@ -71,6 +92,10 @@ class PlainEncoding:
         return dense_payload_bytes(self._assignment.dim)
 
     @property
+    def upload_bytes(self) -> int:
+        return self.payload_bytes
+
+    @property
     def takes_stale(self) -> bool:
         return False
 
@@ -84,6 +109,12 @@ class PlainEncoding:
     def encode(self, vector: NDArray[np.float32], *, model_version: int) -> bytes:
         del model_version  # the submission tells it
         return encode_update(vector, dim=self._assignment.dim)
+
+    async def deliver(
+        self, payload: bytes | SealedPayload, context: DeliveryContext
+    ) -> Mapping[int, bytes]:
+        del payload, context
+        return {}
 
 
 def encoding_of(assignment: Assignment, sealer: RoundSealer | None) -> RoundEncoding:

@@ -2,25 +2,35 @@
 
 Needs the extra `fedagg[shared]`. A `MobileClient` seals by itself where `ClientConfig.sharing` is
 set; an application with a training loop of its own calls `seal_update` and hands the result to
-`FederationTransport.submit` as the payload of a `Submission`.
+`FederationTransport.submit` as the payload of a `Submission`. In rounds of direct delivery it
+awaits `deliver_update` before that.
 """
 
+import math
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.config import ClientConfig
+from client.config import ClientConfig, TlsFiles
+from client.connection import channel_credentials
+from client.delivery import DeliveryContext
+from client.direct_payload import DirectPayload, delivered_bytes
 from client.errors import ClientConfigError, ProtocolError, TrainingError
+from client.holder_delivery import HolderCalls, HolderDelivery
 from client.messages import Assignment, SealedPayload
+from client.round_encoding import policy_refusal
+from client.runtime import Runtime
 from client.sharing_config import SharingConfig
 from client.sharing_policy import check_agreement, check_policy
+from client.transport import Traffic
 from privacy.clipping import clip_by_norm
 from privacy.errors import PrivacyError
 from security.errors import SecurityError, SharingError, WrongRoundParametersError
 from security.shared_round.bundle import SealedUpdate
-from security.shared_round.committee import load_committee
+from security.shared_round.committee import Committee, load_committee
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import DeviceSigner
 
@@ -50,6 +60,8 @@ class UpdateSealer:
                 f"device_id is {config.device_id!r}"
             )
         self.policy = sharing
+        self.calls = _holder_calls(config, self.committee)
+        self.begun: DirectPayload | None = None  # the last that may have reached a holder
 
     @property
     def is_required(self) -> bool:
@@ -69,6 +81,10 @@ class UpdateSealer:
             raise ProtocolError(f"the round's parameters cannot be read: {error}") from error
         check_agreement(params, assignment)
         check_policy(params, self.policy, self.committee)
+        if assignment.direct_delivery:
+            nowhere = [h.name for h in self.committee.holders if not h.address]
+            if nowhere:
+                raise policy_refusal(f"the committee has no address of {', '.join(nowhere)}")
         return SharedEncoding(self, params, assignment)
 
     def seal(
@@ -105,7 +121,15 @@ class SharedEncoding:
 
     @property
     def payload_bytes(self) -> int:
+        if self._assignment.direct_delivery:
+            return 0  # all that the server gets is what stands in front of the shares
         return sum(self.params.body_bytes(body) for body in range(self.params.num_bodies))
+
+    @property
+    def upload_bytes(self) -> int:
+        if self._assignment.direct_delivery:
+            return delivered_bytes(self.params)
+        return self.payload_bytes
 
     @property
     def takes_stale(self) -> bool:
@@ -133,7 +157,9 @@ class SharedEncoding:
 
         Returns:
             The payload; it is computed again for every read, so that a large one takes little
-            memory, and every read gives the same bytes.
+            memory, and every read gives the same bytes. Where delivery is direct, what the server
+            gets; `deliver` sends the rest. Once it began, the round gets this update and no other:
+            a holder that has its share takes no second one.
 
         Raises:
             TrainingError: if the vector is no finite update of the round's dimension, or the
@@ -149,7 +175,39 @@ class SharedEncoding:
             sealed = self._sealer.seal(self.params, clipped, model_version=model_version)
         except (PrivacyError, SharingError, WrongRoundParametersError) as error:
             raise TrainingError(f"the update cannot be shared: {error}") from error
-        return _SerialPayload(sealed)
+        if not assignment.direct_delivery:
+            return _SerialPayload(sealed)
+        if not isinstance(sealed, SealedUpdate):
+            raise TrainingError("a payload that is no SealedUpdate cannot be delivered directly")
+        begun = self._sealer.begun
+        if begun is not None and begun.is_of(self.params, model_version=model_version):
+            return begun
+        return DirectPayload(self.params, sealed)
+
+    async def deliver(
+        self, payload: bytes | SealedPayload, context: DeliveryContext
+    ) -> Mapping[int, bytes]:
+        """Hand the holders their shares where delivery is direct.
+
+        Args:
+            payload: as `encode` returned it.
+            context: the time there is.
+
+        Returns:
+            By holder, its signed receipt, from at least the round's quorum; empty where the
+            server relays the shares.
+
+        Raises:
+            FedaggError: if fewer holders have theirs.
+        """
+        if not isinstance(payload, DirectPayload):
+            return {}
+        self._sealer.begun = payload
+        delivery = HolderDelivery(self._sealer.calls, self.params, payload, context)
+        await delivery.run()
+        return {
+            holder: receipt.SerializeToString() for holder, receipt in delivery.receipts.items()
+        }
 
 
 class _SerialPayload:
@@ -195,6 +253,58 @@ def seal_update(
     """
     version = assignment.model_version if model_version is None else model_version
     return UpdateSealer(config).encoding(assignment).encode(vector, model_version=version)
+
+
+async def deliver_update(
+    payload: SealedPayload,
+    assignment: Assignment,
+    config: ClientConfig,
+    *,
+    runtime: Runtime | None = None,
+    deadline_at: float = math.inf,
+) -> Mapping[int, bytes]:
+    """Hand the holders their shares of an update, before it is submitted.
+
+    Args:
+        payload: as `seal_update` returned it for this assignment.
+        assignment: likewise.
+        config: likewise.
+        runtime: clock, sleep and randomness; None: the real ones.
+        deadline_at: instant of the runtime's clock at which the round ends.
+
+    Returns:
+        By holder, its signed receipt; at least the round's quorum. Empty where the server relays.
+
+    Raises:
+        FedaggError: if fewer holders have their shares; the update must not be submitted then. It
+            may be repeated.
+    """
+    context = DeliveryContext(
+        runtime=runtime or Runtime(), deadline_at=deadline_at, traffic=Traffic()
+    )
+    return await UpdateSealer(config).encoding(assignment).deliver(payload, context)
+
+
+def _holder_calls(config: ClientConfig, committee: Committee) -> HolderCalls:
+    sharing = config.sharing
+    if sharing is None:
+        raise ClientConfigError("sharing=None: there is no committee to call")
+    credentials = None
+    if sharing.holders_ca or config.tls:
+        certificate, private_key = _credential_files(config, sharing)
+        root_ca = sharing.holders_ca or (config.tls.root_ca if config.tls else None)
+        credentials = channel_credentials(
+            TlsFiles(root_ca=root_ca, certificate=certificate, private_key=private_key)
+        )
+    return HolderCalls(
+        committee=committee,
+        device_id=config.device_id,
+        credentials=credentials,
+        retry=config.retry,
+        patience_s=sharing.holder_patience_s,
+        call_timeout_s=config.call_timeout_s,
+        stall_timeout_s=config.stall_timeout_s,
+    )
 
 
 def _credential_files(config: ClientConfig, sharing: SharingConfig) -> tuple[Path, Path]:

@@ -32,6 +32,14 @@ class SharingConfig:
             fewer than the threshold of lying ones cannot open two sums of one round.
         min_members: least number of updates in a sum that is opened, from 2.
         require_checks: the weakest checks accepted.
+        min_mask_scale, min_wrap_tests, min_sketch_dim: least values of a checked round: the noise
+            over what it opens, in norm bounds, the tests of a group, and the size of sketches.
+            Less noise shows more of the update; fewer tests let others' false updates pass.
+        holders_ca: certificates that may sign those of the share holders, for rounds in which
+            devices deliver to them directly, PEM; the device shows its own certificate. None:
+            those that may sign the server's; without TLS where the server is called without.
+        holder_patience_s: in such a round, how long a holder that does not answer is tried while
+            enough others do, > 0. A quarter of the time that is left is the most.
         max_staleness: an update that missed its round is offered to later ones while its model
             is at most so many versions old, and the round takes it; 0: never; None: as the round
             says.
@@ -47,6 +55,11 @@ class SharingConfig:
     min_quorum: int | None = None
     min_members: int = 2
     require_checks: RequiredChecks = RequiredChecks.SUM
+    min_mask_scale: int = 3
+    min_wrap_tests: int = 40
+    min_sketch_dim: int = 1024
+    holders_ca: Path | None = None
+    holder_patience_s: float = 20.0
     max_staleness: int | None = None
     tells_training: bool = False
     required: bool = True
@@ -58,8 +71,13 @@ class SharingConfig:
             ("min_threshold", self.min_threshold, 2),
             ("min_quorum", self.min_quorum, 2),
             ("min_members", self.min_members, 2),
+            ("min_mask_scale", self.min_mask_scale, 1),
+            ("min_wrap_tests", self.min_wrap_tests, 1),
+            ("min_sketch_dim", self.min_sketch_dim, 1),
             ("max_staleness", self.max_staleness, 0),
         )
         for name, value, low in ranges:
             if value is not None and value < low:
                 raise ClientConfigError(f"{name}={value} must be at least {low}")
+        if not self.holder_patience_s > 0:
+            raise ClientConfigError(f"holder_patience_s={self.holder_patience_s} must be > 0")

@@ -72,6 +72,7 @@ def check_policy(params: RoundParameters, policy: SharingConfig, committee: Comm
         ("threshold", params.threshold, policy.min_threshold),
         ("quorum", params.quorum, least_quorum),
         ("updates in a sum", _least_members(params), policy.min_members),
+        *_check_floors(params, policy),
     ):
         if value < least:
             raise policy_refusal(f"{name} of the round must be at least {least}, got {value}")
@@ -84,6 +85,19 @@ def check_policy(params: RoundParameters, policy: SharingConfig, committee: Comm
         raise policy_refusal(
             f"degraded={params.degraded.name} may skip what require_checks={required.value!r} asks"
         )
+
+
+def _check_floors(
+    params: RoundParameters, policy: SharingConfig
+) -> tuple[tuple[str, int, int], ...]:
+    """List what makes the checks of a round: name, value, least value."""
+    if not params.is_checked:
+        return ()
+    return (
+        ("mask_scale", params.mask_scale, policy.min_mask_scale),
+        ("wrap_tests", params.wrap_tests, policy.min_wrap_tests),
+        ("sketch_dim", params.sketch_dim, policy.min_sketch_dim),
+    )
 
 
 def _least_members(params: RoundParameters) -> int:

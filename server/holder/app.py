@@ -26,6 +26,7 @@ from security.shared_round.holder_keys import HolderSecrets
 from security.shared_round.signing import DeviceAuthority
 from server.config import ConfigError
 from server.holder.config import HolderConfig, HolderTlsConfig
+from server.holder.gate import MAX_MESSAGE_BYTES, Gate
 from server.holder.intake import Intake, IntakeParts, OpenedFrames
 from server.holder.keyring import Keyring
 from server.holder.membership import HolderSelf, KnownRounds
@@ -39,15 +40,12 @@ from server.http import HttpServer
 from server.kernels import Workers
 from server.services.admin_api import create_metrics_app
 
-# Openings of a whole committee come in one message.
-MAX_MESSAGE_BYTES: Final = 64 << 20
 DRAIN_S: Final = 5.0
 
 OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a second process on the same address is a mistake
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 256 << 10),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 1024),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -67,14 +65,22 @@ class HolderServer:
     """
 
     def __init__(
-        self, config: HolderConfig, service: ShareHolderService, registry: CollectorRegistry
+        self,
+        config: HolderConfig,
+        service: ShareHolderService,
+        *,
+        gate: Gate,
+        registry: CollectorRegistry,
     ) -> None:
         self._config = config
         self.registry = registry
         interceptor = HolderInterceptor(
-            meter=RpcMeter(Metrics.declare(registry), METHODS), log=get_logger("server.holder.rpc")
+            gate,
+            meter=RpcMeter(Metrics.declare(registry), METHODS),
+            log=get_logger("server.holder.rpc"),
         )
-        self._server = grpc.aio.server(interceptors=[interceptor], options=OPTIONS)
+        most = ("grpc.max_receive_message_length", gate.max_request_bytes)
+        self._server = grpc.aio.server(interceptors=[interceptor], options=(*OPTIONS, most))
         share_holder_pb2_grpc.add_ShareHolderServicer_to_server(service, self._server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -108,6 +114,8 @@ class HolderServer:
         await asyncio.gather(*(http.start() for http in self._http))
         for name in ("", SERVICE_NAME):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if not self._config.tls.proves_callers:
+            _log.warning("open_to_every_caller", address=self.address)
         _log.info("holder_started", address=self.address, index=self._config.holder.index)
 
     @property
@@ -190,8 +198,10 @@ def build_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time
     registry = create_registry()
     files = Workers("holder-files", threads=config.limits.threads)
     compute = Workers("holder-compute", threads=config.limits.threads)
+    gate = Gate(config)
     service = ShareHolderService(
         ServiceParts(
+            peers=gate.peers,
             me=holder.me,
             keyring=holder.keyring,
             intake=holder.intake,
@@ -202,7 +212,7 @@ def build_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time
             metrics=HolderMetrics.declare(registry),
         )
     )
-    server = HolderServer(config, service, registry)
+    server = HolderServer(config, service, gate=gate, registry=registry)
     # Closed the other way round: threads that still work need the storage.
     for close in (holder.storage.close, files.close, compute.close):
         server.own(close)

@@ -73,9 +73,29 @@ class HolderTlsConfig(_Section):
     certificate: Path | None = None
     private_key: Path | None = None
     client_ca: Path | None = Field(
-        default=None, description="authority whose certificates callers must present; none: no one"
+        default=None,
+        description="authority whose certificates callers must present; none: everyone is believed",
+    )
+    coordinators: tuple[str, ...] = Field(
+        default=(),
+        description="common names of those that may call everything; others hand in their share",
     )
     insecure: bool = Field(default=False, description="serve without TLS")
+
+    @property
+    def proves_callers(self) -> bool:
+        """True where TLS shows who calls."""
+        return self.client_ca is not None
+
+    @model_validator(mode="after")
+    def _check(self) -> "HolderTlsConfig":
+        if self.client_ca is not None and (self.certificate is None or self.private_key is None):
+            msg = "client-ca needs certificate and private-key"
+            raise ValueError(msg)
+        if (self.client_ca is None) is not (not self.coordinators):
+            msg = "client-ca and coordinators go together"
+            raise ValueError(msg)
+        return self
 
 
 class PolicyConfig(_Section):
@@ -99,8 +119,14 @@ class PolicyConfig(_Section):
     max_wrap_tests: int = Field(
         default=64, ge=1, description="noised projections of a group of updates that are opened"
     )
+    min_wrap_tests: int = Field(
+        default=40, ge=16, description="as many find an update that goes around the field"
+    )
     min_mask_scale: int = Field(
         default=3, ge=1, description="their noise, in units of an update's norm bound"
+    )
+    min_sketch_dim: int = Field(
+        default=1024, ge=1, description="of the sketches in which distances and tests are made"
     )
     assume_honest_holders: bool = Field(
         default=False,
@@ -114,6 +140,12 @@ class PolicyConfig(_Section):
             raise ValueError(msg)
         if self.max_members < self.min_members:
             msg = f"max-members={self.max_members} must be >= min-members={self.min_members}"
+            raise ValueError(msg)
+        if self.max_wrap_tests < self.min_wrap_tests:
+            msg = (
+                f"max-wrap-tests={self.max_wrap_tests} must be >= "
+                f"min-wrap-tests={self.min_wrap_tests}"
+            )
             raise ValueError(msg)
         return self
 
@@ -129,6 +161,9 @@ class HolderLimitsConfig(_Section):
     )
     stream_stall_s: float = Field(
         default=20, gt=0, le=3600, description="a stream silent for this long is ended"
+    )
+    stream_min_bytes_per_s: int = Field(
+        default=32 << 10, ge=1, description="a stream slower than this over all is ended"
     )
     open_rounds: int = Field(
         default=64, ge=1, description="rounds not purged yet; more: OVERLOADED"

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -142,6 +142,30 @@ class Receipt:
     data: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedShare:
+    """A share whose header and sizes hold.
+
+    Attributes:
+        params: of its round.
+        header: which device made it.
+        start: what it begins with.
+    """
+
+    params: RoundParameters
+    header: VerifiedHeader
+    start: pb.ShareStart = field(repr=False)
+
+    @property
+    def device_id(self) -> str:
+        """Who made it, as its signature proves."""
+        return self.header.device_id
+
+
+def _everyone(_: str) -> None:
+    """Let every sender hand in the share."""
+
+
 class Intake:
     """Takes shares in. For any number of threads; every method blocks.
 
@@ -153,18 +177,25 @@ class Intake:
         self._parts = parts
         self._frames = frames
 
-    def begin(self, start: pb.ShareStart) -> IncomingShare | Receipt:
-        """Verify everything but the body.
+    def verify(
+        self, start: pb.ShareStart, check_sender: Callable[[str], None]
+    ) -> OfferedShare | Receipt:
+        """Verify what tells cheaply whether a share can be taken; nothing is opened or kept.
+
+        Args:
+            start: what the share begins with.
+            check_sender: raises where the caller may not hand in a device's share.
 
         Returns:
-            What takes the body, or the receipt where this share is stored already.
+            What to `begin`, or the receipt where this share is stored already.
 
         Raises:
             SharedRoundError, ServiceError: why the share is refused.
         """
-        me, storage = self._parts.me, self._parts.storage
+        me = self._parts.me
         params = self._parts.rounds.parameters(start.params_sha256)
         header = me.authority.verify(start.header, now_s=me.now_s())
+        check_sender(header.device_id)
         check_header(params, header.header)
 
         def known(ledger: Ledger) -> bytes | None:
@@ -174,16 +205,26 @@ class Intake:
                 stepped(row.state, ShareOffered())
             return found
 
-        receipt = storage.read(known)
+        receipt = self._parts.storage.read(known)
         if receipt is not None:
             return Receipt(receipt)
-        keys = self._frames.open(params, header, start.frame)
-        has_body = params.has_body(me.index)
-        expected = params.body_bytes(0) if has_body else 0
+        expected = params.body_bytes(0) if params.has_body(me.index) else 0
         if start.body_bytes != expected:
             msg = f"body_bytes={start.body_bytes} must be {expected} for holder {me.index}"
             raise MalformedRequest(msg)
-        is_large = expected > self._parts.inline_max_bytes
+        return OfferedShare(params=params, header=header, start=start)
+
+    def begin(self, offered: OfferedShare) -> IncomingShare:
+        """Open the keys of a share, and a file where its body is large.
+
+        Raises:
+            SharedRoundError, ServiceError: why the share is refused.
+        """
+        me, storage = self._parts.me, self._parts.storage
+        params, header, start = offered.params, offered.header, offered.start
+        keys = self._frames.open(params, header, start.frame)
+        has_body = params.has_body(me.index)
+        is_large = start.body_bytes > self._parts.inline_max_bytes
         return IncomingShare(
             header=header,
             signed_header=serialize(start.header),
@@ -220,13 +261,15 @@ class Intake:
             self._delete_unused(signed, outcomes)
         return outcomes
 
-    def take(self, inline: pb.InlineShare) -> tuple[bytes, ShareRow] | Receipt | ServiceError:
+    def take(
+        self, inline: pb.InlineShare, check_sender: Callable[[str], None] = _everyone
+    ) -> tuple[bytes, ShareRow] | Receipt | ServiceError:
         """Verify one small share with its body; the row to store, its receipt, or why not."""
         try:
-            begun = self.begin(inline.start)
-            if isinstance(begun, Receipt):
-                return begun
-            with begun:
+            offered = self.verify(inline.start, check_sender)
+            if isinstance(offered, Receipt):
+                return offered
+            with self.begin(offered) as begun:
                 if inline.body:
                     begun.feed(inline.body)
                 return inline.start.params_sha256, begun.finish()

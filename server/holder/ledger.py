@@ -7,10 +7,13 @@
     votes        the sets it voted for, with their members
     shares       headers, sealed frames, small bodies and receipts; a body's file by name
     statements   everything else it signed, as sent: asked again, the same bytes leave
+    opened       SHA-256 of the statements that a purge deleted
 
-Frames and bodies go when a round is purged; what was signed stays.
+When a round is purged its frames and bodies go, and so do the statements that tell of single
+updates; what else was signed stays.
 """
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,6 +50,10 @@ CREATE TABLE IF NOT EXISTS statements (
     params_sha256 BLOB NOT NULL, kind TEXT NOT NULL, subject BLOB NOT NULL,
     statement BLOB NOT NULL, PRIMARY KEY (params_sha256, kind, subject)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS opened (
+    params_sha256 BLOB NOT NULL, kind TEXT NOT NULL, subject BLOB NOT NULL,
+    statement_sha256 BLOB NOT NULL, PRIMARY KEY (params_sha256, kind, subject)
+) STRICT;
 """
 
 
@@ -60,6 +67,10 @@ class StatementKind(Enum):
     BLAME = "blame"  # subject: the set and the members
     COMMITMENT = "commitment"  # no subject: one a round, ever
     SUM = "sum"  # no subject: one a round, ever
+
+
+# What shows something of single updates, or of the masks over it.
+OPENING_KINDS: Final = (StatementKind.COIN, StatementKind.OPENINGS, StatementKind.BLAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +299,23 @@ class Ledger:
             "INSERT INTO statements VALUES (?, ?, ?, ?)",
             (params_sha256, kind.value, subject, statement),
         )
+
+    def forget_openings(self, params_sha256: bytes) -> None:
+        """Drop the round's `OPENING_KINDS`; of each, the SHA-256 stays."""
+        for kind in OPENING_KINDS:
+            name = (params_sha256, kind.value)
+            rows = self._sql.execute(
+                "SELECT subject, statement FROM statements WHERE params_sha256 = ? AND kind = ?",
+                name,
+            ).fetchall()
+            self._sql.executemany(
+                "INSERT OR IGNORE INTO opened VALUES (?, ?, ?, ?)",
+                [
+                    (*name, subject, hashlib.sha256(statement).digest())
+                    for subject, statement in rows
+                ],
+            )
+            self._sql.execute("DELETE FROM statements WHERE params_sha256 = ? AND kind = ?", name)
 
     def _ballots(self, params_sha256: bytes) -> tuple[Ballot, ...]:
         rows = self._sql.execute(

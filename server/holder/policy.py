@@ -46,7 +46,9 @@ def check_policy(params: RoundParameters, committee: Committee, policy: PolicyCo
     _check_modes(params, policy)
     if params.is_checked:
         _at_least("mask_scale", params.mask_scale, policy.min_mask_scale)
+        _at_least("wrap_tests", params.wrap_tests, policy.min_wrap_tests)
         _at_most("wrap_tests", params.wrap_tests, policy.max_wrap_tests)
+        _at_least("sketch_dim", params.sketch_dim, policy.min_sketch_dim)
     _check_sizes(params, policy)
 
 

@@ -19,6 +19,7 @@ from server.errors import (
     MalformedRequest,
     Overloaded,
     ParametersConflict,
+    ServiceError,
     SumConflict,
 )
 from server.holder.config import PolicyConfig
@@ -100,7 +101,6 @@ class HolderRounds:
             opened_at_s=int(parts.me.now_s()),
             state=HolderRound(),
         )
-        self.purge_old()
 
         def change(ledger: Ledger) -> None:
             found = ledger.round_of(params.task, params.round)
@@ -125,6 +125,12 @@ class HolderRounds:
     def freeze(self, request: pb.FreezeRequest) -> bytes:
         """Vote for a set."""
         params = self._parts.known.parameters(request.params_sha256)
+        if not params.min_members <= len(request.members) <= params.max_members:
+            msg = (
+                f"members={len(request.members)} must be in "
+                f"{params.min_members}..{params.max_members}"
+            )
+            raise MalformedRequest(msg)
         frozen = frozen_set(params, request)
         subject = request.attempt.to_bytes(4, "little") + frozen.sha256
         stored = self._steps.stored(params, StatementKind.VOTE, subject)
@@ -132,12 +138,6 @@ class HolderRounds:
             return stored
         event = FreezeProposed(attempt=request.attempt, set_sha256=frozen.sha256)
         self._steps.require_allowed(params, event)
-        if not params.min_members <= len(frozen.members) <= params.max_members:
-            msg = (
-                f"members={len(frozen.members)} must be in "
-                f"{params.min_members}..{params.max_members}"
-            )
-            raise MalformedRequest(msg)
         self._parts.shares.require_all(frozen, frozen.members)
         ballot = Ballot(attempt=request.attempt, set_sha256=frozen.sha256)
         proposal = serialize(request)
@@ -276,16 +276,23 @@ class HolderRounds:
                 num_sums=len(selection.sums),
                 data_sha256=digest,
             )
-            stored = self._steps.sign(params, event, (StatementKind.SUM, b""), statement)
+            try:
+                stored = self._steps.sign(params, event, (StatementKind.SUM, b""), statement)
+                self._steps.require_allowed(params, event)
+            except ServiceError:
+                # A purge came in between and has deleted what there was then.
+                parts.storage.sums.delete(path.name)
+                raise
         return ReleasedSum(statement=stored, path=path)
 
     def purge(self, params_sha256: bytes) -> None:
-        """Delete a round's shares and keys; what was signed stays."""
+        """Delete a round's shares, keys and openings; votes and what binds stay."""
         storage = self._parts.storage
 
         def change(ledger: Ledger) -> list[str]:
             row = require_round(ledger.round(params_sha256), params_sha256)
             ledger.save_state(params_sha256, stepped(row.state, PurgeAsked()))
+            ledger.forget_openings(params_sha256)
             return ledger.forget_shares(params_sha256)
 
         for name in storage.write(change):
@@ -294,13 +301,10 @@ class HolderRounds:
         self._parts.frames.forget(params_sha256)
         storage.forget_deleted()
 
-    def purge_old(self) -> None:
-        """Purge rounds that their coordinator has forgotten."""
+    def outdated(self) -> list[bytes]:
+        """Rounds that their coordinator has forgotten, by params_sha256; they are to be purged."""
         before_s = self._parts.me.now_s() - self._parts.retention_s
-        for params_sha256 in self._parts.storage.read(
-            lambda ledger: ledger.open_rounds(opened_before_s=before_s)
-        ):
-            self.purge(params_sha256)
+        return self._parts.storage.read(lambda ledger: ledger.open_rounds(opened_before_s=before_s))
 
     def _bind(self, params: RoundParameters, event: CommitmentsShown) -> None:
         """Make the commitment that is shown this holder's own, unless it has made it already."""

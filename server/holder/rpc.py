@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
+from monitoring.logs import EventLogger
+from monitoring.rpc_meter import RpcMeter
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from security.errors import SharedRoundError
+from server.holder.gate import Gate
 from server.holder.refusals import as_service_error
 from server.services.rpc import ServiceInterceptor
 
@@ -24,7 +27,11 @@ METHODS: Final = tuple(
 
 
 class HolderInterceptor(ServiceInterceptor):
-    """Maps errors, measures and traces the calls of ShareHolder, and those alone."""
+    """Guards the calls of ShareHolder, maps their errors and measures them, and those alone."""
+
+    def __init__(self, gate: Gate, *, meter: RpcMeter, log: EventLogger) -> None:
+        super().__init__(meter=meter, log=log)
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -37,7 +44,10 @@ class HolderInterceptor(ServiceInterceptor):
             return handler
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(handler, method))
+            known = self._wrapped[method] = (
+                handler,
+                self._wrap(self._gate.guarded(handler, method), method),
+            )
         return known[1]
 
     def _judge(

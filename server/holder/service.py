@@ -1,18 +1,16 @@
 """The ShareHolder service: what callers ask, off the event loop, one step of a round at a time.
 
-Callers are not believed. Every call may be repeated and gives the same bytes again; what an answer
-says is durable.
+Callers are not believed, also where the gate knows them. Every call may be repeated and gives the
+same bytes again; what an answer says is durable.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
@@ -20,27 +18,26 @@ from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderServicer
 from security.errors import SharedRoundError
-from server.errors import MalformedRequest, Overloaded, ServiceError, TruncatedStream
+from server.errors import MalformedRequest, ServiceError
 from server.holder.config import HolderLimitsConfig
-from server.holder.intake import IncomingShare, Intake, Receipt
+from server.holder.gate import MAX_DATA_BYTES
+from server.holder.intake import Intake, Receipt
 from server.holder.keyring import Keyring
 from server.holder.ledger import ShareRow
 from server.holder.membership import HolderSelf
 from server.holder.metrics import HolderMetrics
 from server.holder.refusals import as_service_error
 from server.holder.rounds import HolderRounds
+from server.holder.share_streams import ShareStreams
+from server.holder.streams import StepTurns
 from server.kernels import Workers
+from server.services.identity import PeerIdentity
 from server.status import error_detail
 
 if TYPE_CHECKING:  # generic in the stubs only
     Context = grpc.aio.ServicerContext[Any, Any]
 
-MAX_DATA_BYTES: Final = 2 << 20
-# Protobuf and headers around the data of one message.
 _SUM_CHUNK_BYTES: Final = 1 << 20
-_RETRY_AFTER_MS: Final = 500
-
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +45,12 @@ class ServiceParts:
     """What the service is made of.
 
     Attributes:
+        peers: whose share a caller may hand in.
         files: threads that check and store shares.
         compute: one thread, for openings, judgements and sums.
     """
 
+    peers: PeerIdentity
     me: HolderSelf
     keyring: Keyring
     intake: Intake
@@ -67,10 +66,10 @@ class ShareHolderService(ShareHolderServicer):
 
     def __init__(self, parts: ServiceParts) -> None:
         self._parts = parts
-        self._streams = asyncio.Semaphore(parts.limits.streams_in_flight)
-        self._waiting = 0
-        # Gone with the last call that waits for it: callers may name any round.
-        self._steps: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        self._streams = ShareStreams(
+            parts.intake, files=parts.files, limits=parts.limits, metrics=parts.metrics
+        )
+        self._turns = StepTurns(parts.compute)
 
     async def Describe(  # noqa: N802  # a name of the protocol
         self, request: pb.DescribeRequest, context: Context
@@ -100,27 +99,29 @@ class ShareHolderService(ShareHolderServicer):
         self, request: pb.OpenRoundRequest, context: Context
     ) -> pb.OpenRoundResponse:
         del context
-        digest = await self._parts.files.run(self._parts.rounds.open, request.parameters)
+        rounds = self._parts.rounds
+        for old in await self._parts.files.run(rounds.outdated):
+            await self._turns.run(old, rounds.purge, old)
+        digest = await self._parts.files.run(rounds.open, request.parameters)
         return pb.OpenRoundResponse(params_sha256=digest)
 
     async def StoreShare(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.StoreShareRequest], context: Context
     ) -> shared_pb.SignedStatement:
-        del context
+        check_sender = self._parts.peers.check_submitter(context)
         with self._counted():
-            async with self._stream_slot():
-                receipt = await self._receive(request_iterator)
+            receipt = await self._streams.receive(request_iterator, check_sender)
         self._parts.metrics.shares_stored_total.inc()
         return shared_pb.SignedStatement.FromString(receipt.data)
 
     async def StoreShares(  # noqa: N802
         self, request: pb.StoreSharesRequest, context: Context
     ) -> pb.StoreSharesResponse:
-        del context
+        check_sender = self._parts.peers.check_submitter(context)
         if request.ByteSize() > MAX_DATA_BYTES:
             msg = f"shares of {request.ByteSize()} bytes must be at most {MAX_DATA_BYTES} together"
             raise MalformedRequest(msg)
-        outcomes = await self._parts.files.run(self._take_all, list(request.shares))
+        outcomes = await self._parts.files.run(self._take_all, request.shares, check_sender)
         return pb.StoreSharesResponse(outcomes=[self._outcome(each) for each in outcomes])
 
     async def ListShares(  # noqa: N802
@@ -177,9 +178,8 @@ class ShareHolderService(ShareHolderServicer):
     ) -> AsyncIterator[pb.SumChunk]:
         del context
         with _timed(self._parts.metrics.sums_seconds.observe):
-            released = await self._locked(
-                request.params_sha256, self._parts.rounds.release, request
-            )
+            release = self._parts.rounds.release
+            released = await self._turns.run(request.params_sha256, release, request)
         self._parts.metrics.statements_total.labels(kind="sum").inc()
         # Opened before the first answer: a purge meanwhile cannot take the file away.
         file = await self._parts.files.run(released.path.open, "rb")
@@ -194,7 +194,8 @@ class ShareHolderService(ShareHolderServicer):
         self, request: pb.PurgeRequest, context: Context
     ) -> pb.PurgeResponse:
         del context
-        await self._locked(request.params_sha256, self._parts.rounds.purge, request.params_sha256)
+        digest = request.params_sha256
+        await self._turns.run(digest, self._parts.rounds.purge, digest)
         return pb.PurgeResponse()
 
     async def _step(
@@ -203,82 +204,16 @@ class ShareHolderService(ShareHolderServicer):
         step: Callable[[Any], bytes],
         request: Any,  # noqa: ANN401
     ) -> shared_pb.SignedStatement:
-        signed = await self._locked(request.params_sha256, step, request)
+        signed = await self._turns.run(request.params_sha256, step, request)
         self._parts.metrics.statements_total.labels(kind=kind).inc()
         return shared_pb.SignedStatement.FromString(signed)
 
-    async def _locked(
-        self,
-        params_sha256: bytes,
-        step: Callable[[Any], R],
-        request: Any,  # noqa: ANN401
-    ) -> R:
-        """Run a step when no other of the round runs: a caller that asks twice costs once."""
-        lock = self._steps.setdefault(params_sha256, asyncio.Lock())
-        waiting = asyncio.ensure_future(self._run_step(lock, step, request))
-        # Nobody may be left to be told how it ended.
-        waiting.add_done_callback(lambda task: task.cancelled() or task.exception())
-        # Shielded: work that is under way is finished and stored, whoever still listens.
-        return await asyncio.shield(waiting)
-
-    async def _run_step(
-        self,
-        lock: asyncio.Lock,
-        step: Callable[[Any], R],
-        request: Any,  # noqa: ANN401
-    ) -> R:
-        async with lock:
-            return await self._parts.compute.run(step, request)
-
-    async def _receive(self, parts: AsyncIterator[pb.StoreShareRequest]) -> Receipt:
-        run, intake = self._parts.files.run, self._parts.intake
-        first = await self._next(parts)
-        if first is None or first.WhichOneof("part") != "start":
-            msg = "a stream must begin with a start"
-            raise MalformedRequest(msg)
-        begun = await run(intake.begin, first.start)
-        if isinstance(begun, Receipt):
-            return begun
-        try:
-            await self._receive_body(parts, begun, first.start.body_bytes)
-            row = await run(begun.finish)
-        finally:
-            await run(begun.__exit__, None, None, None)
-        return await run(intake.store, first.start.params_sha256, row)
-
-    async def _receive_body(
-        self, parts: AsyncIterator[pb.StoreShareRequest], share: IncomingShare, body_bytes: int
-    ) -> None:
-        received = 0
-        while received < body_bytes:
-            part = await self._next(parts)
-            if part is None:
-                msg = f"the stream ended after {received} of {body_bytes} bytes"
-                raise TruncatedStream(msg)
-            if part.WhichOneof("part") != "data" or not 1 <= len(part.data) <= MAX_DATA_BYTES:
-                msg = f"a part after the first must be 1 to {MAX_DATA_BYTES} bytes of data"
-                raise MalformedRequest(msg)
-            await self._parts.files.run(share.feed, part.data)
-            received += len(part.data)
-            self._parts.metrics.share_bytes_total.inc(len(part.data))
-        if await self._next(parts) is not None:
-            msg = f"the stream must end after {body_bytes} bytes of data"
-            raise MalformedRequest(msg)
-
-    async def _next(
-        self, parts: AsyncIterator[pb.StoreShareRequest]
-    ) -> pb.StoreShareRequest | None:
-        try:
-            async with asyncio.timeout(self._parts.limits.stream_stall_s):
-                return await anext(parts, None)
-        except TimeoutError as error:
-            msg = f"nothing came for {self._parts.limits.stream_stall_s:g} s"
-            raise TruncatedStream(msg) from error
-
-    def _take_all(self, shares: list[pb.InlineShare]) -> list[Receipt | ServiceError]:
+    def _take_all(
+        self, shares: Sequence[pb.InlineShare], check_sender: Callable[[str], None]
+    ) -> list[Receipt | ServiceError]:
         """Verify every share of a batch, then store all that passed in one transaction."""
         intake = self._parts.intake
-        outcomes = [intake.take(share) for share in shares]
+        outcomes = [intake.take(share, check_sender) for share in shares]
         places = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, tuple)]
         rows: list[tuple[bytes, ShareRow]] = [
             outcome for outcome in outcomes if isinstance(outcome, tuple)
@@ -305,22 +240,6 @@ class ShareHolderService(ShareHolderServicer):
             known = error if isinstance(error, ServiceError) else as_service_error(error)
             self._parts.metrics.shares_refused_total.labels(reason=known.reason).inc()
             raise
-
-    @contextlib.asynccontextmanager
-    async def _stream_slot(self) -> AsyncIterator[None]:
-        """Wait for one of the streams that are read at the same time."""
-        if self._streams.locked() and self._waiting >= self._parts.limits.streams_queued:
-            msg = f"{self._waiting} streams are waiting"
-            raise Overloaded(msg, retry_after_ms=_RETRY_AFTER_MS)
-        self._waiting += 1
-        try:
-            await self._streams.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._streams.release()
 
 
 @contextlib.contextmanager

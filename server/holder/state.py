@@ -24,6 +24,8 @@ from enum import Enum
 from typing import Final, assert_never
 
 MAX_VOTES: Final = 100
+# A caller that skips more of them could leave none for others.
+MAX_SKIP: Final = 16
 
 
 class Phase(Enum):
@@ -290,6 +292,9 @@ def _freeze(round_: HolderRound, event: FreezeProposed, after: Phase) -> HolderR
     last = round_.ballots[-1].attempt if round_.ballots else 0
     if event.attempt <= last:
         why = f"attempt={event.attempt} must exceed {last}, the last one voted in"
+        raise HolderEventRefused(Refusal.SET_CONFLICT, why)
+    if event.attempt > last + MAX_SKIP:
+        why = f"attempt={event.attempt} must be at most {last + MAX_SKIP} after {last}"
         raise HolderEventRefused(Refusal.SET_CONFLICT, why)
     if len(round_.ballots) >= MAX_VOTES:
         why = f"the holder has voted {MAX_VOTES} times in this round"

@@ -9,6 +9,7 @@ One thread writes the database. What several callers want written at once become
 each of them inside a savepoint of its own: a refused one leaves no trace and hurts no other.
 """
 
+import contextlib
 import fcntl
 import os
 import queue
@@ -48,6 +49,9 @@ class HolderStorage:
         try:
             folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             self._lock_fd = _lock(folder / "lock")
+            # Only here, before any connection: to close a file drops every lock that the process
+            # holds on it, and SQLite's locks keep others from deleting the log under this holder.
+            os.close(os.open(folder / _DATABASE, os.O_CREAT | os.O_RDWR, FILE_MODE))
         except OSError as error:
             msg = f"data-dir {folder}: {error.strerror or error}"
             raise StoreUnavailable(msg) from error
@@ -57,7 +61,10 @@ class HolderStorage:
         self._reader.executescript(SCHEMA)
         self._read_lock = threading.Lock()
         self._is_closed = False
+        # Nothing is queued behind the end: it would never be answered.
+        self._queue_lock = threading.Lock()
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._writer = self._connect()
         self._thread = threading.Thread(target=self._write_all, name="holder-writer", daemon=True)
         self._thread.start()
         self.bodies.sweep(set(self.read(lambda ledger: list(ledger.body_files()))))
@@ -87,11 +94,12 @@ class HolderStorage:
         Raises:
             StoreUnavailable: if the database cannot be written; nothing was changed.
         """
-        if self._is_closed:
-            msg = "the holder is stopping"
-            raise StoreUnavailable(msg)
         future: Future[Any] = Future()
-        self._changes.put((change, future))
+        with self._queue_lock:
+            if self._is_closed:
+                msg = "the holder is stopping"
+                raise StoreUnavailable(msg)
+            self._changes.put((change, future))
         result: R = future.result()
         return result
 
@@ -102,18 +110,22 @@ class HolderStorage:
 
     def close(self) -> None:
         """Finish what was asked for and close everything."""
-        self._is_closed = True
-        self._changes.put(None)
+        with self._queue_lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._changes.put(None)
         self._thread.join()
         self._reader.close()
         os.close(self._lock_fd)
 
     def _connect(self) -> sqlite3.Connection:
-        path = self._folder / _DATABASE
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, FILE_MODE))
         # Transactions are begun by hand; locks and the one writing thread keep threads apart.
         connection = sqlite3.connect(
-            path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            self._folder / _DATABASE,
+            timeout=_BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
         connection.execute("PRAGMA journal_mode = WAL")
         # In WAL mode, FULL syncs the log at every commit and NORMAL only at checkpoints.
@@ -122,12 +134,11 @@ class HolderStorage:
         return connection
 
     def _write_all(self) -> None:
-        connection = self._connect()
         try:
             while (group := self._next_group()) is not None:
-                _commit(connection, group)
+                _commit(self._writer, group)
         finally:
-            connection.close()
+            self._writer.close()
 
     def _next_group(self) -> "list[_Change] | None":
         """Wait for a change and take along what waits already; None: the storage closes."""
@@ -159,9 +170,10 @@ def _commit(connection: sqlite3.Connection, group: list[_Change]) -> None:
         for change, future in group:
             outcomes.append((future, *_attempt(connection, ledger, change)))
         connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+    except Exception as error:  # whatever it is, the thread must go on with the next group
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
         for _, future in group:
             future.set_exception(unavailable("write", error))
         return
@@ -181,7 +193,7 @@ def _attempt(
         outcome = change(ledger), None
     except sqlite3.OperationalError:
         raise  # the disk or the file: no change of the group can be trusted
-    except Exception as error:  # the caller's to judge
+    except BaseException as error:  # the caller's to judge; raised there, not in this thread
         connection.execute("ROLLBACK TO change")
         outcome = None, error
     connection.execute("RELEASE change")

@@ -222,6 +222,7 @@ class FederationService:
             plan=task.plan,
             traceparent=answer.traceparent,
             shared_parameters=answer.shared_parameters,
+            direct_delivery=task.shared is not None and task.shared.is_direct,
         )
 
     def _retry_ms(self, device_id: str, answer: CheckInAnswer) -> int:

@@ -51,6 +51,17 @@ class PeerIdentity:
             return lambda _: None
         return lambda device_id: self.check(context, device_id)
 
+    def check_gateway(self, context: Context) -> None:
+        """Refuse everyone but gateways.
+
+        Raises:
+            UnauthenticatedDevice: if the peer showed no certificate with a common name.
+            DeviceIdMismatch: if it names no gateway.
+        """
+        if self._required and (proved := self._common_name(context)) not in self._gateways:
+            msg = f"the certificate is of {proved}, which may not call this"
+            raise DeviceIdMismatch(msg)
+
     def check_any(self, context: Context) -> None:
         """Refuse a peer without a certificate.
 

@@ -21,7 +21,8 @@ from server.errors import (
     ServiceError,
     UpdateTooLarge,
 )
-from server.services.uploads import OVERLOAD_RETRY_MS, Uploads
+from server.services.pace import OVERLOAD_RETRY_MS
+from server.services.uploads import Uploads
 from server.storage.ports import Admission, AdmissionVerdict, RoundStore, Submission
 from server.tasks import TaskDirectory, TaskInfo
 from server.upload import DensePayload, PayloadFormat, SealedPayload, check_inline
@@ -232,7 +233,8 @@ class Submissions:
                 msg = f"round {round_number} is not open"
                 raise errors.UnknownRound(msg)
             params = RoundParameters.from_bytes(round_.shared.params_bytes)
-            known = self._sealed[key] = SealedPayload(params=params)
+            known = SealedPayload(params=params, is_direct=task.shared.is_direct)
+            self._sealed[key] = known
             if len(self._sealed) > MAX_KNOWN_ROUNDS:
                 self._sealed.popitem(last=False)
         return known

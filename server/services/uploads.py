@@ -10,8 +10,7 @@ import itertools
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from protos.fedagg.v1 import federation_pb2 as pb
 from server import errors
@@ -19,6 +18,7 @@ from server.config import LimitsConfig
 from server.convert import upload_part
 from server.errors import MalformedRequest, OffsetOutOfRange, Overloaded, ServiceError
 from server.kernels import Workers
+from server.services.pace import OVERLOAD_RETRY_MS, Pace, too_slow
 from server.storage.blobs import BlobStore
 from server.storage.keys import payload_blob
 from server.storage.ports import BlobNotFound, Submission
@@ -26,7 +26,6 @@ from server.upload import PayloadFormat, UploadSink
 
 WRITE_BYTES: Final = 2 << 20  # handed to a thread at once: larger saves hops, smaller saves memory
 MESSAGE_COST_BYTES: Final = 4096  # what a held message weighs at least, however little it brings
-OVERLOAD_RETRY_MS: Final = 1000
 STREAMS_PER_DEVICE: Final = 2  # a device that lost its connection may be back before we notice
 
 
@@ -54,7 +53,7 @@ class Uploads:
             async with asyncio.timeout(self._limits.upload_stall_s):
                 message = await anext(messages, b"")
         except TimeoutError as error:
-            raise _too_slow("no header arrived in time") from error
+            raise too_slow("no header arrived in time") from error
         part = upload_part(message)
         if isinstance(part, pb.UpdateHeader):
             return part
@@ -168,7 +167,11 @@ class Uploads:
         held = 0
         writing: asyncio.Future[None] | None = None
         try:
-            async with _Pace(self._limits, num_bytes=num_bytes) as pace:
+            async with Pace(
+                stall_s=self._limits.upload_stall_s,
+                num_bytes=num_bytes,
+                min_bytes_per_s=self._limits.upload_min_bytes_per_s,
+            ) as pace:
                 async for message in messages:
                     pace.keep()
                     part = _data_of(message)
@@ -193,43 +196,6 @@ class Uploads:
         return chunks
 
 
-class _Pace:
-    """Ends what it surrounds when the stream falls silent or is too slow over the whole.
-
-    One timer serves the whole stream: it is put off now and then, not at every message.
-    """
-
-    def __init__(self, limits: LimitsConfig, *, num_bytes: int) -> None:
-        self._stall_s = limits.upload_stall_s
-        self._loop = asyncio.get_running_loop()
-        started = self._loop.time()
-        self._deadline = started + self._stall_s + num_bytes / limits.upload_min_bytes_per_s
-        self._timer = asyncio.timeout_at(started + self._stall_s)
-        self._put_off_at = started
-
-    def keep(self) -> None:
-        """Tell that a message came."""
-        now = self._loop.time()
-        if now >= self._put_off_at:
-            self._put_off_at = now + self._stall_s / 16
-            self._timer.reschedule(min(now + self._stall_s, self._deadline))
-
-    async def __aenter__(self) -> Self:
-        await self._timer.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            await self._timer.__aexit__(kind, error, traceback)
-        except TimeoutError as timeout:
-            raise _too_slow("the upload was silent or slow for too long") from timeout
-
-
 def _data_of(message: bytes) -> memoryview:
     part = upload_part(message)
     if isinstance(part, pb.UpdateHeader):
@@ -250,7 +216,3 @@ def blob_key(submission: Submission) -> str:
         submission_id=submission.submission_id,
         digest=submission.digest,
     )
-
-
-def _too_slow(why: str) -> Overloaded:
-    return Overloaded(why, retry_after_ms=OVERLOAD_RETRY_MS)

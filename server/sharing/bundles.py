@@ -1,5 +1,6 @@
 """Admitted bundles as the relay reads them: the prefix in memory, bodies chunk by chunk."""
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,12 +25,22 @@ PAYLOAD_GONE: Final = "PAYLOAD_GONE"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """One device's sealed update, where it is stored."""
+    """One device's sealed update, where it is stored.
+
+    Attributes:
+        has_bodies: False where the device handed the holders their shares itself.
+    """
 
     device_id: str
     prefix: round_pb.BundlePrefix
     index: BundleIndex
+    has_bodies: bool
     read: Callable[[int, int], Awaitable[bytes]]  # offset, length
+
+    @property
+    def header_sha256(self) -> bytes:
+        """The name of this update in receipts."""
+        return hashlib.sha256(self.prefix.header.header).digest()
 
     def start(self, holder: int) -> pb.ShareStart:
         """What a holder is told first: the header, its own frame, and how much follows."""
@@ -124,14 +135,22 @@ def _open(
     read: Callable[[int, int], Awaitable[bytes]],
 ) -> Bundle:
     prefix, prefix_bytes = parse_prefix(head)
+    has_bodies = contribution.payload_bytes != prefix_bytes
     index = check_structure(
         params,
         prefix,
         prefix_bytes=prefix_bytes,
         total_bytes=contribution.payload_bytes,
         device_id=contribution.device_id,
+        has_bodies=has_bodies,
     )
-    return Bundle(device_id=contribution.device_id, prefix=prefix, index=index, read=read)
+    return Bundle(
+        device_id=contribution.device_id,
+        prefix=prefix,
+        index=index,
+        has_bodies=has_bodies,
+        read=read,
+    )
 
 
 def _slices(data: bytes) -> Callable[[int, int], Awaitable[bytes]]:

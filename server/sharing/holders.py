@@ -199,6 +199,8 @@ class HolderClient:
         statement: round_pb.SignedStatement | None = None
         data = bytearray()
         async for chunk in self._stub.ReleaseSum(request, timeout=timeout_s):
+            if _is_unreadable(chunk):
+                break
             if chunk.WhichOneof("part") == "statement" and statement is None:
                 statement = chunk.statement
             else:
@@ -218,13 +220,22 @@ def refusal_of(detail: ErrorDetail) -> HolderRefused:
 
 async def _answer(call: Awaitable[T]) -> T:
     try:
-        return await call
+        answer = await call
     except grpc.aio.AioRpcError as error:
         detail = _detail(error)
         if error.code() in _REFUSALS and detail is not None:
             raise refusal_of(detail) from error
         msg = f"{error.code().name}: {error.details()}"
         raise HolderAway(msg) from error
+    if _is_unreadable(answer):
+        msg = "the answer cannot be read"
+        raise HolderAway(msg)
+    return answer
+
+
+def _is_unreadable(answer: object) -> bool:
+    """Whether gRPC could not parse what came: it then gives None, and no error."""
+    return answer is None
 
 
 def _detail(error: grpc.aio.AioRpcError) -> ErrorDetail | None:

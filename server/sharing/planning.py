@@ -45,6 +45,11 @@ class SharedTask:
     committee: Committee
     config: TaskConfig
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether devices hand every holder its share themselves."""
+        return self.config.sharing.delivery == "direct"
+
     def parameters(
         self, base: BaseModel, *, round_number: int, cohort_size: int
     ) -> RoundParameters:
@@ -94,7 +99,7 @@ class SharedTask:
         """Plan the smallest and the largest round there can be.
 
         Returns:
-            Bytes of the largest sealed update.
+            Bytes of the largest payload: a sealed update, or its prefix where delivery is direct.
 
         Raises:
             SharingError: if one of them cannot be sound.
@@ -102,6 +107,8 @@ class SharedTask:
         base = BaseModel(version=1, sha256="0" * 64, dim=dim)
         sizes = (self.config.quorum, self.config.reporting_goal)
         plans = [self.parameters(base, round_number=1, cohort_size=size) for size in sizes]
+        if self.is_direct:
+            return MAX_PREFIX_BYTES
         return max(
             BundleIndex(params=plan, prefix_bytes=MAX_PREFIX_BYTES).total_bytes for plan in plans
         )

@@ -1,13 +1,17 @@
 """Brings every admitted share to its holder, and knows which holder has which.
 
 What is relayed twice is answered from what the holder stored, so nothing here needs to be durable:
-a new leader lists what the holders have and goes on.
+a new leader lists what the holders have and goes on. Shares that devices handed to the holders
+themselves are only listed: what was admitted is then the prefix of the bundle.
 """
 
 import asyncio
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Protocol
+
+from google.protobuf.message import DecodeError
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
@@ -55,7 +59,8 @@ class Relay:
     `run` may be called again and again; it does only what is left. Not for two tasks at once.
 
     Attributes:
-        faults: devices whose share a holder refused, with the reason.
+        faults: devices whose share was refused, with the holders' reason, or, where fewer than
+            the threshold say so, with the name of the first of them: it may lie.
         refusals: holders that will not take part in the round, with the reason.
         seen: contributions there were when `run` was last called.
     """
@@ -77,7 +82,10 @@ class Relay:
         self._bundles = bundles
         self._observer = observer
         self._stored: dict[int, dict[str, bytes]] = {}  # holders that know the round
+        self._admitted: dict[str, bytes] = {}  # header hashes of the bundles that were opened
+        self._direct: set[str] = set()  # devices of those that have no bodies
         self.faults: dict[str, str] = {}
+        self._accusers: dict[str, set[int]] = {}  # of devices, holders that refused their share
         self.refusals: dict[int, HolderRefused] = {}
         self.seen = 0
 
@@ -85,7 +93,8 @@ class Relay:
         """Relay what holders lack of the contributions so far.
 
         Returns:
-            Holders that now have every share they do not refuse.
+            Holders that now have every share they do not refuse. Where devices deliver themselves,
+            those of the holders that answered with which the most shares count.
 
         Raises:
             Unavailable: if a store did not answer.
@@ -98,11 +107,23 @@ class Relay:
         for start in range(0, len(contributions), BATCH_DEVICES):
             some = contributions[start : start + BATCH_DEVICES]
             up_to_date -= await self._relay_some(some, up_to_date)
-        return frozenset(up_to_date)
+        if not self._direct:
+            return frozenset(up_to_date)
+        up_to_date -= await self._list_again(up_to_date)
+        held = {holder: self._direct & self._stored[holder].keys() for holder in up_to_date}
+        return best_holders(held, self._params)
 
     def common(self, holders: frozenset[int]) -> tuple[tuple[str, bytes], ...]:
-        """Devices and header hashes of the shares that all of these holders have, ascending."""
-        counts = Counter(item for holder in holders for item in self._stored[holder].items())
+        """Devices and header hashes of the shares that all of these holders have, ascending.
+
+        Only of updates that were admitted: anybody may hand a holder a share.
+        """
+        counts = Counter(
+            (device, header)
+            for holder in holders
+            for device, header in self._stored[holder].items()
+            if self._admitted.get(device) == header
+        )
         return tuple(sorted(item for item, count in counts.items() if count == len(holders)))
 
     def forget(self, holder: int) -> None:
@@ -136,14 +157,17 @@ class Relay:
             contribution
             for contribution in contributions
             if contribution.device_id not in self.faults
-            and any(contribution.device_id not in self._stored[holder] for holder in holders)
+            and contribution.device_id not in self._direct
+            and self._is_wanted(contribution.device_id, holders)
         ]
         if not wanted:
             return set()
         bundles, damaged = await self._bundles.load(self._round, self._params, wanted)
         self.faults.update(damaged)
+        self._admitted.update({bundle.device_id: bundle.header_sha256 for bundle in bundles})
+        self._direct.update(bundle.device_id for bundle in bundles if not bundle.has_bodies)
         tasks = {
-            holder: [b for b in bundles if b.device_id not in self._stored[holder]]
+            holder: [b for b in bundles if b.has_bodies and b.device_id not in self._stored[holder]]
             for holder in holders
         }
         # `ask` keeps account of who answers; each holder is given its own work.
@@ -151,6 +175,34 @@ class Relay:
             lambda client: self._relay_to(client, tasks[client.index]), sorted(holders)
         )
         return holders - set(answers.given)
+
+    def _is_wanted(self, device: str, holders: set[int]) -> bool:
+        return device not in self._admitted or any(
+            device not in self._stored[holder] for holder in holders
+        )
+
+    async def _list_again(self, holders: set[int]) -> set[int]:
+        """Ask holders that lack shares what they have now; return those that did not answer."""
+        lacking = {holder for holder in holders if self._direct - self._stored[holder].keys()}
+        answers = await self._pool.ask(
+            lambda client: client.list_shares(self._params.sha256), sorted(lacking)
+        )
+        for holder, refusal in answers.refused.items():
+            if refusal.reason == "UNKNOWN_ROUND":
+                self.forget(holder)
+        for holder, receipts in answers.given.items():
+            for receipt in receipts:
+                if not self._is_noted(holder, receipt):
+                    self._note_receipt(holder, receipt)
+        return lacking - set(answers.given)
+
+    def _is_noted(self, holder: int, signed: round_pb.SignedStatement) -> bool:
+        """Whether a receipt tells nothing new; saves the look at its signature."""
+        try:
+            receipt = round_pb.HolderStatement.FromString(signed.statement).receipt
+        except DecodeError:
+            return False
+        return self._stored[holder].get(receipt.device_id) == receipt.header_sha256
 
     async def _relay_to(self, client: HolderClient, bundles: Sequence[Bundle]) -> None:
         small: list[Bundle] = []
@@ -224,7 +276,42 @@ class Relay:
         self._observer.share_relayed(self._round.task, holder, error.reason)
         if error.reason not in DEVICE_FAULTS:
             raise error
-        self.faults[device] = error.reason
+        accusers = self._accusers.setdefault(device, set())
+        accusers.add(holder)
+        is_sure = len(accusers) >= self._params.threshold
+        self.faults[device] = error.reason if is_sure else f"refused-by-holder-{min(accusers)}"
+
+
+def best_holders(held: Mapping[int, set[str]], params: RoundParameters) -> frozenset[int]:
+    """Return the holders with which the most shares count, where devices deliver themselves.
+
+    The set that they freeze is that of the devices whose shares all of them have: a holder that
+    was away for long costs devices, and one that is left out costs its shares of all. So a few
+    devices that pass a holder over leave themselves out, and not the holder.
+
+    Args:
+        held: the devices whose shares a holder has.
+        params: says how many holders the checks and the votes need.
+
+    Returns:
+        Of at least so many as those: a set of holders with the greatest product of its size and
+        the number of devices; the larger one where two are equal. All where they are too few.
+
+    Cost: 2^n set operations, n <= 7.
+    """
+    needed = max(params.quorum, params.scheme.product_shares if params.is_checked else 0)
+    best = frozenset(held)
+    for least in dict.fromkeys((needed, params.quorum)):
+        best_score = (-1, 0)
+        for size in range(least, len(held) + 1):
+            for holders in itertools.combinations(sorted(held), size):
+                devices = len(set.intersection(*(held[holder] for holder in holders)))
+                score = (size * devices, size)
+                if devices >= params.min_members and score > best_score:
+                    best, best_score = frozenset(holders), score
+        if best_score[0] > 0:
+            break
+    return best
 
 
 def _messages(

@@ -53,6 +53,7 @@ class Holders:
         min_quorum: int | None = None,
         min_members: int = 2,
         require_checks: RequiredChecks = RequiredChecks.SUM,
+        min_mask_scale: int = 3,
         max_staleness: int | None = None,
     ) -> SharingConfig:
         files = identity_files(self.folder, DEVICE)
@@ -65,6 +66,7 @@ class Holders:
             min_quorum=min_quorum,
             min_members=min_members,
             require_checks=require_checks,
+            min_mask_scale=min_mask_scale,
             max_staleness=max_staleness,
         )
 

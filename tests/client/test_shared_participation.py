@@ -207,7 +207,7 @@ async def test_a_sealed_update_that_is_too_large_is_not_sent(
 
 
 @pytest.mark.parametrize("fault", [CLOSED, WRONG_VERSION])
-async def test_an_update_that_missed_its_round_is_sealed_for_the_next(
+async def test_an_update_that_has_left_is_in_no_other_round_whatever_the_server_says(
     bench: Bench, holders: Holders, fault: Refuse
 ) -> None:
     open_round(bench, holders, 3, staleness_weights=BUFFERED)
@@ -215,7 +215,23 @@ async def test_an_update_that_missed_its_round_is_sealed_for_the_next(
     trainer = ShiftTrainer()
     client = bench.client(trainer, config=config_of(bench, holders.sharing()))
     assert (await client.participate_once()).outcome is not Outcome.ACCEPTED
+    assert EventKind.KEPT not in bench.kinds()
+    open_round(bench, holders, 4, staleness_weights=BUFFERED)
+    assert (await client.participate_once()).metrics.staleness == 0
+    assert len(trainer.plans) == 2
+
+
+async def test_an_update_that_missed_its_round_is_sealed_for_the_next(
+    bench: Bench, holders: Holders
+) -> None:
+    open_round(bench, holders, 3, staleness_weights=BUFFERED)
+    bench.script.round_open = False
+    trainer = ShiftTrainer()
+    client = bench.client(trainer, config=config_of(bench, holders.sharing()))
+    assert (await client.participate_once()).outcome is Outcome.ROUND_CLOSED
     assert bench.kinds()[-2:] == [EventKind.KEPT, EventKind.ENDED]
+    assert bench.script.count("SubmitInlineUpdate") == 0
+    bench.script.round_open = True
     params = open_round(bench, holders, 4, staleness_weights=BUFFERED)
     outcome = await client.participate_once()
     assert outcome.outcome is Outcome.ACCEPTED
@@ -229,10 +245,9 @@ async def test_an_update_that_missed_its_round_is_sealed_for_the_next(
     assert (len(trainer.plans), bench.script.count("FetchModel")) == (1, 1)
     assert (outcome.round, outcome.model_version, outcome.metrics.staleness) == (4, 2, 1)
     assert outcome.metrics.num_samples == 20
-    first, second = headers(bench, "SubmitInlineUpdate")
-    assert (second.round, second.model_version) == (4, 2)
-    assert first.submission_id != second.submission_id
-    bundle = bytes(bench.script.stored[second.submission_id])
+    (header,) = headers(bench, "SubmitInlineUpdate")
+    assert (header.round, header.model_version) == (4, 2)
+    bundle = bytes(bench.script.stored[header.submission_id])
     assert holders.header(bundle).header.model_version == 2
     opened = holders.update(params, bundle, 1, 2)
     np.testing.assert_allclose(opened, np.full(7, 7**-0.5), atol=1e-6)
@@ -254,10 +269,11 @@ async def test_an_update_is_never_sent_to_the_same_round_twice(
     bench: Bench, holders: Holders
 ) -> None:
     open_round(bench, holders, 3, staleness_weights=BUFFERED)
-    bench.script.faults["SubmitInlineUpdate"].append(CLOSED)
+    bench.script.round_open = False
     trainer = ShiftTrainer()
     client = bench.client(trainer, config=config_of(bench, holders.sharing()))
     await client.participate_once()
+    bench.script.round_open = True
     await client.participate_once()
     assert len(trainer.plans) == 2
     assert EventKind.REUSED not in bench.kinds()
@@ -297,8 +313,9 @@ async def test_a_stale_update_whose_version_is_refused_is_trained_anew(
 ) -> None:
     trainer = ShiftTrainer()
     client = bench.client(trainer, config=config_of(bench, holders.sharing()))
-    bench.script.faults["SubmitInlineUpdate"].extend([CLOSED, WRONG_VERSION])
+    bench.script.faults["SubmitInlineUpdate"].append(WRONG_VERSION)
     for number in (3, 4, 5):
+        bench.script.round_open = number > 3
         open_round(bench, holders, number, staleness_weights=BUFFERED)
         outcome = await client.participate_once()
     assert (outcome.outcome, outcome.metrics.staleness) == (Outcome.ACCEPTED, 0)
@@ -332,10 +349,12 @@ async def test_an_update_that_no_round_takes_any_more_is_trained_anew(
     bench: Bench, holders: Holders, later_round: int, terms: dict[str, object], limit: int | None
 ) -> None:
     open_round(bench, holders, 3, staleness_weights=BUFFERED)
-    bench.script.faults["SubmitInlineUpdate"].append(CLOSED)
+    bench.script.round_open = False
     trainer = ShiftTrainer()
     client = bench.client(trainer, config=config_of(bench, holders.sharing(max_staleness=limit)))
     await client.participate_once()
+    assert EventKind.KEPT in bench.kinds()
+    bench.script.round_open = True
     open_round(bench, holders, later_round, **terms)
     outcome = await client.participate_once()
     assert outcome.model_version == later_round - 1
@@ -346,8 +365,8 @@ async def test_an_update_that_no_round_takes_any_more_is_trained_anew(
 async def test_an_update_can_miss_several_rounds(bench: Bench, holders: Holders) -> None:
     trainer = ShiftTrainer()
     client = bench.client(trainer, config=config_of(bench, holders.sharing()))
-    bench.script.faults["SubmitInlineUpdate"].extend([CLOSED, CLOSED])
     for number in (3, 4, 5):
+        bench.script.round_open = number == 5
         open_round(bench, holders, number, staleness_weights=BUFFERED)
         outcome = await client.participate_once()
     assert (outcome.outcome, outcome.metrics.staleness) == (Outcome.ACCEPTED, 2)
@@ -390,6 +409,8 @@ async def test_a_round_that_closes_during_training_gets_its_update_later(
     # It was worth finishing, and not worth sending yet.
     assert (outcome.outcome, stops) == (Outcome.ROUND_CLOSED, [False])
     assert bench.script.count("SubmitInlineUpdate") == 0
+    bench.script.round_open = True
+    trainer.during = None
     open_round(bench, holders, 4, staleness_weights=BUFFERED)
     assert (await client.participate_once()).metrics.staleness == 1
     assert len(trainer.plans) == 1

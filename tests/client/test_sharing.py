@@ -167,6 +167,9 @@ WEAKER: list[tuple[dict[str, object], dict[str, object], str]] = [
     ({"checks": Checks.SUM_ONLY}, {"require_checks": RequiredChecks.NORM}, "SUM_ONLY"),
     ({"checks": Checks.NORM}, {"require_checks": RequiredChecks.DISTANCES}, "NORM"),
     ({"degraded": Degraded.UNCHECKED}, {"require_checks": RequiredChecks.NORM}, "UNCHECKED"),
+    ({"wrap_tests": 39}, {}, "wrap_tests of the round must be at least 40, got 39"),
+    ({"sketch_dim": 512}, {}, "sketch_dim of the round must be at least 1024, got 512"),
+    ({}, {"min_mask_scale": 13}, "mask_scale of the round must be at least 13, got 8"),
 ]
 
 

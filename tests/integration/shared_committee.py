@@ -52,11 +52,20 @@ class Holders:
         threshold: int,
         holders: int,
         policy: Mapping[str, object] | None = None,
+        limits: Mapping[str, object] | None = None,
+        tls: Mapping[str, object] | None = None,
     ) -> None:
         draw = random.Random(10 * threshold + holders).randbytes
         self.secrets = [HolderSecrets.generate(draw) for _ in range(holders)]
         self._folder = folder
-        self._policy = {"min-members": 2, "min-group-size": 2, **(policy or {})}
+        self._policy = {
+            "min-members": 2,
+            "min-group-size": 2,
+            "min-sketch-dim": 64,
+            **(policy or {}),
+        }
+        self._limits = dict(limits or {})
+        self._tls = dict(tls or {"insecure": True})
         self._servers: dict[int, HolderServer] = {}
         identities = tuple(
             secrets.identity(index=index, name=f"holder {index}", address="127.0.0.1:0")
@@ -85,8 +94,9 @@ class Holders:
                         "durability": "process",
                     },
                     "listen": {"grpc": identity.address},
-                    "tls": {"insecure": True},
+                    "tls": self._tls,
                     "policy": self._policy,
+                    "limits": self._limits,
                 }
             ),
             now_s=lambda: NOW_S,
@@ -131,10 +141,17 @@ class Holders:
 
 @asynccontextmanager
 async def running(
-    folder: Path, *, threshold: int, holders: int, policy: Mapping[str, object] | None = None
+    folder: Path, *, threshold: int, holders: int, **settings: Mapping[str, object] | None
 ) -> AsyncIterator[Holders]:
-    """A whole committee until the block ends; its file names where it answers."""
-    found = Holders(folder, threshold=threshold, holders=holders, policy=policy)
+    """A whole committee until the block ends; its file names where it answers.
+
+    Args:
+        folder: of all of them.
+        threshold: shares that open a sum.
+        holders: how many there are.
+        settings: of every holder, by section: policy, limits, tls.
+    """
+    found = Holders(folder, threshold=threshold, holders=holders, **settings)
     try:
         for index in range(1, holders + 1):
             await found.start(index)

@@ -1,19 +1,38 @@
 """Shared rounds end to end: devices, coordinator, Redis and share holders, all of them real."""
 
+import itertools
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import grpc
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from aggregators.vectors import decode_model, flatten, layout_of
+from protos.fedagg.v1 import share_holder_pb2 as pb
+from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
+from security.credentials import (
+    create_authority,
+    issue_device_certificate,
+    issue_server_certificate,
+    private_key_pem,
+)
 from security.shared_round.parameters import RoundParameters
 from server.config import ConfigError
 from simulation.shared_attacks import AttackingSealer
-from tests.integration.service import TASK, Service, header, refusal_of, serving
+from tests.integration.service import (
+    TASK,
+    Service,
+    header,
+    refusal_of,
+    serving,
+    status_of,
+)
 from tests.integration.shared_committee import (
     Holders,
     Vector,
@@ -143,6 +162,97 @@ async def test_large_updates_are_streamed_in_and_on(
             ]
     np.testing.assert_allclose(step, mean_of(updates), rtol=0, atol=1e-7)
     assert relayed == [len(DEVICES)] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean"])
+async def test_a_robust_rule_works_on_the_means_of_random_groups(
+    tmp_path: Path, redis_url: str, rule: str
+) -> None:
+    """Nobody but the committee's coin chose the groups: the result is that of one grouping."""
+    devices = tuple(f"d{index}" for index in range(6))
+    updates = {device: update_of(device, DIM) for device in devices}
+    means = {frozenset(pair): mean_of({d: updates[d] for d in pair}) for pair in pairs_of(devices)}
+    possible = [
+        np.median([means[pair] for pair in groups], axis=0)  # of three, also their trimmed mean
+        for groups in itertools.combinations(means, 3)
+        if len(frozenset[str]().union(*groups)) == len(devices)
+    ]
+    async with running(tmp_path / "c", threshold=2, holders=3) as holders:
+        task = task_settings(
+            holders,
+            **{"reporting-goal": len(devices)},
+            aggregation={"rule": rule, "num-malicious-nodes": 1},
+            sharing={"group-size": 2},
+        )
+        async with serving(tmp_path, redis_url, task=task, dim=DIM) as service:
+            params = await open_shared(service, *devices)
+            await submit(service, holders, params, updates)
+            record = await service.finished(1)
+            assert record["decision"] == "published", record
+            step = await step_of(service, 2)
+    assert len(possible) == 15
+    distances = [float(np.abs(step - each).max()) for each in possible]
+    assert min(distances) < 1e-7
+    assert np.abs(step - mean_of(updates)).max() > 1e-3
+
+
+def pairs_of(devices: Sequence[str]) -> list[tuple[str, str]]:
+    return list(itertools.combinations(devices, 2))
+
+
+@pytest.mark.slow
+async def test_coordinator_and_holders_know_each_other_by_their_certificates(
+    tmp_path: Path, redis_url: str
+) -> None:
+    now_s = time.time()
+    authority = create_authority(name="holders", now_s=now_s, valid_for_s=1e5)
+    holder = issue_server_certificate(authority, names=["127.0.0.1"], now_s=now_s, valid_for_s=1e4)
+    key = ec.generate_private_key(ec.SECP256R1())
+    caller = issue_device_certificate(
+        authority, device_id="coordinator", key=key.public_key(), now_s=now_s, valid_for_s=1e4
+    )
+    files = {
+        "ca": authority.certificate_pem,
+        "holder": holder.certificate_pem,
+        "holder-key": holder.private_key_pem,
+        "coordinator": caller.chain_pem,
+        "coordinator-key": private_key_pem(key),
+    }
+    paths = {name: str(tmp_path / f"{name}.pem") for name in files}
+    for name, content in files.items():
+        (tmp_path / f"{name}.pem").write_bytes(content)
+    tls = {
+        "certificate": paths["holder"],
+        "private-key": paths["holder-key"],
+        "client-ca": paths["ca"],
+        "coordinators": ["coordinator"],
+    }
+    updates = {device: update_of(device, DIM) for device in DEVICES}
+    async with running(tmp_path / "c", threshold=2, holders=3, tls=tls) as holders:
+        sharing = {
+            "holders-ca": paths["ca"],
+            "holders-certificate": paths["coordinator"],
+            "holders-private-key": paths["coordinator-key"],
+        }
+        task = task_settings(holders, sharing=sharing)
+        async with serving(tmp_path, redis_url, task=task, dim=DIM) as service:
+            params = await open_shared(service, *DEVICES)
+            await submit(service, holders, params, updates)
+            record = await service.finished(1)
+            assert record["decision"] == "published", record
+            step = await step_of(service, 2)
+        address = holders.committee.identity(1).address
+        for channel in (
+            grpc.aio.insecure_channel(address),
+            grpc.aio.secure_channel(
+                address, grpc.ssl_channel_credentials(authority.certificate_pem)
+            ),
+        ):
+            async with channel:
+                call = ShareHolderStub(channel).Describe(pb.DescribeRequest(), timeout=10)
+                assert await status_of(call) is grpc.StatusCode.UNAVAILABLE
+    np.testing.assert_allclose(step, mean_of(updates), rtol=0, atol=1e-7)
 
 
 @pytest.mark.slow

@@ -132,15 +132,14 @@ def test_extrapolation_masks_its_words_and_tells_of_the_one_that_is_no_element(
     secret = words(field, count, 0)
     shares = np.stack([words(field, count, seed) for seed in range(1, t)])
     # The bits that masking takes off.
-    raw = shares.astype(field.wire_dtype) | np.array(
-        1 << (8 * field.word_bytes - 1), dtype=field.wire_dtype
-    )
+    highest = np.uint64(1 << (8 * field.word_bytes - 1))
+    raw = (shares | highest).astype(field.wire_dtype)
     shape = (n - t + 1, count)
     expected, out = np.empty(shape, np.uint64), np.empty(shape, np.uint64)
     loops.extrapolate(expected, 0, secret, shares, field.bits)
     assert not loops.extrapolate_raw(out, 0, secret, raw, field.bits)
     assert np.array_equal(out, expected)
-    raw[-1, 17] |= np.array(field.modulus, dtype=field.wire_dtype)
+    raw[-1, 17] = field.modulus
     assert loops.extrapolate_raw(out, 0, secret, raw, field.bits)
 
 

@@ -155,7 +155,12 @@ class Rig:
     def __init__(self, folder: Path, threshold: int, holders: int, **policy: Any) -> None:
         self.committee, self.secrets = members_of(threshold, holders)
         self.folder = folder
-        self.policy: dict[str, Any] = {"min-members": 2, "min-group-size": 2} | policy
+        self.policy: dict[str, Any] = {
+            "min-members": 2,
+            "min-group-size": 2,
+            "min-wrap-tests": 16,
+            "min-sketch-dim": 64,
+        } | policy
         self.limits: dict[str, Any] = {}
         self.now_s = NOW_S
         self.servers: dict[int, HolderServer] = {}

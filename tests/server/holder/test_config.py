@@ -71,7 +71,10 @@ def test_the_sample_shows_the_defaults() -> None:
         ("policy", "min-members", 1, "policy.min-members"),
         ("policy", "max-members", 7, "max-members=7 must be >= min-members=8"),
         ("policy", "checks", [], "at least one"),
+        ("policy", "max-wrap-tests", 39, "max-wrap-tests=39 must be >= min-wrap-tests=40"),
         ("tls", "insecure", False, "certificate and private-key"),
+        ("tls", "client-ca", "ca.pem", "client-ca needs certificate and private-key"),
+        ("tls", "coordinators", ["c"], "client-ca and coordinators go together"),
         ("listen", "grpc", "", "listen.grpc"),
     ],
 )
@@ -79,6 +82,15 @@ def test_a_wrong_setting_is_told(section: str, key: str, value: object, told: st
     tree = MINIMAL | {section: MINIMAL.get(section, {}) | {key: value}}
     with pytest.raises(ConfigError, match=re.escape(told)):
         parse_holder_config(tree)
+
+
+def test_callers_with_certificates_need_a_coordinator_among_them() -> None:
+    files = {"certificate": "c.pem", "private-key": "k.pem", "client-ca": "ca.pem"}
+    with pytest.raises(ConfigError, match="client-ca and coordinators go together"):
+        parse_holder_config(MINIMAL | {"tls": files})
+    tls = parse_holder_config(MINIMAL | {"tls": files | {"coordinators": ["c"]}}).tls
+    assert tls.proves_callers
+    assert not parse_holder_config(MINIMAL).tls.proves_callers
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

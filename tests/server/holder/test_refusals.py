@@ -71,15 +71,20 @@ async def offered(rig: Rig, share: pb.InlineShare, at: int = BODY) -> str:
         {"checks": Checks.DISTANCES},
         {"quorum": 2},
         {"checks": Checks.NORM, "wrap_tests": 100},
+        {"checks": Checks.NORM, "wrap_tests": 19},
+        {"checks": Checks.NORM, "sketch_dim": 64},
     ],
 )
 async def test_a_round_with_less_protection_than_the_policy(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     policy = {"min-members": 3, "min-group-size": 3, "checks": ["sum", "norm"]}
-    async with Rig(tmp_path, 2, 3, **policy) as rig:
+    floors = {"min-wrap-tests": 20, "min-sketch-dim": 128}
+    async with Rig(tmp_path, 2, 3, **policy, **floors) as rig:
+        sizes = {"wrap_tests": 20, "sketch_dim": 128}
         await rig.open(sum_round(rig))
-        weak = sum_round(rig, round=2, **changes)
+        await rig.open(sum_round(rig, round=3, checks=Checks.NORM, **sizes))
+        weak = sum_round(rig, round=2, **(sizes | changes))
         request = pb.OpenRoundRequest(parameters=weak.to_bytes())
         assert await refused(rig.stubs[1].OpenRound(request)) == "WEAKER_THAN_POLICY"
 
@@ -223,6 +228,16 @@ async def test_a_set_out_of_order_or_too_small(rig: Rig, params: RoundParameters
     )
     for request in (backwards, few):
         assert await refused(rig.stubs[1].Freeze(request)) == "MALFORMED_REQUEST"
+
+
+async def test_a_set_of_too_many_is_refused_before_anything_else_of_it_is_looked_at(
+    rig: Rig, params: RoundParameters
+) -> None:
+    many = [pb.Member(device_id="same", header_sha256=bytes(32))] * (params.max_members + 1)
+    request = pb.FreezeRequest(params_sha256=params.sha256, attempt=1, members=many)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await rig.stubs[1].Freeze(request)
+    assert error.value.details() == "members=21 must be in 3..20"
 
 
 async def test_steps_out_of_turn(rig: Rig, params: RoundParameters) -> None:
@@ -417,3 +432,20 @@ def sealed_by_hand(rig: Rig, params: RoundParameters, plaintext: bytes) -> pb.In
         body_bytes=len(sealed),
     )
     return pb.InlineShare(start=start, body=bytes(sealed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share_format", list(ShareFormat))
+async def test_chunks_in_another_order_are_refused_and_leave_nothing(
+    rig: Rig, share_format: ShareFormat
+) -> None:
+    params = sum_round(rig, dim=280_000, format=share_format)
+    await rig.open(params)
+    bundle = Bundle(params, rig.committee, "anna")
+    chunk_bytes = (1 << 20) + 16
+    start, first, second, *rest = bundle.stream(BODY, piece_bytes=chunk_bytes)
+    reason = await refused(rig.stubs[BODY].StoreShare(iter([start, second, first, *rest])))
+    assert reason == "SEAL_BROKEN"
+    assert not list((rig.folder / f"data-{BODY}" / "bodies").iterdir())
+    receipt = await rig.stubs[BODY].StoreShare(iter([start, first, second, *rest]))
+    assert rig.read(params, receipt).receipt.device_id == "anna"

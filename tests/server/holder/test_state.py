@@ -6,6 +6,7 @@ from hypothesis import given
 
 from server.holder.state import (
     ALLOWED,
+    MAX_SKIP,
     MAX_VOTES,
     CoinShown,
     CommitmentsShown,
@@ -106,6 +107,15 @@ def test_votes_are_bounded() -> None:
     every = [FreezeProposed(attempt=n + 1, set_sha256=A) for n in range(MAX_VOTES)]
     one_more = FreezeProposed(attempt=MAX_VOTES + 1, set_sha256=A)
     assert refusal_of(walk(*every), one_more) is Refusal.SET_CONFLICT
+
+
+@pytest.mark.parametrize("before", [(), (3,), (3, 3 + MAX_SKIP)])
+def test_attempts_are_not_skipped_at_will(before: tuple[int, ...]) -> None:
+    round_ = walk(*(FreezeProposed(attempt=number, set_sha256=A) for number in before))
+    last = before[-1] if before else 0
+    beyond = FreezeProposed(attempt=last + MAX_SKIP + 1, set_sha256=B)
+    assert refusal_of(round_, beyond) is Refusal.SET_CONFLICT
+    assert step(round_, FreezeProposed(attempt=last + MAX_SKIP, set_sha256=B)).set_sha256 == B
 
 
 def test_a_set_has_one_coin() -> None:

@@ -1,5 +1,7 @@
 """The holder's folder: groups of changes, what crashes leave over, and who may use it."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -152,4 +154,85 @@ def test_the_log_is_synced_as_the_durability_asks(tmp_path: Path, durability: Du
     storage = open_storage(tmp_path, durability)
     (mode,) = storage._reader.execute("PRAGMA synchronous").fetchone()
     assert mode == {Durability.PROCESS: 1, Durability.MACHINE: 2}[durability]
+    storage.close()
+
+
+def test_another_process_that_looks_into_the_database_takes_nothing_away(tmp_path: Path) -> None:
+    """SQLite's last connection deletes the log: the holder's must still be counted."""
+    look = (
+        "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT {}').fetchall())"
+    )
+
+    def looked(what: str) -> str:
+        command = [sys.executable, "-c", look.format(what), str(tmp_path / "holder.sqlite3")]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    storage = open_storage(tmp_path, Durability.PROCESS)
+    try:
+        assert looked("COUNT(*) FROM keys") == "[(0,)]"
+        storage.write(lambda ledger: ledger.keep_key("1", b"key"))
+        assert looked("COUNT(*) FROM keys") == "[(1,)]"
+    finally:
+        storage.close()
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_a_write_that_races_with_the_end_is_done_or_refused(tmp_path: Path, attempt: int) -> None:
+    del attempt
+    storage = open_storage(tmp_path, Durability.PROCESS)
+    outcomes: list[str] = []
+    start = threading.Barrier(5)
+
+    def write(number: int) -> None:
+        start.wait()
+        try:
+            storage.write(lambda ledger: ledger.keep_key(str(number), b"key"))
+            outcomes.append("done")
+        except StoreUnavailable:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=write, args=(n,), daemon=True) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    storage.close()
+    for thread in threads:
+        thread.join(10)
+    assert len(outcomes) == len(threads)
+    storage.close()  # once more is no harm
+    again = open_storage(tmp_path, Durability.PROCESS)
+    assert len(again.read(lambda ledger: ledger.keys())) == outcomes.count("done")
+    again.close()
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError, SystemExit])
+def test_whatever_a_change_raises_is_its_own(tmp_path: Path, failure: type[BaseException]) -> None:
+    storage = open_storage(tmp_path, Durability.PROCESS)
+
+    def fail(ledger: Ledger) -> None:
+        ledger.keep_key("1", b"key")
+        raise failure
+
+    with pytest.raises(failure):
+        storage.write(fail)
+    storage.write(lambda ledger: ledger.keep_key("2", b"key"))
+    assert storage.read(lambda ledger: ledger.keys()) == [b"key"]
+    storage.close()
+
+
+def test_a_failure_of_the_thread_itself_fails_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(tmp_path, Durability.PROCESS)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.holder.storage._attempt", broken)
+        with pytest.raises(StoreUnavailable, match="RuntimeError"):
+            storage.write(lambda ledger: ledger.keep_key("1", b"key"))
+    storage.write(lambda ledger: ledger.keep_key("2", b"key"))
+    assert storage.read(lambda ledger: ledger.keys()) == [b"key"]
     storage.close()
