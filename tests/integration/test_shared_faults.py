@@ -35,7 +35,7 @@ def let_lie(bench: Bench, process: Process, kind: str) -> None:
         signed = await truth(request)
         statement = round_pb.HolderStatement.FromString(signed.statement)
         if kind == "coin":
-            statement.coin.shares = other_word(statement.coin.shares, Random(1))
+            statement.coin.pieces[0] = bytes(32)
         else:
             words = other_word(getattr(statement.openings, kind), Random(1))
             setattr(statement.openings, kind, words)
