@@ -156,7 +156,11 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
     async def ReportProgress(
         self, request: federation_pb2.ReportProgressRequest, context: _Context
     ) -> federation_pb2.ReportProgressResponse:
-        raise NotImplementedError
+        del context
+        is_open = request.round != self.refuse_round
+        return federation_pb2.ReportProgressResponse(
+            round_open=is_open, ttl_ms=60_000 if is_open else 0
+        )
 
 
 async def serve(script: ScriptedServer, port: int = 0) -> tuple[grpc.aio.Server, int]:
