@@ -31,11 +31,9 @@ from security.credentials import Credentials
 from security.errors import SecurityError
 from security.shared_round.committee import Committee, load_committee
 from server.config import (
-    SELECTING_RULES,
     AggregationConfig,
     ConfigError,
     ServerConfig,
-    SharingConfig,
     TaskConfig,
 )
 from server.errors import StoreUnavailable
@@ -59,6 +57,7 @@ from server.sharing.planning import SharedTask
 from server.sharing.pool import HolderPool
 from server.sharing.shared_aggregation import SharedAggregation
 from server.sharing.shared_rounds import SharedRoundPhases
+from server.sharing_config import SELECTING_RULES, SharingConfig
 from server.storage.blobs import BlobStore
 from server.storage.embedded import durability_problem
 from server.storage.keys import installation_blob, model_blob

@@ -5,7 +5,6 @@ Keys are kebab-case. `FEDAGG__SECTION__KEY=value` in the environment overrides a
 unknown key is an error that names the nearest valid one.
 """
 
-import difflib
 import math
 import os
 import tomllib
@@ -13,37 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from server.config_section import Section, explain
+from server.sharing_config import MIN_MEMBERS_SHARE, SharingConfig, sharing_problem
 from server.storage.ports import Durability
 
 ENVIRONMENT_PREFIX: Final = "FEDAGG__"
 EMBEDDED: Final = "embedded"
-
-# Rules that shared rounds apply to opened distances. Others work on sums of groups.
-SELECTING_RULES: Final = frozenset({"multi-krum", "distance-outliers"})
-MIN_MEMBERS_SHARE: Final = 0.6  # of the contributions that a round is content with
 
 
 class ConfigError(ValueError):
     """The configuration is not valid; the message lists every problem."""
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=_kebab,
-        validate_by_alias=True,
-        validate_by_name=True,
-    )
-
-
-class ListenConfig(_Section):
+class ListenConfig(Section):
     """Where the coordinator answers."""
 
     grpc: str = Field(default="127.0.0.1:50051", description="host:port of the device API")
@@ -56,7 +39,7 @@ class ListenConfig(_Section):
     workers: int = Field(default=1, ge=1, le=64, description="coordinator processes on this host")
 
 
-class TlsConfig(_Section):
+class TlsConfig(Section):
     """TLS of the device API. Off unless all three files are given."""
 
     certificate: Path | None = None
@@ -76,7 +59,7 @@ class TlsConfig(_Section):
         return None not in {self.certificate, self.private_key, self.client_ca}
 
 
-class EnrollmentConfig(_Section):
+class EnrollmentConfig(Section):
     """Certificate authority for new devices. Off unless the three are given."""
 
     ca_certificate: Path | None = None
@@ -91,7 +74,7 @@ class EnrollmentConfig(_Section):
         return None not in {self.ca_certificate, self.ca_private_key, self.token_key}
 
 
-class StoreConfig(_Section):
+class StoreConfig(Section):
     """Where control state and payloads live."""
 
     url: str = Field(
@@ -113,7 +96,7 @@ class StoreConfig(_Section):
     )
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """Bounds on what peers may cost. They change how fast, never what comes out."""
 
     calls_in_flight: int = Field(
@@ -143,7 +126,7 @@ class LimitsConfig(_Section):
     model_cache_bytes: int = Field(default=64 << 20, ge=0, description="models kept in memory")
 
 
-class ObservabilityConfig(_Section):
+class ObservabilityConfig(Section):
     """Traces, logs and audit."""
 
     otlp_endpoint: str = Field(default="", description="OTLP/gRPC collector; empty: no traces")
@@ -152,7 +135,7 @@ class ObservabilityConfig(_Section):
     audit_log: str = Field(default="", description="file; empty: audit.jsonl in data-dir")
 
 
-class AdminConfig(_Section):
+class AdminConfig(Section):
     """The admin API under /api/v1."""
 
     token: SecretStr | None = Field(
@@ -162,7 +145,7 @@ class AdminConfig(_Section):
     )
 
 
-class CriteriaConfig(_Section):
+class CriteriaConfig(Section):
     """What a device must fulfil to be selected."""
 
     min_battery_percent: int = Field(default=15, ge=0, le=100)
@@ -173,7 +156,7 @@ class CriteriaConfig(_Section):
     min_app_version: str = Field(default="", max_length=64)
 
 
-class PlanConfig(_Section):
+class PlanConfig(Section):
     """What a device does."""
 
     local_epochs: int = Field(default=1, ge=1, le=1000)
@@ -183,7 +166,7 @@ class PlanConfig(_Section):
     hyperparameters: dict[str, float] = Field(default_factory=dict)
 
 
-class AggregationConfig(_Section):
+class AggregationConfig(Section):
     """How contributions become one model."""
 
     rule: str = Field(
@@ -208,7 +191,7 @@ class AggregationConfig(_Section):
     server_learning_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 
-class ValidationConfig(_Section):
+class ValidationConfig(Section):
     """What a candidate must pass."""
 
     max_update_norm: float | None = Field(
@@ -216,60 +199,7 @@ class ValidationConfig(_Section):
     )
 
 
-class SharingConfig(_Section):
-    """How updates are shared among holders; for tasks of mode "shared" only."""
-
-    committee: Path | None = Field(
-        default=None, description="JSON file that names the share holders; required"
-    )
-    holders_ca: Path | None = Field(
-        default=None, description="authority of the holders' certificates; none: without TLS"
-    )
-    holders_certificate: Path | None = Field(
-        default=None, description="the coordinator's certificate, for holders that ask for one"
-    )
-    holders_private_key: Path | None = Field(default=None, description="key of that certificate")
-    delivery: Literal["relayed", "direct"] = Field(
-        default="relayed", description="direct: devices hand every holder its share themselves"
-    )
-    format: Literal["shamir-seeded", "cnf-seeded"] = Field(
-        default="shamir-seeded", description="cnf-seeded: a third of the upload, more work"
-    )
-    fraction_bits: int = Field(default=20, ge=1, le=30, description="a value is a multiple of 2^-f")
-    checks: Literal["sum", "norm", "distances"] = Field(
-        default="norm", description="what the holders open before the sum; rules need distances"
-    )
-    sketch_dim: int = Field(default=1024, ge=64, le=1 << 16, description="a power of two")
-    group_size: int = Field(
-        default=0, ge=0, le=10_000, description="updates in each opened sum; 0: one sum of all"
-    )
-    min_members: int = Field(
-        default=0,
-        ge=0,
-        description="fewest updates that are opened together; 0: 60 % of min-contributions",
-    )
-    degraded: Literal["wait", "grouped", "unchecked", "abort"] = Field(
-        default="wait", description="what to do where too few holders can open the checks"
-    )
-    quorum: int = Field(default=0, ge=0, le=7, description="votes that bind; 0: the safe number")
-    holder_timeout_s: float = Field(
-        default=60,
-        gt=0,
-        le=86_400,
-        description="in each phase, how long all holders are waited for",
-    )
-    max_wait_s: float = Field(
-        default=600,
-        gt=0,
-        le=7 * 86_400,
-        description="in each phase, how long enough are waited for",
-    )
-    max_staleness: int = Field(
-        default=0, ge=0, le=16, description="updates from as many versions before are admitted"
-    )
-
-
-class TaskConfig(_Section):
+class TaskConfig(Section):
     """One learning task."""
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,63}$")
@@ -307,7 +237,7 @@ class TaskConfig(_Section):
                 f"reporting-goal={self.reporting_goal}"
             )
             raise ValueError(msg)
-        problem = _sharing_problem(self) if self.is_shared else None
+        problem = sharing_problem(self) if self.is_shared else None
         if problem:
             raise ValueError(problem)
         if not self.is_shared and self.sharing != SharingConfig():
@@ -333,58 +263,7 @@ class TaskConfig(_Section):
         return max(2, wanted)
 
 
-def _sharing_problem(task: TaskConfig) -> str | None:
-    """Why the task cannot be shared, as far as its own settings tell."""
-    sharing, rule = task.sharing, task.aggregation.rule
-    selects = rule in SELECTING_RULES
-    problems = (
-        (sharing.committee is None, "sharing.committee must name the committee's file"),
-        (
-            task.plan.clipping_norm <= 0,
-            "plan.clipping-norm must be > 0: it bounds what one device can do to the sum",
-        ),
-        (
-            task.aggregation.clipping_norm is not None,
-            "aggregation.clipping-norm cannot apply to updates nobody sees: set plan.clipping-norm",
-        ),
-        (
-            sharing.group_size == 0 and rule != "mean" and not selects,
-            f"aggregation.rule={rule!r} needs single updates or groups: set sharing.group-size",
-        ),
-        (rule == "krum", "aggregation.rule='krum' would open a single update"),
-        (
-            selects and sharing.group_size == 0 and sharing.checks != "distances",
-            f"aggregation.rule={rule!r} picks by distances: set sharing.checks = 'distances'",
-        ),
-        (
-            sharing.checks == "distances" and (not selects or sharing.group_size > 0),
-            "sharing.checks='distances' is for multi-krum and distance-outliers without groups",
-        ),
-        (
-            sharing.sketch_dim & (sharing.sketch_dim - 1) != 0,
-            f"sharing.sketch-dim={sharing.sketch_dim} must be a power of two",
-        ),
-        (
-            task.min_members > task.quorum,
-            f"sharing.min-members={sharing.min_members} must not exceed min-contributions, from 2",
-        ),
-        (
-            (sharing.holders_certificate is None) is not (sharing.holders_private_key is None),
-            "sharing.holders-certificate and sharing.holders-private-key go together",
-        ),
-        (
-            sharing.holders_certificate is not None and sharing.holders_ca is None,
-            "sharing.holders-certificate needs sharing.holders-ca",
-        ),
-        (
-            sharing.max_wait_s < sharing.holder_timeout_s,
-            "sharing.max-wait-s must not be below sharing.holder-timeout-s",
-        ),
-    )
-    return next((why for failed, why in problems if failed), None)
-
-
-class RoundsConfig(_Section):
+class RoundsConfig(Section):
     """The loop that drives rounds."""
 
     lease_ttl_s: float = Field(
@@ -396,7 +275,7 @@ class RoundsConfig(_Section):
     )
 
 
-class ServerConfig(_Section):
+class ServerConfig(Section):
     """Everything a coordinator is told."""
 
     listen: ListenConfig = ListenConfig()
@@ -466,7 +345,9 @@ def parse_config(tree: Mapping[str, object], environment: Mapping[str, str]) -> 
     try:
         return ServerConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from error
+        raise ConfigError(
+            "; ".join(explain(item, ServerConfig) for item in error.errors())
+        ) from error
 
 
 def _override(tree: dict[str, Any], name: str, text: str) -> None:
@@ -479,24 +360,3 @@ def _override(tree: dict[str, Any], name: str, text: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     tree.setdefault(path[0], {})[path[1]] = value
-
-
-def _explain(item: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "configuration"
-    if item["type"] != "extra_forbidden":
-        return f"{where}: {item['msg']}"
-    near = difflib.get_close_matches(str(item["loc"][-1]), _valid_keys(item["loc"][:-1]), n=1)
-    return f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else "")
-
-
-def _valid_keys(location: tuple[str | int, ...]) -> list[str]:
-    model: type[BaseModel] = ServerConfig
-    for part in location:
-        if isinstance(part, int):
-            continue
-        for field in model.model_fields.values():
-            if field.alias == part:
-                inner = TaskConfig if part == "task" else field.annotation
-                if isinstance(inner, type) and issubclass(inner, BaseModel):
-                    model = inner
-    return [field.alias or "" for field in model.model_fields.values()]

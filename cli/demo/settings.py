@@ -12,7 +12,7 @@ from aggregators.errors import AggregationError
 from aggregators.registry import RuleSpec, rule_spec
 from cli.exit_codes import CliError, ExitCode
 from security.shared_round.committee import MAX_HOLDERS
-from server.config import SELECTING_RULES
+from server.sharing_config import SELECTING_RULES
 from simulation.scenarios import Scenario
 
 TASK: Final = "demo"

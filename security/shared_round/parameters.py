@@ -14,11 +14,9 @@ from security.secret_sharing.field import MersenneField, field_of
 from security.secret_sharing.threshold import Threshold
 from security.shared_round import bounds
 from security.shared_round.parameter_rules import check_parameters
+from security.shared_round.sealing import CHUNK_BYTES, TAG_BYTES
 
 VERSION: Final = 1
-CHUNK_BYTES: Final = 1 << 20
-"""Plaintext bytes of one sealed chunk of a body."""
-TAG_BYTES: Final = 16
 
 
 class ShareFormat(Enum):

@@ -4,16 +4,16 @@ Keys are kebab-case; an unknown one is an error that names the nearest valid one
 to the folder the process runs in.
 """
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from server.config import ConfigError
+from server.config_section import Section, explain
 from server.storage.ports import Durability
 
 MAX_HOLDERS: Final = 7
@@ -36,17 +36,7 @@ class DegradedMode(Enum):
     UNCHECKED = "unchecked"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=lambda name: name.replace("_", "-"),
-        validate_by_alias=True,
-        validate_by_name=True,
-    )
-
-
-class HolderSection(_Section):
+class HolderSection(Section):
     """Who the holder is and where its state lives."""
 
     index: int = Field(ge=1, le=MAX_HOLDERS, description="its number in the committee")
@@ -59,7 +49,7 @@ class HolderSection(_Section):
     )
 
 
-class HolderListenConfig(_Section):
+class HolderListenConfig(Section):
     """Where the holder answers. Empty: not at all."""
 
     grpc: str = Field(default="127.0.0.1:50061", description="host:port of ShareHolder")
@@ -67,7 +57,7 @@ class HolderListenConfig(_Section):
     metrics: str = Field(default="", description="host:port of /metrics")
 
 
-class HolderTlsConfig(_Section):
+class HolderTlsConfig(Section):
     """TLS of the holder's port. What travels is sealed and signed: TLS hides who talks when."""
 
     certificate: Path | None = None
@@ -98,7 +88,7 @@ class HolderTlsConfig(_Section):
         return self
 
 
-class PolicyConfig(_Section):
+class PolicyConfig(Section):
     """The least protection that this holder lends itself to. A weaker round is refused."""
 
     min_threshold: int = Field(default=2, ge=2, le=MAX_HOLDERS)
@@ -150,7 +140,7 @@ class PolicyConfig(_Section):
         return self
 
 
-class HolderLimitsConfig(_Section):
+class HolderLimitsConfig(Section):
     """Bounds on what peers may cost. They change how fast, never what comes out."""
 
     streams_in_flight: int = Field(
@@ -177,13 +167,13 @@ class HolderLimitsConfig(_Section):
     threads: int = Field(default=2, ge=1, le=64, description="shares that are checked at once")
 
 
-class HolderLogConfig(_Section):
+class HolderLogConfig(Section):
     """What is logged."""
 
     level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
 
-class HolderConfig(_Section):
+class HolderConfig(Section):
     """Everything a share holder is told."""
 
     holder: HolderSection
@@ -229,22 +219,6 @@ def parse_holder_config(tree: Mapping[str, object]) -> HolderConfig:
     try:
         return HolderConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from error
-
-
-def _explain(item: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "configuration"
-    if item["type"] != "extra_forbidden":
-        return f"{where}: {item['msg']}"
-    near = difflib.get_close_matches(str(item["loc"][-1]), _valid_keys(item["loc"][:-1]), n=1)
-    return f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else "")
-
-
-def _valid_keys(location: tuple[str | int, ...]) -> list[str]:
-    model: type[BaseModel] = HolderConfig
-    for part in location:
-        for field in model.model_fields.values():
-            inner = field.annotation
-            if field.alias == part and isinstance(inner, type) and issubclass(inner, BaseModel):
-                model = inner
-    return [field.alias or "" for field in model.model_fields.values()]
+        raise ConfigError(
+            "; ".join(explain(item, HolderConfig) for item in error.errors())
+        ) from error

@@ -14,7 +14,8 @@ from security.shared_round.parameters import (
     ShareFormat,
     plan_parameters,
 )
-from server.config import SELECTING_RULES, TaskConfig
+from server.config import TaskConfig
+from server.sharing_config import SELECTING_RULES
 
 FULL_WEIGHT: Final = 8  # of a fresh update, where stale ones are admitted
 

@@ -16,7 +16,7 @@ from aggregators.vectors import decode_model, encode_model
 from monitoring.audit_logger import AuditLogger
 from monitoring.metrics import Metrics
 from security.shared_round.parameters import RoundParameters
-from server.config import RoundsConfig, SharingConfig, TaskConfig
+from server.config import RoundsConfig, TaskConfig
 from server.kernels import Workers
 from server.observation import AuditTrail
 from server.round.candidate import AggregationSettings
@@ -26,6 +26,7 @@ from server.sharing.planning import SharedTask
 from server.sharing.pool import HolderPool
 from server.sharing.shared_aggregation import SharedAggregation
 from server.sharing.shared_rounds import SharedRoundPhases
+from server.sharing_config import SharingConfig
 from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob
 from server.storage.notifier import News
