@@ -14,7 +14,9 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from server.compression_config import CompressionConfig, compression_problem
 from server.config_section import Section, explain
+from server.privacy_config import PrivacyConfig, privacy_problem
 from server.sharing_config import MIN_MEMBERS_SHARE, SharingConfig, sharing_problem
 from server.storage.ports import Durability
 
@@ -228,6 +230,8 @@ class TaskConfig(Section):
     aggregation: AggregationConfig = AggregationConfig()
     validation: ValidationConfig = ValidationConfig()
     sharing: SharingConfig = SharingConfig()
+    compression: CompressionConfig = CompressionConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @model_validator(mode="after")
     def _check_goal(self) -> "TaskConfig":
@@ -243,6 +247,11 @@ class TaskConfig(Section):
         if not self.is_shared and self.sharing != SharingConfig():
             msg = 'sharing has no meaning where mode = "plain"'
             raise ValueError(msg)
+        problem = compression_problem(self)
+        if problem is None and self.privacy.is_on:
+            problem = privacy_problem(self)
+        if problem:
+            raise ValueError(problem)
         return self
 
     @property

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.fedagg.v1 import errors_pb2 as protos_dot_fedagg_dot_v1_dot_errors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/fedagg/v1/federation.proto\x12\tfedagg.v1\x1a\x1dprotos/fedagg/v1/errors.proto\"\xa8\x01\n\x0b\x44\x65viceState\x12\x1c\n\x0f\x62\x61ttery_percent\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08\x63harging\x18\x02 \x01(\x08\x12\x17\n\x0fmetered_network\x18\x03 \x01(\x08\x12\x0c\n\x04idle\x18\x04 \x01(\x08\x12\x19\n\x11\x61vailable_ram_mib\x18\x05 \x01(\r\x12\x13\n\x0b\x61pp_version\x18\x06 \x01(\tB\x12\n\x10_battery_percent\"\x82\x01\n\x0e\x43heckInRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63heck_in_id\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0b\x32\x16.fedagg.v1.DeviceState\x12\x13\n\x0bmax_wait_ms\x18\x05 \x01(\r\"w\n\x0f\x43heckInResponse\x12+\n\nassignment\x18\x01 \x01(\x0b\x32\x15.fedagg.v1.AssignmentH\x00\x12,\n\x0bretry_later\x18\x02 \x01(\x0b\x32\x15.fedagg.v1.RetryLaterH\x00\x42\t\n\x07outcome\"\x8a\x02\n\nAssignment\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x15\n\rmodel_version\x18\x03 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x04 \x01(\t\x12\x13\n\x0bmodel_bytes\x18\x05 \x01(\x04\x12\x0b\n\x03\x64im\x18\x06 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x07 \x01(\x04\x12\x18\n\x10max_update_bytes\x18\x08 \x01(\x04\x12\x1d\n\x04plan\x18\t \x01(\x0b\x32\x0f.fedagg.v1.Plan\x12\x13\n\x0btraceparent\x18\n \x01(\t\x12\x19\n\x11shared_parameters\x18\x0b \x01(\x0c\x12\x17\n\x0f\x64irect_delivery\x18\x0c \x01(\x08\"\xd5\x01\n\x04Plan\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x15\n\rclipping_norm\x18\x04 \x01(\x01\x12=\n\x0fhyperparameters\x18\x05 \x03(\x0b\x32$.fedagg.v1.Plan.HyperparametersEntry\x1a\x36\n\x14HyperparametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xdb\x01\n\nRetryLater\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.fedagg.v1.RetryLater.Reason\x12\x16\n\x0eretry_after_ms\x18\x02 \x01(\r\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"w\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cNOT_SELECTED\x10\x01\x12\x0b\n\x07WAITING\x10\x02\x12\x11\n\rNO_OPEN_ROUND\x10\x03\x12\x10\n\x0cNOT_ELIGIBLE\x10\x04\x12\x11\n\rTASK_FINISHED\x10\x05\"[\n\x11\x46\x65tchModelRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x11\n\tdevice_id\x18\x04 \x01(\t\"f\n\nModelChunk\x12\x15\n\rmodel_version\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x92\x02\n\x0cUpdateHeader\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x15\n\rsubmission_id\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\x04\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12\x15\n\rpayload_bytes\x18\x07 \x01(\x04\x12\x16\n\x0epayload_digest\x18\x08 \x01(\x0c\x12\x0e\n\x06offset\x18\t \x01(\x04\x12\x18\n\x0bloss_before\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nloss_after\x18\x0b \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_loss_beforeB\r\n\x0b_loss_after\"X\n\x13SubmitUpdateRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.fedagg.v1.UpdateHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"H\n\x0cInlineUpdate\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.fedagg.v1.UpdateHeader\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\x8a\x01\n\x11SubmissionReceipt\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x15\n\rsubmission_id\x18\x04 \x01(\t\x12\x16\n\x0epayload_digest\x18\x05 \x01(\x0c\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x06 \x01(\x04\"R\n\x14SubmitUpdatesRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12(\n\x07updates\x18\x02 \x03(\x0b\x32\x17.fedagg.v1.InlineUpdate\"Y\n\x15SubmitUpdatesResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12.\n\x08outcomes\x18\x02 \x03(\x0b\x32\x1c.fedagg.v1.SubmissionOutcome\"x\n\x11SubmissionOutcome\x12/\n\x07receipt\x18\x01 \x01(\x0b\x32\x1c.fedagg.v1.SubmissionReceiptH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.fedagg.v1.ErrorDetailH\x00\x42\t\n\x07outcome\"w\n\x16GetUploadStatusRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x15\n\rsubmission_id\x18\x04 \x01(\t\x12\x16\n\x0epayload_digest\x18\x05 \x01(\x0c\"^\n\x17GetUploadStatusResponse\x12\x14\n\x0cstored_bytes\x18\x01 \x01(\x04\x12-\n\x07receipt\x18\x02 \x01(\x0b\x32\x1c.fedagg.v1.SubmissionReceipt\"\xea\x01\n\x15ReportProgressRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x35\n\x05stage\x18\x04 \x01(\x0e\x32&.fedagg.v1.ReportProgressRequest.Stage\x12\x10\n\x08\x66raction\x18\x05 \x01(\x01\"X\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44OWNLOADING\x10\x01\x12\x0c\n\x08TRAINING\x10\x02\x12\r\n\tUPLOADING\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\"<\n\x16ReportProgressResponse\x12\x12\n\nround_open\x18\x01 \x01(\x08\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\x04\x32\xb9\x04\n\nFederation\x12@\n\x07\x43heckIn\x12\x19.fedagg.v1.CheckInRequest\x1a\x1a.fedagg.v1.CheckInResponse\x12\x43\n\nFetchModel\x12\x1c.fedagg.v1.FetchModelRequest\x1a\x15.fedagg.v1.ModelChunk0\x01\x12N\n\x0cSubmitUpdate\x12\x1e.fedagg.v1.SubmitUpdateRequest\x1a\x1c.fedagg.v1.SubmissionReceipt(\x01\x12K\n\x12SubmitInlineUpdate\x12\x17.fedagg.v1.InlineUpdate\x1a\x1c.fedagg.v1.SubmissionReceipt\x12V\n\rSubmitUpdates\x12\x1f.fedagg.v1.SubmitUpdatesRequest\x1a .fedagg.v1.SubmitUpdatesResponse(\x01\x30\x01\x12X\n\x0fGetUploadStatus\x12!.fedagg.v1.GetUploadStatusRequest\x1a\".fedagg.v1.GetUploadStatusResponse\x12U\n\x0eReportProgress\x12 .fedagg.v1.ReportProgressRequest\x1a!.fedagg.v1.ReportProgressResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/fedagg/v1/federation.proto\x12\tfedagg.v1\x1a\x1dprotos/fedagg/v1/errors.proto\"\xa8\x01\n\x0b\x44\x65viceState\x12\x1c\n\x0f\x62\x61ttery_percent\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08\x63harging\x18\x02 \x01(\x08\x12\x17\n\x0fmetered_network\x18\x03 \x01(\x08\x12\x0c\n\x04idle\x18\x04 \x01(\x08\x12\x19\n\x11\x61vailable_ram_mib\x18\x05 \x01(\r\x12\x13\n\x0b\x61pp_version\x18\x06 \x01(\tB\x12\n\x10_battery_percent\"\x82\x01\n\x0e\x43heckInRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63heck_in_id\x18\x03 \x01(\t\x12%\n\x05state\x18\x04 \x01(\x0b\x32\x16.fedagg.v1.DeviceState\x12\x13\n\x0bmax_wait_ms\x18\x05 \x01(\r\"w\n\x0f\x43heckInResponse\x12+\n\nassignment\x18\x01 \x01(\x0b\x32\x15.fedagg.v1.AssignmentH\x00\x12,\n\x0bretry_later\x18\x02 \x01(\x0b\x32\x15.fedagg.v1.RetryLaterH\x00\x42\t\n\x07outcome\"\x8a\x02\n\nAssignment\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x15\n\rmodel_version\x18\x03 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x04 \x01(\t\x12\x13\n\x0bmodel_bytes\x18\x05 \x01(\x04\x12\x0b\n\x03\x64im\x18\x06 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x07 \x01(\x04\x12\x18\n\x10max_update_bytes\x18\x08 \x01(\x04\x12\x1d\n\x04plan\x18\t \x01(\x0b\x32\x0f.fedagg.v1.Plan\x12\x13\n\x0btraceparent\x18\n \x01(\t\x12\x19\n\x11shared_parameters\x18\x0b \x01(\x0c\x12\x17\n\x0f\x64irect_delivery\x18\x0c \x01(\x08\"\xaf\x02\n\x04Plan\x12\x14\n\x0clocal_epochs\x18\x01 \x01(\r\x12\x12\n\nbatch_size\x18\x02 \x01(\r\x12\x15\n\rlearning_rate\x18\x03 \x01(\x01\x12\x15\n\rclipping_norm\x18\x04 \x01(\x01\x12=\n\x0fhyperparameters\x18\x05 \x03(\x0b\x32$.fedagg.v1.Plan.HyperparametersEntry\x12/\n\x0b\x63ompression\x18\x06 \x01(\x0b\x32\x1a.fedagg.v1.CompressionPlan\x12\'\n\x07privacy\x18\x07 \x01(\x0b\x32\x16.fedagg.v1.PrivacyPlan\x1a\x36\n\x14HyperparametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xe1\x03\n\x0f\x43ompressionPlan\x12\x31\n\x06method\x18\x01 \x01(\x0e\x32!.fedagg.v1.CompressionPlan.Method\x12\x12\n\nnum_values\x18\x02 \x01(\x04\x12\x38\n\nvalue_type\x18\x03 \x01(\x0e\x32$.fedagg.v1.CompressionPlan.ValueType\x12\x10\n\x08map_seed\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63oordinates\x18\x05 \x01(\x0c\x12\x16\n\x0e\x65rror_feedback\x18\x06 \x01(\x08\x12\x16\n\x0eresidual_decay\x18\x07 \x01(\x01\x12\x18\n\x10max_residual_age\x18\x08 \x01(\r\x12\x14\n\x0czstd_version\x18\t \x01(\r\"a\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\t\n\x05\x44\x45NSE\x10\x01\x12\t\n\x05TOP_K\x10\x02\x12\n\n\x06RAND_K\x10\x03\x12\r\n\tANNOUNCED\x10\x04\x12\x0e\n\nPROJECTION\x10\x05\"c\n\tValueType\x12\x1a\n\x16VALUE_TYPE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x46LOAT32\x10\x01\x12\x0b\n\x07\x46LOAT16\x10\x02\x12\x0c\n\x08\x42\x46LOAT16\x10\x03\x12\x08\n\x04INT8\x10\x04\x12\x08\n\x04INT4\x10\x05\"H\n\x0bPrivacyPlan\x12\x1f\n\x17\x64\x65vice_noise_multiplier\x18\x01 \x01(\x01\x12\x18\n\x10reports_clipping\x18\x02 \x01(\x08\"\xf2\x01\n\nRetryLater\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.fedagg.v1.RetryLater.Reason\x12\x16\n\x0eretry_after_ms\x18\x02 \x01(\r\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x8d\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cNOT_SELECTED\x10\x01\x12\x0b\n\x07WAITING\x10\x02\x12\x11\n\rNO_OPEN_ROUND\x10\x03\x12\x10\n\x0cNOT_ELIGIBLE\x10\x04\x12\x11\n\rTASK_FINISHED\x10\x05\x12\x14\n\x10\x42UDGET_EXHAUSTED\x10\x06\"[\n\x11\x46\x65tchModelRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x11\n\tdevice_id\x18\x04 \x01(\t\"f\n\nModelChunk\x12\x15\n\rmodel_version\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\xce\x02\n\x0cUpdateHeader\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x15\n\rsubmission_id\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\x04\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12\x15\n\rpayload_bytes\x18\x07 \x01(\x04\x12\x16\n\x0epayload_digest\x18\x08 \x01(\x0c\x12\x0e\n\x06offset\x18\t \x01(\x04\x12\x18\n\x0bloss_before\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nloss_after\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12!\n\x14within_clipping_norm\x18\x0c \x01(\x08H\x02\x88\x01\x01\x42\x0e\n\x0c_loss_beforeB\r\n\x0b_loss_afterB\x17\n\x15_within_clipping_norm\"X\n\x13SubmitUpdateRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.fedagg.v1.UpdateHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"H\n\x0cInlineUpdate\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.fedagg.v1.UpdateHeader\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"\x8a\x01\n\x11SubmissionReceipt\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x15\n\rsubmission_id\x18\x04 \x01(\t\x12\x16\n\x0epayload_digest\x18\x05 \x01(\x0c\x12\x16\n\x0e\x61\x63\x63\x65pted_at_ms\x18\x06 \x01(\x04\"R\n\x14SubmitUpdatesRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12(\n\x07updates\x18\x02 \x03(\x0b\x32\x17.fedagg.v1.InlineUpdate\"Y\n\x15SubmitUpdatesResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12.\n\x08outcomes\x18\x02 \x03(\x0b\x32\x1c.fedagg.v1.SubmissionOutcome\"x\n\x11SubmissionOutcome\x12/\n\x07receipt\x18\x01 \x01(\x0b\x32\x1c.fedagg.v1.SubmissionReceiptH\x00\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x16.fedagg.v1.ErrorDetailH\x00\x42\t\n\x07outcome\"w\n\x16GetUploadStatusRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x15\n\rsubmission_id\x18\x04 \x01(\t\x12\x16\n\x0epayload_digest\x18\x05 \x01(\x0c\"^\n\x17GetUploadStatusResponse\x12\x14\n\x0cstored_bytes\x18\x01 \x01(\x04\x12-\n\x07receipt\x18\x02 \x01(\x0b\x32\x1c.fedagg.v1.SubmissionReceipt\"\xea\x01\n\x15ReportProgressRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x35\n\x05stage\x18\x04 \x01(\x0e\x32&.fedagg.v1.ReportProgressRequest.Stage\x12\x10\n\x08\x66raction\x18\x05 \x01(\x01\"X\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44OWNLOADING\x10\x01\x12\x0c\n\x08TRAINING\x10\x02\x12\r\n\tUPLOADING\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\"<\n\x16ReportProgressResponse\x12\x12\n\nround_open\x18\x01 \x01(\x08\x12\x0e\n\x06ttl_ms\x18\x02 \x01(\x04\x32\xb9\x04\n\nFederation\x12@\n\x07\x43heckIn\x12\x19.fedagg.v1.CheckInRequest\x1a\x1a.fedagg.v1.CheckInResponse\x12\x43\n\nFetchModel\x12\x1c.fedagg.v1.FetchModelRequest\x1a\x15.fedagg.v1.ModelChunk0\x01\x12N\n\x0cSubmitUpdate\x12\x1e.fedagg.v1.SubmitUpdateRequest\x1a\x1c.fedagg.v1.SubmissionReceipt(\x01\x12K\n\x12SubmitInlineUpdate\x12\x17.fedagg.v1.InlineUpdate\x1a\x1c.fedagg.v1.SubmissionReceipt\x12V\n\rSubmitUpdates\x12\x1f.fedagg.v1.SubmitUpdatesRequest\x1a .fedagg.v1.SubmitUpdatesResponse(\x01\x30\x01\x12X\n\x0fGetUploadStatus\x12!.fedagg.v1.GetUploadStatusRequest\x1a\".fedagg.v1.GetUploadStatusResponse\x12U\n\x0eReportProgress\x12 .fedagg.v1.ReportProgressRequest\x1a!.fedagg.v1.ReportProgressResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,41 +43,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSIGNMENT']._serialized_start=505
   _globals['_ASSIGNMENT']._serialized_end=771
   _globals['_PLAN']._serialized_start=774
-  _globals['_PLAN']._serialized_end=987
-  _globals['_PLAN_HYPERPARAMETERSENTRY']._serialized_start=933
-  _globals['_PLAN_HYPERPARAMETERSENTRY']._serialized_end=987
-  _globals['_RETRYLATER']._serialized_start=990
-  _globals['_RETRYLATER']._serialized_end=1209
-  _globals['_RETRYLATER_REASON']._serialized_start=1090
-  _globals['_RETRYLATER_REASON']._serialized_end=1209
-  _globals['_FETCHMODELREQUEST']._serialized_start=1211
-  _globals['_FETCHMODELREQUEST']._serialized_end=1302
-  _globals['_MODELCHUNK']._serialized_start=1304
-  _globals['_MODELCHUNK']._serialized_end=1406
-  _globals['_UPDATEHEADER']._serialized_start=1409
-  _globals['_UPDATEHEADER']._serialized_end=1683
-  _globals['_SUBMITUPDATEREQUEST']._serialized_start=1685
-  _globals['_SUBMITUPDATEREQUEST']._serialized_end=1773
-  _globals['_INLINEUPDATE']._serialized_start=1775
-  _globals['_INLINEUPDATE']._serialized_end=1847
-  _globals['_SUBMISSIONRECEIPT']._serialized_start=1850
-  _globals['_SUBMISSIONRECEIPT']._serialized_end=1988
-  _globals['_SUBMITUPDATESREQUEST']._serialized_start=1990
-  _globals['_SUBMITUPDATESREQUEST']._serialized_end=2072
-  _globals['_SUBMITUPDATESRESPONSE']._serialized_start=2074
-  _globals['_SUBMITUPDATESRESPONSE']._serialized_end=2163
-  _globals['_SUBMISSIONOUTCOME']._serialized_start=2165
-  _globals['_SUBMISSIONOUTCOME']._serialized_end=2285
-  _globals['_GETUPLOADSTATUSREQUEST']._serialized_start=2287
-  _globals['_GETUPLOADSTATUSREQUEST']._serialized_end=2406
-  _globals['_GETUPLOADSTATUSRESPONSE']._serialized_start=2408
-  _globals['_GETUPLOADSTATUSRESPONSE']._serialized_end=2502
-  _globals['_REPORTPROGRESSREQUEST']._serialized_start=2505
-  _globals['_REPORTPROGRESSREQUEST']._serialized_end=2739
-  _globals['_REPORTPROGRESSREQUEST_STAGE']._serialized_start=2651
-  _globals['_REPORTPROGRESSREQUEST_STAGE']._serialized_end=2739
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=2741
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=2801
-  _globals['_FEDERATION']._serialized_start=2804
-  _globals['_FEDERATION']._serialized_end=3373
+  _globals['_PLAN']._serialized_end=1077
+  _globals['_PLAN_HYPERPARAMETERSENTRY']._serialized_start=1023
+  _globals['_PLAN_HYPERPARAMETERSENTRY']._serialized_end=1077
+  _globals['_COMPRESSIONPLAN']._serialized_start=1080
+  _globals['_COMPRESSIONPLAN']._serialized_end=1561
+  _globals['_COMPRESSIONPLAN_METHOD']._serialized_start=1363
+  _globals['_COMPRESSIONPLAN_METHOD']._serialized_end=1460
+  _globals['_COMPRESSIONPLAN_VALUETYPE']._serialized_start=1462
+  _globals['_COMPRESSIONPLAN_VALUETYPE']._serialized_end=1561
+  _globals['_PRIVACYPLAN']._serialized_start=1563
+  _globals['_PRIVACYPLAN']._serialized_end=1635
+  _globals['_RETRYLATER']._serialized_start=1638
+  _globals['_RETRYLATER']._serialized_end=1880
+  _globals['_RETRYLATER_REASON']._serialized_start=1739
+  _globals['_RETRYLATER_REASON']._serialized_end=1880
+  _globals['_FETCHMODELREQUEST']._serialized_start=1882
+  _globals['_FETCHMODELREQUEST']._serialized_end=1973
+  _globals['_MODELCHUNK']._serialized_start=1975
+  _globals['_MODELCHUNK']._serialized_end=2077
+  _globals['_UPDATEHEADER']._serialized_start=2080
+  _globals['_UPDATEHEADER']._serialized_end=2414
+  _globals['_SUBMITUPDATEREQUEST']._serialized_start=2416
+  _globals['_SUBMITUPDATEREQUEST']._serialized_end=2504
+  _globals['_INLINEUPDATE']._serialized_start=2506
+  _globals['_INLINEUPDATE']._serialized_end=2578
+  _globals['_SUBMISSIONRECEIPT']._serialized_start=2581
+  _globals['_SUBMISSIONRECEIPT']._serialized_end=2719
+  _globals['_SUBMITUPDATESREQUEST']._serialized_start=2721
+  _globals['_SUBMITUPDATESREQUEST']._serialized_end=2803
+  _globals['_SUBMITUPDATESRESPONSE']._serialized_start=2805
+  _globals['_SUBMITUPDATESRESPONSE']._serialized_end=2894
+  _globals['_SUBMISSIONOUTCOME']._serialized_start=2896
+  _globals['_SUBMISSIONOUTCOME']._serialized_end=3016
+  _globals['_GETUPLOADSTATUSREQUEST']._serialized_start=3018
+  _globals['_GETUPLOADSTATUSREQUEST']._serialized_end=3137
+  _globals['_GETUPLOADSTATUSRESPONSE']._serialized_start=3139
+  _globals['_GETUPLOADSTATUSRESPONSE']._serialized_end=3233
+  _globals['_REPORTPROGRESSREQUEST']._serialized_start=3236
+  _globals['_REPORTPROGRESSREQUEST']._serialized_end=3470
+  _globals['_REPORTPROGRESSREQUEST_STAGE']._serialized_start=3382
+  _globals['_REPORTPROGRESSREQUEST_STAGE']._serialized_end=3470
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=3472
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=3532
+  _globals['_FEDERATION']._serialized_start=3535
+  _globals['_FEDERATION']._serialized_end=4104
 # @@protoc_insertion_point(module_scope)

@@ -230,6 +230,8 @@ class Plan(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     CLIPPING_NORM_FIELD_NUMBER: _builtins.int
     HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
     local_epochs: _builtins.int
     """Passes over the local data, from 1."""
     batch_size: _builtins.int
@@ -242,6 +244,14 @@ class Plan(_message.Message):
     def hyperparameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Further numbers for the application's trainer, by name. Finite."""
 
+    @_builtins.property
+    def compression(self) -> Global___CompressionPlan:
+        """How updates are compressed. Absent: dense float32."""
+
+    @_builtins.property
+    def privacy(self) -> Global___PrivacyPlan:
+        """What the device does for privacy beyond clipping. Absent: nothing."""
+
     def __init__(
         self,
         *,
@@ -250,14 +260,154 @@ class Plan(_message.Message):
         learning_rate: _builtins.float = ...,
         clipping_norm: _builtins.float = ...,
         hyperparameters: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        compression: Global___CompressionPlan | None = ...,
+        privacy: Global___PrivacyPlan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "privacy", b"privacy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "clipping_norm", b"clipping_norm", "hyperparameters", b"hyperparameters", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "clipping_norm", b"clipping_norm", "compression", b"compression", "hyperparameters", b"hyperparameters", "learning_rate", b"learning_rate", "local_epochs", b"local_epochs", "privacy", b"privacy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
+@_typing.final
+class CompressionPlan(_message.Message):
+    """How the updates of a round are compressed; compression/plan.py has the same fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Method:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CompressionPlan._Method.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        METHOD_UNSPECIFIED: CompressionPlan._Method.ValueType  # 0
+        DENSE: CompressionPlan._Method.ValueType  # 1
+        """Every coordinate."""
+        TOP_K: CompressionPlan._Method.ValueType  # 2
+        """The largest coordinates of each update, with their positions."""
+        RAND_K: CompressionPlan._Method.ValueType  # 3
+        """Coordinates drawn from `map_seed`, the same for all devices."""
+        ANNOUNCED: CompressionPlan._Method.ValueType  # 4
+        """The coordinates in `coordinates`."""
+        PROJECTION: CompressionPlan._Method.ValueType  # 5
+        """A signed projection drawn from `map_seed`, the same for all devices."""
+
+    class Method(_Method, metaclass=_MethodEnumTypeWrapper): ...
+    METHOD_UNSPECIFIED: CompressionPlan.Method.ValueType  # 0
+    DENSE: CompressionPlan.Method.ValueType  # 1
+    """Every coordinate."""
+    TOP_K: CompressionPlan.Method.ValueType  # 2
+    """The largest coordinates of each update, with their positions."""
+    RAND_K: CompressionPlan.Method.ValueType  # 3
+    """Coordinates drawn from `map_seed`, the same for all devices."""
+    ANNOUNCED: CompressionPlan.Method.ValueType  # 4
+    """The coordinates in `coordinates`."""
+    PROJECTION: CompressionPlan.Method.ValueType  # 5
+    """A signed projection drawn from `map_seed`, the same for all devices."""
+
+    class _ValueType:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ValueTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CompressionPlan._ValueType.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        VALUE_TYPE_UNSPECIFIED: CompressionPlan._ValueType.ValueType  # 0
+        FLOAT32: CompressionPlan._ValueType.ValueType  # 1
+        FLOAT16: CompressionPlan._ValueType.ValueType  # 2
+        BFLOAT16: CompressionPlan._ValueType.ValueType  # 3
+        INT8: CompressionPlan._ValueType.ValueType  # 4
+        """With a scale for each block of 256, rounded stochastically."""
+        INT4: CompressionPlan._ValueType.ValueType  # 5
+        """Likewise."""
+
+    class ValueType(_ValueType, metaclass=_ValueTypeEnumTypeWrapper): ...
+    VALUE_TYPE_UNSPECIFIED: CompressionPlan.ValueType.ValueType  # 0
+    FLOAT32: CompressionPlan.ValueType.ValueType  # 1
+    FLOAT16: CompressionPlan.ValueType.ValueType  # 2
+    BFLOAT16: CompressionPlan.ValueType.ValueType  # 3
+    INT8: CompressionPlan.ValueType.ValueType  # 4
+    """With a scale for each block of 256, rounded stochastically."""
+    INT4: CompressionPlan.ValueType.ValueType  # 5
+    """Likewise."""
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    NUM_VALUES_FIELD_NUMBER: _builtins.int
+    VALUE_TYPE_FIELD_NUMBER: _builtins.int
+    MAP_SEED_FIELD_NUMBER: _builtins.int
+    COORDINATES_FIELD_NUMBER: _builtins.int
+    ERROR_FEEDBACK_FIELD_NUMBER: _builtins.int
+    RESIDUAL_DECAY_FIELD_NUMBER: _builtins.int
+    MAX_RESIDUAL_AGE_FIELD_NUMBER: _builtins.int
+    ZSTD_VERSION_FIELD_NUMBER: _builtins.int
+    method: Global___CompressionPlan.Method.ValueType
+    num_values: _builtins.int
+    """Numbers in each update: 1 to the model's dimension, which it is with DENSE."""
+    value_type: Global___CompressionPlan.ValueType.ValueType
+    map_seed: _builtins.bytes
+    """32 bytes with RAND_K and PROJECTION, else empty."""
+    coordinates: _builtins.bytes
+    """With ANNOUNCED: positions, as compression/index_coding.py writes them; else empty."""
+    error_feedback: _builtins.bool
+    """True where the device keeps what it did not send and adds it to its next update."""
+    residual_decay: _builtins.float
+    """What is kept is multiplied by this for each round that the device missed, above 0, at most 1."""
+    max_residual_age: _builtins.int
+    """What is older than so many rounds is dropped, from 1."""
+    zstd_version: _builtins.int
+    """libzstd version, as ZSTD_versionNumber() gives it, whose frames are accepted; a device with
+    another sends its updates without that stage. 0: none are accepted.
+    """
+    def __init__(
+        self,
+        *,
+        method: Global___CompressionPlan.Method.ValueType = ...,
+        num_values: _builtins.int = ...,
+        value_type: Global___CompressionPlan.ValueType.ValueType = ...,
+        map_seed: _builtins.bytes = ...,
+        coordinates: _builtins.bytes = ...,
+        error_feedback: _builtins.bool = ...,
+        residual_decay: _builtins.float = ...,
+        max_residual_age: _builtins.int = ...,
+        zstd_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinates", b"coordinates", "error_feedback", b"error_feedback", "map_seed", b"map_seed", "max_residual_age", b"max_residual_age", "method", b"method", "num_values", b"num_values", "residual_decay", b"residual_decay", "value_type", b"value_type", "zstd_version", b"zstd_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompressionPlan: _TypeAlias = CompressionPlan  # noqa: Y015
+
+@_typing.final
+class PrivacyPlan(_message.Message):
+    """What a device does for privacy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_NOISE_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    REPORTS_CLIPPING_FIELD_NUMBER: _builtins.int
+    device_noise_multiplier: _builtins.float
+    """Standard deviation of the Gaussian noise that the device adds to each number it sends, in units
+    of clipping_norm; 0: none.
+    """
+    reports_clipping: _builtins.bool
+    """True where the device is to tell whether its update was within clipping_norm."""
+    def __init__(
+        self,
+        *,
+        device_noise_multiplier: _builtins.float = ...,
+        reports_clipping: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_noise_multiplier", b"device_noise_multiplier", "reports_clipping", b"reports_clipping"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrivacyPlan: _TypeAlias = PrivacyPlan  # noqa: Y015
 
 @_typing.final
 class RetryLater(_message.Message):
@@ -282,6 +432,8 @@ class RetryLater(_message.Message):
         """The device's state does not meet the task's criteria."""
         TASK_FINISHED: RetryLater._Reason.ValueType  # 5
         """The task has published all its rounds."""
+        BUDGET_EXHAUSTED: RetryLater._Reason.ValueType  # 6
+        """The task's privacy budget allows no further round."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
     REASON_UNSPECIFIED: RetryLater.Reason.ValueType  # 0
@@ -295,6 +447,8 @@ class RetryLater(_message.Message):
     """The device's state does not meet the task's criteria."""
     TASK_FINISHED: RetryLater.Reason.ValueType  # 5
     """The task has published all its rounds."""
+    BUDGET_EXHAUSTED: RetryLater.Reason.ValueType  # 6
+    """The task's privacy budget allows no further round."""
 
     REASON_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
@@ -405,6 +559,7 @@ class UpdateHeader(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LOSS_BEFORE_FIELD_NUMBER: _builtins.int
     LOSS_AFTER_FIELD_NUMBER: _builtins.int
+    WITHIN_CLIPPING_NORM_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     round: _builtins.int
     device_id: _builtins.str
@@ -424,6 +579,8 @@ class UpdateHeader(_message.Message):
     """Mean loss over the local data before training; absent: not told. Finite."""
     loss_after: _builtins.float
     """Mean loss over the local data after training; absent: not told. Finite."""
+    within_clipping_norm: _builtins.bool
+    """Whether the update was within clipping_norm before it was clipped. Told where the plan asks."""
     def __init__(
         self,
         *,
@@ -438,19 +595,24 @@ class UpdateHeader(_message.Message):
         offset: _builtins.int = ...,
         loss_before: _builtins.float | None = ...,
         loss_after: _builtins.float | None = ...,
+        within_clipping_norm: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "loss_after", b"loss_after", "loss_before", b"loss_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_within_clipping_norm", b"_within_clipping_norm", "loss_after", b"loss_after", "loss_before", b"loss_before", "within_clipping_norm", b"within_clipping_norm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "device_id", b"device_id", "loss_after", b"loss_after", "loss_before", b"loss_before", "model_version", b"model_version", "num_samples", b"num_samples", "offset", b"offset", "payload_bytes", b"payload_bytes", "payload_digest", b"payload_digest", "round", b"round", "submission_id", b"submission_id", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_within_clipping_norm", b"_within_clipping_norm", "device_id", b"device_id", "loss_after", b"loss_after", "loss_before", b"loss_before", "model_version", b"model_version", "num_samples", b"num_samples", "offset", b"offset", "payload_bytes", b"payload_bytes", "payload_digest", b"payload_digest", "round", b"round", "submission_id", b"submission_id", "task", b"task", "within_clipping_norm", b"within_clipping_norm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss_after: _TypeAlias = _typing.Literal["loss_after"]  # noqa: Y015
     _WhichOneofArgType__loss_after: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after"]  # noqa: Y015
     _WhichOneofReturnType__loss_before: _TypeAlias = _typing.Literal["loss_before"]  # noqa: Y015
     _WhichOneofArgType__loss_before: _TypeAlias = _typing.Literal["_loss_before", b"_loss_before"]  # noqa: Y015
+    _WhichOneofReturnType__within_clipping_norm: _TypeAlias = _typing.Literal["within_clipping_norm"]  # noqa: Y015
+    _WhichOneofArgType__within_clipping_norm: _TypeAlias = _typing.Literal["_within_clipping_norm", b"_within_clipping_norm"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_after) -> _WhichOneofReturnType__loss_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_before) -> _WhichOneofReturnType__loss_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__within_clipping_norm) -> _WhichOneofReturnType__within_clipping_norm | None: ...
 
 Global___UpdateHeader: _TypeAlias = UpdateHeader  # noqa: Y015
 

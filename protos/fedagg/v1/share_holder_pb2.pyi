@@ -241,6 +241,51 @@ class OpenRoundResponse(_message.Message):
 Global___OpenRoundResponse: _TypeAlias = OpenRoundResponse  # noqa: Y015
 
 @_typing.final
+class DealNoiseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARAMS_SHA256_FIELD_NUMBER: _builtins.int
+    params_sha256: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        params_sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["params_sha256", b"params_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DealNoiseRequest: _TypeAlias = DealNoiseRequest  # noqa: Y015
+
+@_typing.final
+class NoiseChunk(_message.Message):
+    """A sealed bundle, cut anywhere; see security/shared_round/bundle.py."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    total_bytes: _builtins.int
+    """Bytes of the whole bundle."""
+    data: _builtins.bytes
+    """at most 2 MiB"""
+    def __init__(
+        self,
+        *,
+        total_bytes: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoiseChunk: _TypeAlias = NoiseChunk  # noqa: Y015
+
+@_typing.final
 class ShareStart(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -459,6 +504,7 @@ class FreezeRequest(_message.Message):
     PARAMS_SHA256_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    DEALERS_FIELD_NUMBER: _builtins.int
     params_sha256: _builtins.bytes
     attempt: _builtins.int
     """From 1; a later attempt replaces an earlier one, until the holder has locked itself to a box."""
@@ -466,16 +512,21 @@ class FreezeRequest(_message.Message):
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
         """Ascending by device id, without repetition."""
 
+    @_builtins.property
+    def dealers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
+        """The holders' noise that is part of every sum, as many as the round's noise_dealers; likewise."""
+
     def __init__(
         self,
         *,
         params_sha256: _builtins.bytes = ...,
         attempt: _builtins.int = ...,
         members: _abc.Iterable[Global___Member] | None = ...,
+        dealers: _abc.Iterable[Global___Member] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "members", b"members", "params_sha256", b"params_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dealers", b"dealers", "members", b"members", "params_sha256", b"params_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,6 +57,11 @@ class ShareHolderStub(object):
                 request_serializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.OpenRoundRequest.SerializeToString,
                 response_deserializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.OpenRoundResponse.FromString,
                 _registered_method=True)
+        self.DealNoise = channel.unary_stream(
+                '/fedagg.v1.ShareHolder/DealNoise',
+                request_serializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.DealNoiseRequest.SerializeToString,
+                response_deserializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.NoiseChunk.FromString,
+                _registered_method=True)
         self.StoreShare = channel.stream_unary(
                 '/fedagg.v1.ShareHolder/StoreShare',
                 request_serializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.StoreShareRequest.SerializeToString,
@@ -141,6 +146,13 @@ class ShareHolderServicer(object):
 
     def OpenRound(self, request, context):
         """Announce a round. Refused where the parameters are weaker than the holder's own policy.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DealNoise(self, request, context):
+        """This holder's noise for the round, shared and sealed to every holder as a device's update is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,6 +257,11 @@ def add_ShareHolderServicer_to_server(servicer, server):
                     servicer.OpenRound,
                     request_deserializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.OpenRoundRequest.FromString,
                     response_serializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.OpenRoundResponse.SerializeToString,
+            ),
+            'DealNoise': grpc.unary_stream_rpc_method_handler(
+                    servicer.DealNoise,
+                    request_deserializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.DealNoiseRequest.FromString,
+                    response_serializer=protos_dot_fedagg_dot_v1_dot_share__holder__pb2.NoiseChunk.SerializeToString,
             ),
             'StoreShare': grpc.stream_unary_rpc_method_handler(
                     servicer.StoreShare,
@@ -412,6 +429,33 @@ class ShareHolder(object):
             '/fedagg.v1.ShareHolder/OpenRound',
             protos_dot_fedagg_dot_v1_dot_share__holder__pb2.OpenRoundRequest.SerializeToString,
             protos_dot_fedagg_dot_v1_dot_share__holder__pb2.OpenRoundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DealNoise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedagg.v1.ShareHolder/DealNoise',
+            protos_dot_fedagg_dot_v1_dot_share__holder__pb2.DealNoiseRequest.SerializeToString,
+            protos_dot_fedagg_dot_v1_dot_share__holder__pb2.NoiseChunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class ShareHolderStub:
     """Take the keys that others dealt to this holder."""
     OpenRound: _grpc.UnaryUnaryMultiCallable[_share_holder_pb2.OpenRoundRequest, _share_holder_pb2.OpenRoundResponse]
     """Announce a round. Refused where the parameters are weaker than the holder's own policy."""
+    DealNoise: _grpc.UnaryStreamMultiCallable[_share_holder_pb2.DealNoiseRequest, _share_holder_pb2.NoiseChunk]
+    """This holder's noise for the round, shared and sealed to every holder as a device's update is."""
     StoreShare: _grpc.StreamUnaryMultiCallable[_share_holder_pb2.StoreShareRequest, _shared_round_pb2.SignedStatement]
     """Hand over one device's share: a start first, then the body in order. Durable when answered."""
     StoreShares: _grpc.UnaryUnaryMultiCallable[_share_holder_pb2.StoreSharesRequest, _share_holder_pb2.StoreSharesResponse]
@@ -80,6 +82,8 @@ class ShareHolderAsyncStub(ShareHolderStub):
     """Take the keys that others dealt to this holder."""
     OpenRound: _aio.UnaryUnaryMultiCallable[_share_holder_pb2.OpenRoundRequest, _share_holder_pb2.OpenRoundResponse]  # type: ignore[assignment]
     """Announce a round. Refused where the parameters are weaker than the holder's own policy."""
+    DealNoise: _aio.UnaryStreamMultiCallable[_share_holder_pb2.DealNoiseRequest, _share_holder_pb2.NoiseChunk]  # type: ignore[assignment]
+    """This holder's noise for the round, shared and sealed to every holder as a device's update is."""
     StoreShare: _aio.StreamUnaryMultiCallable[_share_holder_pb2.StoreShareRequest, _shared_round_pb2.SignedStatement]  # type: ignore[assignment]
     """Hand over one device's share: a start first, then the body in order. Durable when answered."""
     StoreShares: _aio.UnaryUnaryMultiCallable[_share_holder_pb2.StoreSharesRequest, _share_holder_pb2.StoreSharesResponse]  # type: ignore[assignment]
@@ -138,6 +142,14 @@ class ShareHolderServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_share_holder_pb2.OpenRoundResponse, _abc.Awaitable[_share_holder_pb2.OpenRoundResponse]]:
         """Announce a round. Refused where the parameters are weaker than the holder's own policy."""
+
+    @_abc_1.abstractmethod
+    def DealNoise(
+        self,
+        request: _share_holder_pb2.DealNoiseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_share_holder_pb2.NoiseChunk], _abc.AsyncIterator[_share_holder_pb2.NoiseChunk]]:
+        """This holder's noise for the round, shared and sealed to every holder as a device's update is."""
 
     @_abc_1.abstractmethod
     def StoreShare(

@@ -24,45 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protos/fedagg/v1/shared_round.proto\x12\tfedagg.v1\"\xdc\x04\n\x0fRoundParameters\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x14\n\x0c\x62\x61se_version\x18\x04 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x18\n\x10\x63ommittee_sha256\x18\x06 \x01(\x0c\x12\x11\n\tthreshold\x18\x07 \x01(\r\x12\x0f\n\x07holders\x18\x08 \x01(\r\x12\x0e\n\x06quorum\x18\t \x01(\r\x12\x0b\n\x03\x64im\x18\n \x01(\x04\x12\x12\n\nfield_bits\x18\x0b \x01(\r\x12\x15\n\rfraction_bits\x18\x0c \x01(\r\x12\x12\n\nnorm_bound\x18\r \x01(\x04\x12&\n\x06\x66ormat\x18\x0e \x01(\x0e\x32\x16.fedagg.v1.ShareFormat\x12!\n\x06\x63hecks\x18\x0f \x01(\x0e\x32\x11.fedagg.v1.Checks\x12\x12\n\nsketch_dim\x18\x10 \x01(\r\x12\x12\n\nwrap_tests\x18\x11 \x01(\r\x12\x12\n\nwrap_group\x18\x12 \x01(\r\x12\x12\n\nmask_scale\x18\x13 \x01(\r\x12\x13\n\x0bmin_members\x18\x14 \x01(\r\x12\x13\n\x0bmax_members\x18\x15 \x01(\r\x12\x0c\n\x04rule\x18\x16 \x01(\t\x12\x15\n\rnum_byzantine\x18\x17 \x01(\r\x12\x15\n\rnum_to_select\x18\x18 \x01(\r\x12\x12\n\ngroup_size\x18\x19 \x01(\r\x12%\n\x08\x64\x65graded\x18\x1a \x01(\x0e\x32\x13.fedagg.v1.Degraded\x12\x19\n\x11staleness_weights\x18\x1b \x03(\r\"\x9f\x01\n\x0cSharedHeader\x12\x15\n\rparams_sha256\x18\x01 \x01(\x0c\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x15\n\rmodel_version\x18\x04 \x01(\x04\x12\x14\n\x0c\x66rame_sha256\x18\x05 \x03(\x0c\x12\x13\n\x0b\x62ody_sha256\x18\x06 \x03(\x0c\x12\x14\n\x0cpiece_sha256\x18\x07 \x03(\x0c\"F\n\x0cSignedHeader\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\"G\n\x0c\x42undlePrefix\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.fedagg.v1.SignedHeader\x12\x0e\n\x06\x66rames\x18\x02 \x03(\x0c\"\x81\x03\n\x0fHolderStatement\x12\x15\n\rparams_sha256\x18\x01 \x01(\x0c\x12\x0e\n\x06holder\x18\x02 \x01(\r\x12*\n\x07receipt\x18\x03 \x01(\x0b\x32\x17.fedagg.v1.ShareReceiptH\x00\x12\x1f\n\x04vote\x18\x04 \x01(\x0b\x32\x0f.fedagg.v1.VoteH\x00\x12$\n\x04\x63oin\x18\x05 \x01(\x0b\x32\x14.fedagg.v1.CoinShareH\x00\x12\'\n\x08openings\x18\x06 \x01(\x0b\x32\x13.fedagg.v1.OpeningsH\x00\x12)\n\x05\x62lame\x18\x07 \x01(\x0b\x32\x18.fedagg.v1.BlameOpeningsH\x00\x12+\n\ncommitment\x18\x08 \x01(\x0b\x32\x15.fedagg.v1.CommitmentH\x00\x12\"\n\x03sum\x18\t \x01(\x0b\x32\x13.fedagg.v1.SumShareH\x00\x12\"\n\x04lock\x18\n \x01(\x0b\x32\x12.fedagg.v1.BoxLockH\x00\x42\x0b\n\tstatement\"7\n\x0fSignedStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"8\n\x0cShareReceipt\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x15\n\rheader_sha256\x18\x02 \x01(\x0c\"E\n\x04Vote\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x12\n\nset_sha256\x18\x02 \x01(\x0c\x12\x18\n\x10\x63oin_commitments\x18\x03 \x03(\x0c\"1\n\x07\x42oxLock\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x12\n\nbox_sha256\x18\x02 \x01(\x0c\"C\n\tCoinShare\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x12\n\nbox_sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06pieces\x18\x03 \x03(\x0c\"y\n\x08Openings\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63oin_sha256\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x03 \x01(\x0c\x12\r\n\x05norms\x18\x04 \x01(\x0c\x12\r\n\x05wraps\x18\x05 \x01(\x0c\x12\x11\n\tdistances\x18\x06 \x01(\x0c\"X\n\rBlameOpenings\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63oin_sha256\x18\x02 \x01(\x0c\x12\x0f\n\x07members\x18\x03 \x03(\r\x12\r\n\x05wraps\x18\x04 \x01(\x0c\":\n\nCommitment\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x18\n\x10selection_sha256\x18\x02 \x01(\x0c\"K\n\x08SumShare\x12\x18\n\x10selection_sha256\x18\x01 \x01(\x0c\x12\x10\n\x08num_sums\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x61ta_sha256\x18\x03 \x01(\x0c*N\n\x0bShareFormat\x12\x1c\n\x18SHARE_FORMAT_UNSPECIFIED\x10\x00\x12\x11\n\rSHAMIR_SEEDED\x10\x01\x12\x0e\n\nCNF_SEEDED\x10\x02*G\n\x06\x43hecks\x12\x16\n\x12\x43HECKS_UNSPECIFIED\x10\x00\x12\x0c\n\x08SUM_ONLY\x10\x01\x12\x08\n\x04NORM\x10\x02\x12\r\n\tDISTANCES\x10\x03*U\n\x08\x44\x65graded\x12\x18\n\x14\x44\x45GRADED_UNSPECIFIED\x10\x00\x12\x08\n\x04WAIT\x10\x01\x12\x0b\n\x07GROUPED\x10\x02\x12\r\n\tUNCHECKED\x10\x03\x12\t\n\x05\x41\x42ORT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protos/fedagg/v1/shared_round.proto\x12\tfedagg.v1\"\xa5\x05\n\x0fRoundParameters\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x14\n\x0c\x62\x61se_version\x18\x04 \x01(\x04\x12\x14\n\x0cmodel_sha256\x18\x05 \x01(\t\x12\x18\n\x10\x63ommittee_sha256\x18\x06 \x01(\x0c\x12\x11\n\tthreshold\x18\x07 \x01(\r\x12\x0f\n\x07holders\x18\x08 \x01(\r\x12\x0e\n\x06quorum\x18\t \x01(\r\x12\x0b\n\x03\x64im\x18\n \x01(\x04\x12\x12\n\nfield_bits\x18\x0b \x01(\r\x12\x15\n\rfraction_bits\x18\x0c \x01(\r\x12\x12\n\nnorm_bound\x18\r \x01(\x04\x12&\n\x06\x66ormat\x18\x0e \x01(\x0e\x32\x16.fedagg.v1.ShareFormat\x12!\n\x06\x63hecks\x18\x0f \x01(\x0e\x32\x11.fedagg.v1.Checks\x12\x12\n\nsketch_dim\x18\x10 \x01(\r\x12\x12\n\nwrap_tests\x18\x11 \x01(\r\x12\x12\n\nwrap_group\x18\x12 \x01(\r\x12\x12\n\nmask_scale\x18\x13 \x01(\r\x12\x13\n\x0bmin_members\x18\x14 \x01(\r\x12\x13\n\x0bmax_members\x18\x15 \x01(\r\x12\x0c\n\x04rule\x18\x16 \x01(\t\x12\x15\n\rnum_byzantine\x18\x17 \x01(\r\x12\x15\n\rnum_to_select\x18\x18 \x01(\r\x12\x12\n\ngroup_size\x18\x19 \x01(\r\x12%\n\x08\x64\x65graded\x18\x1a \x01(\x0e\x32\x13.fedagg.v1.Degraded\x12\x19\n\x11staleness_weights\x18\x1b \x03(\r\x12\x15\n\rnoise_dealers\x18\x1c \x01(\r\x12\x14\n\x0cnoise_stddev\x18\x1d \x01(\x04\x12\x1a\n\x12\x63ompression_sha256\x18\x1e \x01(\x0c\"\x9f\x01\n\x0cSharedHeader\x12\x15\n\rparams_sha256\x18\x01 \x01(\x0c\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x15\n\rmodel_version\x18\x04 \x01(\x04\x12\x14\n\x0c\x66rame_sha256\x18\x05 \x03(\x0c\x12\x13\n\x0b\x62ody_sha256\x18\x06 \x03(\x0c\x12\x14\n\x0cpiece_sha256\x18\x07 \x03(\x0c\"F\n\x0cSignedHeader\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\"G\n\x0c\x42undlePrefix\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.fedagg.v1.SignedHeader\x12\x0e\n\x06\x66rames\x18\x02 \x03(\x0c\"\x81\x03\n\x0fHolderStatement\x12\x15\n\rparams_sha256\x18\x01 \x01(\x0c\x12\x0e\n\x06holder\x18\x02 \x01(\r\x12*\n\x07receipt\x18\x03 \x01(\x0b\x32\x17.fedagg.v1.ShareReceiptH\x00\x12\x1f\n\x04vote\x18\x04 \x01(\x0b\x32\x0f.fedagg.v1.VoteH\x00\x12$\n\x04\x63oin\x18\x05 \x01(\x0b\x32\x14.fedagg.v1.CoinShareH\x00\x12\'\n\x08openings\x18\x06 \x01(\x0b\x32\x13.fedagg.v1.OpeningsH\x00\x12)\n\x05\x62lame\x18\x07 \x01(\x0b\x32\x18.fedagg.v1.BlameOpeningsH\x00\x12+\n\ncommitment\x18\x08 \x01(\x0b\x32\x15.fedagg.v1.CommitmentH\x00\x12\"\n\x03sum\x18\t \x01(\x0b\x32\x13.fedagg.v1.SumShareH\x00\x12\"\n\x04lock\x18\n \x01(\x0b\x32\x12.fedagg.v1.BoxLockH\x00\x42\x0b\n\tstatement\"7\n\x0fSignedStatement\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"8\n\x0cShareReceipt\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x15\n\rheader_sha256\x18\x02 \x01(\x0c\"E\n\x04Vote\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x12\n\nset_sha256\x18\x02 \x01(\x0c\x12\x18\n\x10\x63oin_commitments\x18\x03 \x03(\x0c\"1\n\x07\x42oxLock\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x12\n\nbox_sha256\x18\x02 \x01(\x0c\"C\n\tCoinShare\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x12\n\nbox_sha256\x18\x02 \x01(\x0c\x12\x0e\n\x06pieces\x18\x03 \x03(\x0c\"y\n\x08Openings\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63oin_sha256\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x03 \x01(\x0c\x12\r\n\x05norms\x18\x04 \x01(\x0c\x12\r\n\x05wraps\x18\x05 \x01(\x0c\x12\x11\n\tdistances\x18\x06 \x01(\x0c\"X\n\rBlameOpenings\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63oin_sha256\x18\x02 \x01(\x0c\x12\x0f\n\x07members\x18\x03 \x03(\r\x12\r\n\x05wraps\x18\x04 \x01(\x0c\":\n\nCommitment\x12\x12\n\nset_sha256\x18\x01 \x01(\x0c\x12\x18\n\x10selection_sha256\x18\x02 \x01(\x0c\"K\n\x08SumShare\x12\x18\n\x10selection_sha256\x18\x01 \x01(\x0c\x12\x10\n\x08num_sums\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x61ta_sha256\x18\x03 \x01(\x0c*N\n\x0bShareFormat\x12\x1c\n\x18SHARE_FORMAT_UNSPECIFIED\x10\x00\x12\x11\n\rSHAMIR_SEEDED\x10\x01\x12\x0e\n\nCNF_SEEDED\x10\x02*G\n\x06\x43hecks\x12\x16\n\x12\x43HECKS_UNSPECIFIED\x10\x00\x12\x0c\n\x08SUM_ONLY\x10\x01\x12\x08\n\x04NORM\x10\x02\x12\r\n\tDISTANCES\x10\x03*U\n\x08\x44\x65graded\x12\x18\n\x14\x44\x45GRADED_UNSPECIFIED\x10\x00\x12\x08\n\x04WAIT\x10\x01\x12\x0b\n\x07GROUPED\x10\x02\x12\r\n\tUNCHECKED\x10\x03\x12\t\n\x05\x41\x42ORT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.fedagg.v1.shared_round_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SHAREFORMAT']._serialized_start=2008
-  _globals['_SHAREFORMAT']._serialized_end=2086
-  _globals['_CHECKS']._serialized_start=2088
-  _globals['_CHECKS']._serialized_end=2159
-  _globals['_DEGRADED']._serialized_start=2161
-  _globals['_DEGRADED']._serialized_end=2246
+  _globals['_SHAREFORMAT']._serialized_start=2081
+  _globals['_SHAREFORMAT']._serialized_end=2159
+  _globals['_CHECKS']._serialized_start=2161
+  _globals['_CHECKS']._serialized_end=2232
+  _globals['_DEGRADED']._serialized_start=2234
+  _globals['_DEGRADED']._serialized_end=2319
   _globals['_ROUNDPARAMETERS']._serialized_start=51
-  _globals['_ROUNDPARAMETERS']._serialized_end=655
-  _globals['_SHAREDHEADER']._serialized_start=658
-  _globals['_SHAREDHEADER']._serialized_end=817
-  _globals['_SIGNEDHEADER']._serialized_start=819
-  _globals['_SIGNEDHEADER']._serialized_end=889
-  _globals['_BUNDLEPREFIX']._serialized_start=891
-  _globals['_BUNDLEPREFIX']._serialized_end=962
-  _globals['_HOLDERSTATEMENT']._serialized_start=965
-  _globals['_HOLDERSTATEMENT']._serialized_end=1350
-  _globals['_SIGNEDSTATEMENT']._serialized_start=1352
-  _globals['_SIGNEDSTATEMENT']._serialized_end=1407
-  _globals['_SHARERECEIPT']._serialized_start=1409
-  _globals['_SHARERECEIPT']._serialized_end=1465
-  _globals['_VOTE']._serialized_start=1467
-  _globals['_VOTE']._serialized_end=1536
-  _globals['_BOXLOCK']._serialized_start=1538
-  _globals['_BOXLOCK']._serialized_end=1587
-  _globals['_COINSHARE']._serialized_start=1589
-  _globals['_COINSHARE']._serialized_end=1656
-  _globals['_OPENINGS']._serialized_start=1658
-  _globals['_OPENINGS']._serialized_end=1779
-  _globals['_BLAMEOPENINGS']._serialized_start=1781
-  _globals['_BLAMEOPENINGS']._serialized_end=1869
-  _globals['_COMMITMENT']._serialized_start=1871
-  _globals['_COMMITMENT']._serialized_end=1929
-  _globals['_SUMSHARE']._serialized_start=1931
-  _globals['_SUMSHARE']._serialized_end=2006
+  _globals['_ROUNDPARAMETERS']._serialized_end=728
+  _globals['_SHAREDHEADER']._serialized_start=731
+  _globals['_SHAREDHEADER']._serialized_end=890
+  _globals['_SIGNEDHEADER']._serialized_start=892
+  _globals['_SIGNEDHEADER']._serialized_end=962
+  _globals['_BUNDLEPREFIX']._serialized_start=964
+  _globals['_BUNDLEPREFIX']._serialized_end=1035
+  _globals['_HOLDERSTATEMENT']._serialized_start=1038
+  _globals['_HOLDERSTATEMENT']._serialized_end=1423
+  _globals['_SIGNEDSTATEMENT']._serialized_start=1425
+  _globals['_SIGNEDSTATEMENT']._serialized_end=1480
+  _globals['_SHARERECEIPT']._serialized_start=1482
+  _globals['_SHARERECEIPT']._serialized_end=1538
+  _globals['_VOTE']._serialized_start=1540
+  _globals['_VOTE']._serialized_end=1609
+  _globals['_BOXLOCK']._serialized_start=1611
+  _globals['_BOXLOCK']._serialized_end=1660
+  _globals['_COINSHARE']._serialized_start=1662
+  _globals['_COINSHARE']._serialized_end=1729
+  _globals['_OPENINGS']._serialized_start=1731
+  _globals['_OPENINGS']._serialized_end=1852
+  _globals['_BLAMEOPENINGS']._serialized_start=1854
+  _globals['_BLAMEOPENINGS']._serialized_end=1942
+  _globals['_COMMITMENT']._serialized_start=1944
+  _globals['_COMMITMENT']._serialized_end=2002
+  _globals['_SUMSHARE']._serialized_start=2004
+  _globals['_SUMSHARE']._serialized_end=2079
 # @@protoc_insertion_point(module_scope)

@@ -132,6 +132,9 @@ class RoundParameters(_message.Message):
     GROUP_SIZE_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     STALENESS_WEIGHTS_FIELD_NUMBER: _builtins.int
+    NOISE_DEALERS_FIELD_NUMBER: _builtins.int
+    NOISE_STDDEV_FIELD_NUMBER: _builtins.int
+    COMPRESSION_SHA256_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Format of this message, 1."""
     task: _builtins.str
@@ -184,6 +187,16 @@ class RoundParameters(_message.Message):
     """Updates in each sum that is opened; 0: one sum of all."""
     degraded: Global___Degraded.ValueType
     """What may be opened where the configured checks cannot be."""
+    noise_dealers: _builtins.int
+    """D: share holders whose noise is part of every opened sum, threshold to holders; 0: no noise."""
+    noise_stddev: _builtins.int
+    """Standard deviation of each dealer's discrete Gaussian noise, a coordinate, in units of 2^-f.
+    t - 1 dealers that subtract their own leave sqrt(noise_dealers - threshold + 1) times as much.
+    """
+    compression_sha256: _builtins.bytes
+    """SHA-256 of the serialized CompressionPlan by which devices map their updates to `dim` numbers,
+    32 bytes; empty: updates are shared as they are.
+    """
     @_builtins.property
     def staleness_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Public weight of an update trained 0, 1, 2, ... versions before base_version, 1 to 8 each.
@@ -220,10 +233,13 @@ class RoundParameters(_message.Message):
         group_size: _builtins.int = ...,
         degraded: Global___Degraded.ValueType = ...,
         staleness_weights: _abc.Iterable[_builtins.int] | None = ...,
+        noise_dealers: _builtins.int = ...,
+        noise_stddev: _builtins.int = ...,
+        compression_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "checks", b"checks", "committee_sha256", b"committee_sha256", "degraded", b"degraded", "dim", b"dim", "field_bits", b"field_bits", "format", b"format", "fraction_bits", b"fraction_bits", "group_size", b"group_size", "holders", b"holders", "mask_scale", b"mask_scale", "max_members", b"max_members", "min_members", b"min_members", "model_sha256", b"model_sha256", "norm_bound", b"norm_bound", "num_byzantine", b"num_byzantine", "num_to_select", b"num_to_select", "quorum", b"quorum", "round", b"round", "rule", b"rule", "sketch_dim", b"sketch_dim", "staleness_weights", b"staleness_weights", "task", b"task", "threshold", b"threshold", "version", b"version", "wrap_group", b"wrap_group", "wrap_tests", b"wrap_tests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "checks", b"checks", "committee_sha256", b"committee_sha256", "compression_sha256", b"compression_sha256", "degraded", b"degraded", "dim", b"dim", "field_bits", b"field_bits", "format", b"format", "fraction_bits", b"fraction_bits", "group_size", b"group_size", "holders", b"holders", "mask_scale", b"mask_scale", "max_members", b"max_members", "min_members", b"min_members", "model_sha256", b"model_sha256", "noise_dealers", b"noise_dealers", "noise_stddev", b"noise_stddev", "norm_bound", b"norm_bound", "num_byzantine", b"num_byzantine", "num_to_select", b"num_to_select", "quorum", b"quorum", "round", b"round", "rule", b"rule", "sketch_dim", b"sketch_dim", "staleness_weights", b"staleness_weights", "task", b"task", "threshold", b"threshold", "version", b"version", "wrap_group", b"wrap_group", "wrap_tests", b"wrap_tests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,7 +311,9 @@ class SignedHeader(_message.Message):
     signature: _builtins.bytes
     """Ed25519, or ECDSA with SHA-256 in DER, by the certificate's key."""
     certificate: _builtins.bytes
-    """DER of the device's certificate; its common name is the device id."""
+    """DER of the device's certificate; its common name is the device id. Empty where a share holder
+    deals noise: its signing key is the committee's then.
+    """
     def __init__(
         self,
         *,

@@ -1,0 +1,66 @@
+"""Settings of how updates are compressed, and what makes no sense among them."""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from server.config_section import Section
+
+if TYPE_CHECKING:
+    from server.config import TaskConfig
+
+
+class CompressionConfig(Section):
+    """What of an update is sent."""
+
+    method: Literal["dense", "top-k", "rand-k", "announced", "projection"] = Field(
+        default="dense", description="dense: everything; docs/Compression.md"
+    )
+    ratio: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="numbers sent, as a share of the model's elements",
+    )
+    value_type: Literal["float32", "float16", "bfloat16", "int8", "int4"] = Field(
+        default="float32", description="how a number is written"
+    )
+    error_feedback: bool = Field(
+        default=True, description="devices keep what they did not send for their next update"
+    )
+    residual_decay: float = Field(
+        default=0.9, gt=0, le=1, description="of what is kept, for each round missed"
+    )
+    max_residual_age: int = Field(
+        default=20, ge=1, le=10_000, description="rounds after which it is dropped"
+    )
+    random_share: float = Field(
+        default=0.5, ge=0, le=1, description="of announced coordinates that are drawn at random"
+    )
+    zstd: bool = Field(default=True, description="take updates that went through zstd")
+
+    @property
+    def is_dense(self) -> bool:
+        return self.method == "dense"
+
+
+def compression_problem(task: "TaskConfig") -> str | None:
+    """Why the task's updates cannot be compressed so, as far as its own settings tell."""
+    compression = task.compression
+    problems = (
+        (
+            task.is_shared and compression.method == "top-k",
+            "compression.method='top-k' cannot be shared: each device's choice of coordinates"
+            " would be seen, and sums of different coordinates mean nothing; use projection",
+        ),
+        (
+            task.is_shared and compression.value_type != "float32",
+            "compression.value-type has no meaning in shared rounds: shares are field elements",
+        ),
+        (
+            task.is_shared and task.sharing.max_staleness > 0 and not compression.is_dense,
+            "compression does not go with sharing.max-staleness: each round has a map of its own",
+        ),
+    )
+    return next((why for failed, why in problems if failed), None)
