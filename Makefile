@@ -2,7 +2,7 @@
 # need it make it themselves, so a fresh clone needs only Python >= 3.11 with pip, and make.
 # ARGS reaches the command behind a target: `make demo ARGS=--help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit coverage chaos bench bench-kernels bench-secure format protos lock up down clean
+.PHONY: help setup demo test check unit coverage chaos bench bench-kernels bench-secure bench-pipeline experiment-privacy bench-codec experiment-compression format protos lock up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	done)
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install everything into .venv; later runs do nothing until the pins change.
 
@@ -67,6 +67,19 @@ bench-kernels: $(STAMP) ## Time the aggregation rules beside other libraries; th
 
 bench-secure: $(STAMP) ## Measure shared rounds beside plain ones, and beside Flower's SecAgg+.
 	@$(BIN)/python -m benchmarks.secure.run $(ARGS)
+
+bench-codec: $(STAMP) ## Measure bytes and speed of every encoding of a real update.
+	@$(BIN)/python -m benchmarks.codec.run $(ARGS)
+
+# Only the table goes to standard output; rows show on standard error as they come.
+experiment-compression: $(STAMP) ## Train with every way to compress updates; print what each costs.
+	@$(BIN)/python -m simulation.compression_experiments $(ARGS)
+
+bench-pipeline: $(STAMP) ## Time rounds with everything on beside plain ones (needs Fashion-MNIST).
+	@$(BIN)/python -m benchmarks.pipeline $(ARGS)
+
+experiment-privacy: $(STAMP) ## Train with and without privacy on MNIST: ARGS="--data-dir DIR".
+	@$(BIN)/python -m simulation.private_training $(ARGS)
 
 format: $(STAMP) ## Format the code and apply the safe lint fixes.
 	$(BIN)/ruff check --fix

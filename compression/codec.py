@@ -1,8 +1,8 @@
-"""The encoding of an update on the wire: a 16-byte header and a body, little-endian.
+"""The encoding of a dense float32 update: a 16-byte header and a body, little-endian.
 
     offset  size  field
     0       4     magic, b"FAU1"
-    4       1     codec: 1 = dense
+    4       1     codec: 1 = dense; compression/update_codec.py has the others
     5       1     element type: 1 = float32 (2 = float16 and 3 = float64 are known and refused)
     6       2     zero
     8       8     dimension d, unsigned
@@ -50,7 +50,7 @@ class WrongShapeError(CodecError):
 
 
 class WrongDtypeError(CodecError):
-    """The element type is known, but is not float32."""
+    """The element type is known, but is not the one that is wanted."""
 
 
 class NonFiniteUpdateError(CodecError):

@@ -60,7 +60,7 @@ class CompressionPlan:
     map_seed: bytes = b""
     coordinates: bytes = b""
     error_feedback: bool = False
-    residual_decay: float = 0.9
+    residual_decay: float = 1.0
     max_residual_age: int = 20
     zstd_version: int = 0
 

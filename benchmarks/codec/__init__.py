@@ -1,0 +1,1 @@
+"""How small and how fast encoded updates are."""

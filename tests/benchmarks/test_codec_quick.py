@@ -1,0 +1,52 @@
+"""`make bench-codec` still runs, and says what it promises. How fast is not for a test to say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.codec.encodings import CASES
+from benchmarks.codec.run import BENCHMARKS
+from benchmarks.secure.figures import NO_TARGET
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_quick(*arguments: str) -> str:
+    command = [sys.executable, "-m", "benchmarks.codec.run", "--quick", *arguments]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_every_encoding_is_measured_beside_other_ways_to_send_the_update() -> None:
+    report: dict[str, Any] = json.loads(run_quick("--format", "json"))
+    assert report["quick"] is True
+    assert report["machine"]["flwr"]
+    results = report["results"]
+    assert list(results) == list(BENCHMARKS)
+    dense_bytes = report["update"]["dense_bytes"]
+    references = {row["reference"]: row for row in results["references"]}
+    assert references["Flower dense"]["bytes"] > dense_bytes
+    assert references["plain int8"]["bytes"] < dense_bytes / 3.9
+    assert all(row["write_dense_mb_s"] > 0 < row["read_dense_mb_s"] for row in references.values())
+    found = [(row["method"], row["share"], row["numbers"]) for row in results["encodings"]]
+    assert found == [(case.method.value, case.share, case.value_type.value) for case in CASES]
+    for row in results["encodings"]:
+        assert row["bytes"] <= row["stored_bytes"]
+        assert row["encode_dense_mb_s"] > 0 < row["decode_mb_s"]
+        assert (row["target"] == NO_TARGET) == (row["numbers"] == "float32" or row["share"] == 1)
+        # Bytes are the same on every machine, so the promises can be tested here.
+        assert row["met"] in {NO_TARGET, "yes"}
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_tables_are_printed_as_text_and_as_markdown() -> None:
+    assert "Flower dense" in run_quick("references")
+    lines = run_quick("references", "--format", "markdown").splitlines()
+    assert "### references" in lines
+    assert "| --- | ---: | ---: | ---: | ---: |" in lines
