@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aggregators.byzantine import ByzantineConfig, ByzantineRobustAggregator
     from aggregators.compressed import CompressedGradientAggregator, SparseUpdate
     from aggregators.config import AggregatorConfig
+    from aggregators.dp import DPConfig, DPGradientAggregator, PrivateAggregate, RoundNoise
     from aggregators.errors import AggregationError
     from aggregators.integrated import IntegratedConfig, IntegratedFederatedAggregator
     from aggregators.secure import SecureAggregator
@@ -23,9 +24,13 @@ __all__ = [
     "ByzantineConfig",
     "ByzantineRobustAggregator",
     "CompressedGradientAggregator",
+    "DPConfig",
+    "DPGradientAggregator",
     "GradientAggregator",
     "IntegratedConfig",
     "IntegratedFederatedAggregator",
+    "PrivateAggregate",
+    "RoundNoise",
     "SecureAggregator",
     "ServerKnowledge",
     "SparseUpdate",
@@ -39,9 +44,13 @@ _HOMES: Final = {
     "ByzantineConfig": "aggregators.byzantine",
     "ByzantineRobustAggregator": "aggregators.byzantine",
     "CompressedGradientAggregator": "aggregators.compressed",
+    "DPConfig": "aggregators.dp_config",
+    "DPGradientAggregator": "aggregators.dp",
     "GradientAggregator": "aggregators.base",
     "IntegratedConfig": "aggregators.integrated",
     "IntegratedFederatedAggregator": "aggregators.integrated",
+    "PrivateAggregate": "aggregators.dp",
+    "RoundNoise": "aggregators.dp",
     "SecureAggregator": "aggregators.secure",
     "ServerKnowledge": "aggregators.base",
     "SparseUpdate": "aggregators.compressed",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from aggregators.base import (
     NOTHING_KNOWN,
@@ -14,7 +15,12 @@ from aggregators.base import (
 )
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
-from aggregators.sparse_rows import SparseRows, SparseVector
+from aggregators.sparse_rows import MIN_RANKABLE_DENSITY, SparseRows, SparseVector
+
+RANKING_RULES: Final = frozenset(
+    {"aegis", "bulyan", "hybrid", "mean-around-median", "median", "trimmed-mean"}
+)
+"""Rules that rank the values of a coordinate, which most devices do not send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,13 +37,17 @@ class SparseUpdate(UpdateFacts):
 class CompressedGradientAggregator:
     """Combines sparse and dense updates with one rule. Safe to share between threads."""
 
-    def __init__(self, config: AggregatorConfig) -> None:
+    def __init__(self, config: AggregatorConfig, *, num_threads: int | None = None) -> None:
         """Prepare the rule.
+
+        Args:
+            config: the rule and its settings.
+            num_threads: as of `GradientAggregator`; of dense updates.
 
         Raises:
             AggregationError: if the configuration names no known rule.
         """
-        self._aggregator = GradientAggregator(config)
+        self._aggregator = GradientAggregator(config, num_threads=num_threads)
 
     def aggregate(
         self,
@@ -77,6 +87,26 @@ class CompressedGradientAggregator:
                 message += f" as update {ordered[0].key!r} of dim={vectors[0].dim}"
                 raise AggregationError(message)
         return self._aggregator.aggregate_rows(ordered, SparseRows.of(vectors), knowledge)
+
+
+def ranks_values(config: AggregatorConfig) -> bool:
+    """Tell whether the rule ranks the values of each coordinate."""
+    return config.rule.rpartition("+")[2] in RANKING_RULES
+
+
+def sparse_problem(config: AggregatorConfig, *, ratio: float) -> str | None:
+    """Why a rule cannot combine updates of which each holds `ratio` of all coordinates.
+
+    None: it can, as far as is known before there are updates. A rule that ranks values then takes
+    them as dense vectors: of sparse ones, those that hold less than they may could be too few.
+    """
+    if not ranks_values(config) or ratio >= MIN_RANKABLE_DENSITY:
+        return None
+    return (
+        f"rule={config.rule!r} ranks the values of each coordinate, and the zeros of devices that"
+        f" did not choose it would outvote the others: take a rule that works by distances, such as"
+        f" multi-krum, or a method that sends the same coordinates for all devices"
+    )
 
 
 def _sparse(update: SparseUpdate | Update) -> SparseVector:

@@ -8,9 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregators.base import Aggregate, GradientAggregator, ServerKnowledge, Update
-from aggregators.compressed import CompressedGradientAggregator, SparseUpdate
+from aggregators.compressed import (
+    CompressedGradientAggregator,
+    SparseUpdate,
+    sparse_problem,
+)
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError, TooFewUpdatesError
+from aggregators.registry import RULES
 from aggregators.rules.aegis import AegisState
 from aggregators.sparse_rows import SparseVector
 from tests.aggregators.matrices import Matrix, honest_rows, same_bits
@@ -298,3 +303,40 @@ def test_too_few_updates_are_a_clear_error() -> None:
     updates = sparse_updates(sparse_rows(7, num_rows=6, dim=9, keep=0.5))
     with pytest.raises(TooFewUpdatesError, match="got n=6"):
         compressed("krum", updates)
+
+
+def updates_with(share: float) -> list[SparseUpdate]:
+    rng = np.random.default_rng(0)
+    dim, sent = 200, int(200 * share)
+    return [
+        SparseUpdate(
+            key=f"d{index:02d}",
+            num_samples=1,
+            vector=SparseVector(
+                indices=np.sort(rng.choice(dim, sent, replace=False)),
+                values=rng.normal(size=sent).astype(np.float32),
+                dim=dim,
+            ),
+        )
+        for index in range(20)
+    ]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_the_rules_that_rank_coordinates_are_known(rule: str, share: float) -> None:
+    config = AggregatorConfig(rule=rule, num_malicious_nodes=2)
+    known = ServerKnowledge(
+        root_update=np.ones(200, np.float32),
+        center=np.zeros(200, np.float32),
+        probe_outputs={
+            update.key: np.full((3, 2), 0.5) + 1e-3 * index
+            for index, update in enumerate(updates_with(share))
+        },
+    )
+    is_refused = False
+    try:
+        CompressedGradientAggregator(config).aggregate(updates_with(share), known)
+    except AggregationError as error:
+        is_refused = "needs dense rows" in str(error)
+    assert (sparse_problem(config, ratio=share) is not None) is is_refused

@@ -27,6 +27,41 @@ def test_a_set_s_hash_is_the_one_written_down() -> None:
     assert frozen("a", "bc", attempt=2).sha256 == hashlib.sha256(text).digest()
 
 
+def noised(names: tuple[str, ...], dealers: tuple[str, ...]) -> FrozenSet:
+    return FrozenSet(
+        params_sha256=PARAMS,
+        attempt=1,
+        members=tuple(map(member, names)),
+        dealers=tuple(map(member, dealers)),
+    )
+
+
+def test_a_noised_set_s_hash_is_the_one_written_down() -> None:
+    text = b"fedagg/noised-frozen-set/1\0" + PARAMS + struct.pack("<2I", 1, 2)
+    for name in (b"a", b"bc", b"noise:1", b"noise:3"):
+        text += struct.pack("<I", len(name)) + name + hashlib.sha256(name).digest()
+    found = noised(("a", "bc"), ("noise:1", "noise:3"))
+    assert found.sha256 == hashlib.sha256(text).digest()
+    assert noised(("a",), ()).sha256 == frozen("a").sha256
+
+
+@pytest.mark.parametrize(
+    ("names", "dealers"),
+    [
+        (("a", "noise:1"), ()),
+        (("a", "noise:1"), ("noise:2",)),
+        (("a",), ("b",)),
+        (("a",), ("noise:2", "noise:1")),
+        (("a",), ("noise:1", "noise:1")),
+    ],
+)
+def test_noise_is_no_member_and_no_device_a_dealer(
+    names: tuple[str, ...], dealers: tuple[str, ...]
+) -> None:
+    with pytest.raises(MalformedMessageError):
+        noised(names, dealers)
+
+
 def test_a_selection_s_hash_is_the_one_written_down() -> None:
     selection = Selection(
         set_sha256=PARAMS, mode=SelectionMode.DEGRADED_GROUPED, sums=((0, 4), (1, 2, 3))
@@ -45,6 +80,9 @@ def test_every_part_of_a_set_changes_its_hash() -> None:
         frozen("a"),
         FrozenSet(params_sha256=bytes(32), attempt=1, members=(member("a"), member("b"))),
         FrozenSet(params_sha256=PARAMS, attempt=1, members=(other, member("b"))),
+        noised(("a", "b"), ("noise:1",)),
+        noised(("a", "b"), ("noise:2",)),
+        noised(("a", "b"), ("noise:1", "noise:2")),
     ]
     assert len({one.sha256 for one in sets}) == len(sets)
 

@@ -3,11 +3,15 @@
 import hashlib
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import MalformedMessageError, SharingError, WrongRoundParametersError
+from security.shared_round import bounds
 from security.shared_round.parameter_rules import blame_bound, group_bound
 from security.shared_round.parameters import (
     Checks,
@@ -154,3 +158,114 @@ def test_sizes_follow_the_format() -> None:
         seeded.body_bytes(3)
     narrow = parameters(checks=Checks.SUM_ONLY, dim=262_145)
     assert narrow.body_bytes(0) == 262_145 * 4 + 32
+
+
+def noised(**changes: object) -> RoundParameters:
+    return parameters(**({"noise_multiplier": 1.0} | changes))
+
+
+def test_parameters_without_noise_have_the_bytes_of_a_message_that_knows_none() -> None:
+    data = parameters().to_bytes()
+    message = pb.RoundParameters.FromString(data)
+    assert max(field.number for field, _ in message.ListFields()) < 28
+    for name in ("noise_dealers", "noise_stddev", "compression_sha256"):
+        message.ClearField(name)
+    assert message.SerializeToString(deterministic=True) == data
+
+
+def test_noise_and_compression_are_part_of_the_bytes() -> None:
+    params = noised(compression_sha256=b"z" * 32)
+    message = pb.RoundParameters.FromString(params.to_bytes())
+    assert (message.noise_dealers, message.noise_stddev) == (4, params.noise_stddev)
+    assert message.compression_sha256 == b"z" * 32
+    assert RoundParameters.from_bytes(params.to_bytes()) == params
+    assert len({params.sha256, noised().sha256, parameters().sha256}) == 3
+
+
+@pytest.mark.parametrize("length", [1, 31, 33])
+def test_a_compressions_hash_has_32_bytes(length: int) -> None:
+    with pytest.raises(SharingError, match="compression_sha256"):
+        parameters(compression_sha256=bytes(length))
+
+
+@given(
+    multiplier=st.floats(0.01, 20),
+    sensitivity=st.floats(1, 10),
+    scheme=st.sampled_from([(2, 3), (2, 5), (3, 5), (3, 7)]),
+)
+def test_a_planned_dealer_adds_no_less_and_no_more_than_it_must(
+    multiplier: float, sensitivity: float, scheme: tuple[int, int]
+) -> None:
+    threshold, holders = scheme
+    params = noised(
+        noise_multiplier=multiplier,
+        sensitivity=sensitivity,
+        threshold=threshold,
+        holders=holders,
+    )
+    assert params.noise_dealers == params.quorum
+    honest = params.noise_dealers - (threshold - 1)
+    wanted = (Fraction(multiplier) * Fraction(sensitivity) * params.norm_bound) ** 2
+    assert honest * params.noise_stddev**2 >= wanted > honest * (params.noise_stddev - 1) ** 2
+
+
+def test_a_multiplier_is_met_to_the_unit() -> None:
+    params = replace(noised(), noise_stddev=3 * 2**20, norm_bound=2**20)
+    assert params.noise_dealers == 4  # two of them may collude: sqrt(2) of the rest is left
+    assert params.has_noise_multiplier(math.nextafter(3 * math.sqrt(2), 0))
+    assert not params.has_noise_multiplier(math.nextafter(3 * math.sqrt(2), 9))
+    assert not replace(params, noise_stddev=3 * 2**20 - 1).has_noise_multiplier(3 * math.sqrt(2))
+    assert params.guaranteed_noise_stddev == pytest.approx(3 * 2**20 * math.sqrt(2), rel=1e-15)
+    assert parameters().guaranteed_noise_stddev == 0.0
+    assert parameters().has_noise_multiplier(0.0)
+    assert not parameters().has_noise_multiplier(1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"noise_dealers": 2}, "noise_dealers=2"),
+        ({"noise_dealers": 6}, "noise_dealers=6"),
+        ({"noise_dealers": 0}, "noise_stddev"),
+        ({"noise_stddev": 0}, "noise_stddev=0"),
+        ({"noise_stddev": 3}, "noise_stddev=3"),
+        ({"noise_stddev": 2**48 + 1}, "noise_stddev"),
+        ({"group_size": 8}, "group_size"),
+        ({"degraded": Degraded.GROUPED}, "GROUPED"),
+        ({"staleness_weights": (2, 1)}, "staleness_weights"),
+        ({"staleness_weights": (2,)}, "staleness_weights"),
+    ],
+)
+def test_noise_that_would_not_protect_is_refused(changes: dict[str, object], match: str) -> None:
+    with pytest.raises(SharingError, match=match):
+        replace(noised(), **changes)  # type: ignore[arg-type]  # by name, per case
+
+
+@pytest.mark.parametrize("degraded", [Degraded.WAIT, Degraded.ABORT, Degraded.UNCHECKED])
+def test_noise_goes_with_modes_that_open_one_sum(degraded: Degraded) -> None:
+    assert noised(degraded=degraded).has_noise
+
+
+@pytest.mark.parametrize("changes", [{"noise_multiplier": -0.1}, {"noise_multiplier": math.inf}])
+@pytest.mark.parametrize("sensitivity", [1.0, 0.5, math.nan])
+def test_a_plan_of_impossible_noise_is_refused(
+    changes: dict[str, float], sensitivity: float
+) -> None:
+    with pytest.raises(SharingError, match="noise_multiplier"):
+        plan_parameters(plan(sensitivity=sensitivity, **changes))
+
+
+def test_sums_have_room_for_the_tail_of_the_noise() -> None:
+    params = noised(checks=Checks.SUM_ONLY, max_members=4)
+    params = replace(params, field_bits=61, norm_bound=2**50)
+    room = 2**53 - 1 - 4 * params.norm_bound
+    stddev = room // 24  # 12 sqrt(4)
+    wide = replace(params, noise_stddev=stddev)
+    assert bounds.noise_tail(stddev, dealers=4) == 24 * stddev
+    with pytest.raises(SharingError, match="wrap around"):
+        replace(wide, noise_stddev=stddev + 1)
+
+
+def test_a_noised_round_without_checks_takes_the_wide_field_where_it_must() -> None:
+    assert noised(checks=Checks.SUM_ONLY, noise_multiplier=0.1).field_bits == 31
+    assert noised(checks=Checks.SUM_ONLY, noise_multiplier=100.0).field_bits == 61

@@ -13,6 +13,7 @@ from security.shared_round.sum_opening import open_sums
 from tests.security.shared_round.shared_vectors import (
     Committee,
     device_vector,
+    integers,
     parameters,
     update,
 )
@@ -91,3 +92,44 @@ def test_a_sum_at_its_bound_is_plausible_and_above_it_is_not() -> None:
     shares, _ = summed(params)
     with pytest.raises(InconsistentSharesError, match="more than its members"):
         open_sums(params, shares, weights=[1, 1])
+
+
+def noised_shares(
+    params: RoundParameters, noise: np.ndarray
+) -> tuple[dict[int, list[Words]], np.ndarray]:
+    """Shares of the sum of two updates and of that noise, and the sum without it."""
+    rng = np.random.default_rng(8)
+    updates = [update(params, rng) for _ in range(2)]
+    dealt = np.concatenate((integers(params, noise), np.zeros(params.num_extras, np.uint64)))
+    vectors = [device_vector(params, words, i) for i, words in enumerate(updates)]
+    group = Committee.of(params, [*vectors, dealt])
+    plain = np.sum([centered(words, params.field) for words in updates], axis=0)
+    return group.sums([(0, 1, 2)]), plain
+
+
+def test_honest_noise_is_plausible_and_stays_in_the_sum() -> None:
+    params = parameters(noise_multiplier=5.0)
+    scale = params.noise_stddev * np.sqrt(params.noise_dealers)
+    noise = np.rint(np.random.default_rng(3).normal(scale=scale, size=params.dim)).astype(np.int64)
+    shares, plain = noised_shares(params, noise)
+    opened = open_sums(params, {j: shares[j] for j in (1, 2, 4)}, weights=[2])
+    assert np.array_equal(opened.sums[0], plain + noise)
+
+
+def test_noise_longer_than_honest_dealers_deal_is_refused() -> None:
+    params = parameters(noise_multiplier=5.0)
+    scale = params.noise_stddev * np.sqrt(params.noise_dealers)
+    spread = np.full(params.dim, round(2 * scale), dtype=np.int64)
+    single = np.zeros(params.dim, dtype=np.int64)
+    single[0] = round(13 * scale)
+    for noise, match in ((spread, "has norm"), (single, "holds")):
+        shares, _ = noised_shares(params, noise)
+        with pytest.raises(InconsistentSharesError, match=match):
+            open_sums(params, shares, weights=[2])
+
+
+def test_a_sum_without_noise_has_no_room_for_any() -> None:
+    params = parameters()
+    shares, _ = noised_shares(params, np.full(params.dim, params.norm_bound, dtype=np.int64))
+    with pytest.raises(InconsistentSharesError, match="has norm"):
+        open_sums(params, shares, weights=[2])

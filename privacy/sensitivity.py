@@ -1,0 +1,117 @@
+"""The L2 sensitivity of every sum that the server releases, for zero-out adjacency.
+
+Zero-out: two fleets are neighbours if they differ in one device, all of whose contributions are
+zero in one of them. What a device sends besides its update, and when, is not hidden by this.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from privacy.clipping import MIN_CLIP_NORM
+from privacy.errors import PrivacyError
+from privacy.fixed_point import grid_norm
+from privacy.rule_sensitivity import RuleShape, rule_sensitivity
+
+COUNT_SENSITIVITY: Final = 0.5
+"""Of a count of bits, each entered as bit - 1/2: a device's own term is 1/2, -1/2 or, zeroed, 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensitivityCalibrator:
+    """How far one device moves the sums of a task.
+
+    What is added up are decoded updates that the server has clipped to C itself, one a device, so
+    neither top-k nor quantization nor error feedback adds anything: an update counts as what it
+    was decoded to. A common map is applied before the clipping; expanding the sum is computed from
+    what was released and costs nothing.
+
+    Attributes:
+        clipping_norm: C; finite, at least `MIN_CLIP_NORM`.
+        shape: the rule.
+        largest_weight: that a clipped update is multiplied by, finite, above 0. Weights of
+            staleness count; capped sample counts count where they are applied after the clipping.
+            1 where weights are at most 1, or are applied before the clipping.
+
+    Raises:
+        PrivacyError: if a number is out of range.
+        SensitivityError: if no bound is known for the rule.
+
+    Guarantees:
+        No two neighbours' sums are farther apart than `sum_sensitivity`, nor those of updates on a
+        grid than `integer_sensitivity`.
+    """
+
+    clipping_norm: float
+    shape: RuleShape
+    largest_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_clip_norm(self.clipping_norm)
+        if not 0 < self.largest_weight < math.inf:
+            message = f"largest_weight={self.largest_weight} must be finite and above 0"
+            raise PrivacyError(message)
+        rule_sensitivity(self.shape)
+
+    @property
+    def factor(self) -> float:
+        """The sensitivity of the sum in units of C."""
+        return self.largest_weight * rule_sensitivity(self.shape).factor
+
+    @property
+    def num_terms(self) -> int:
+        """What the rule divides its sum by, when all updates come in."""
+        return rule_sensitivity(self.shape).num_terms
+
+    @property
+    def sum_sensitivity(self) -> float:
+        """The sensitivity of the sum."""
+        return self.factor * self.clipping_norm
+
+    def integer_sensitivity(self, *, fraction_bits: int, dim: int) -> float:
+        """Bound the sum of updates that were rounded to multiples of 2^-f, in those units.
+
+        Args:
+            fraction_bits: f, 0 to 52.
+            dim: k, numbers of an update; from 1.
+
+        Raises:
+            PrivacyError: if an argument is out of range, or the norm is not below 2^62.
+        """
+        norm = grid_norm(self.clipping_norm, fraction_bits=fraction_bits, dim=dim)
+        return self.factor * norm
+
+
+def rounded_norm(clip_norm: float, *, step: float, dim: int, stochastic: bool) -> float:
+    """Bound the norm of a vector within C after its coordinates were rounded to a grid.
+
+    What a quantized update may be decoded to: its sensitivity if the server did not clip again.
+    `privacy.fixed_point.grid_norm` is the same for the grid of private sums.
+
+    Args:
+        clip_norm: C, finite, above 0.
+        step: the largest distance of two neighbouring values of the grid; finite, from 0.
+        dim: k, coordinates that are rounded; from 1.
+        stochastic: whether they are rounded up or down at random rather than to the nearest.
+
+    Returns:
+        C + step sqrt(k), half of the step if to the nearest.
+
+    Raises:
+        PrivacyError: if an argument is out of range.
+
+    Guarantees:
+        No rounded vector is longer; some grids and vectors reach the bound to the nearest.
+    """
+    if not 0 < clip_norm < math.inf or not 0 <= step < math.inf or dim < 1:
+        message = f"clip_norm={clip_norm} must be above 0, step={step} at least 0, both finite,"
+        message += f" dim={dim} at least 1"
+        raise PrivacyError(message)
+    farthest = step if stochastic else step / 2
+    return clip_norm + farthest * math.sqrt(dim)
+
+
+def _require_clip_norm(clip_norm: float) -> None:
+    if not MIN_CLIP_NORM <= clip_norm < math.inf:
+        message = f"clipping_norm={clip_norm} must be finite and at least {MIN_CLIP_NORM}"
+        raise PrivacyError(message)

@@ -1,0 +1,138 @@
+import math
+
+import numpy as np
+import pytest
+
+from aggregators.dense_rows import as_rows
+from aggregators.rules.multi_krum import multi_krum
+from privacy.errors import PrivacyError
+from privacy.noisy_distances import (
+    MAX_VISIBLE_MULTIPLIER,
+    MEASURED_DIM,
+    distance_bias,
+    distance_deviation,
+    max_visible_multiplier,
+    norm_gate,
+    rule_problem,
+    without_bias,
+)
+
+
+def noised(vector: np.ndarray, stddev: float, count: int, seed: int = 0) -> np.ndarray:
+    return vector + np.random.default_rng(seed).normal(0, stddev, (count, len(vector)))
+
+
+@pytest.mark.parametrize(("dim", "stddev"), [(1000, 0.01), (1000, 0.3), (20, 0.1)])
+def test_honest_updates_pass_the_gate_and_larger_ones_do_not(dim: int, stddev: float) -> None:
+    vector = np.full(dim, 1.0 / math.sqrt(dim))
+    gate = norm_gate(1.0, stddev=stddev, dim=dim)
+    honest = np.linalg.norm(noised(vector, stddev, 5000), axis=1)
+    assert (honest <= gate).mean() >= 0.999
+    # It leaves little room: twice what it lets through without noise never passes.
+    assert gate < honest.mean() + 6 * float(honest.std())
+    excess = math.sqrt(gate**2 - dim * stddev**2)
+    assert (np.linalg.norm(noised(vector * 2 * excess, stddev, 500), axis=1) > gate).all()
+
+
+def test_the_gate_is_the_formula_of_the_noise_alone_for_many_coordinates() -> None:
+    dim, stddev = 1_000_000, 0.5
+    simple = math.sqrt(1.0 + dim * stddev**2 * (1 + 4 * math.sqrt(2 / dim)))
+    assert norm_gate(1.0, stddev=stddev, dim=dim) == pytest.approx(simple, rel=1e-6)
+    assert norm_gate(1.0, stddev=0.0, dim=dim) == 1.0
+
+
+def test_distances_have_the_stated_bias_and_deviation() -> None:
+    dim, stddev = 400, 0.2
+    one = np.zeros(dim)
+    other = np.full(dim, 3.0 / math.sqrt(dim))
+    pairs = noised(one, stddev, 4000, seed=1) - noised(other, stddev, 4000, seed=2)
+    squares = (pairs**2).sum(axis=1)
+    deviation = distance_deviation(3.0, stddev=stddev, dim=dim)
+    excess = float(squares.mean()) - 9.0 - distance_bias(stddev=stddev, dim=dim)
+    assert abs(excess) < 5 * deviation / math.sqrt(4000)
+    assert float(squares.std()) == pytest.approx(deviation, rel=0.06)
+    assert float(squares.std()) != pytest.approx(1.2 * deviation, rel=0.06)
+    simple = 2 * stddev**2 * math.sqrt(2 * dim) + 2 * math.sqrt(2) * stddev * 3.0
+    assert deviation <= simple
+
+
+def test_corrected_distances_are_near_those_without_noise() -> None:
+    generator = np.random.default_rng(5)
+    updates = generator.normal(0, 1, (6, 2000))
+    stddev = 0.5
+    clean = as_rows(updates.astype(np.float32)).gram().squared_distances
+    noisy = updates + generator.normal(0, stddev, updates.shape)
+    seen = as_rows(noisy.astype(np.float32)).gram().squared_distances
+    before = seen.copy()
+    corrected = without_bias(seen, stddev=stddev, dim=2000)
+    np.testing.assert_array_equal(seen, before)
+    allowed = 5 * distance_deviation(math.sqrt(clean.max()), stddev=stddev, dim=2000)
+    off = ~np.eye(6, dtype=bool)
+    assert np.abs(corrected - clean)[off].max() < allowed
+    assert np.abs(seen - clean)[off].min() > allowed  # uncorrected, all of them are off
+    assert (np.diagonal(corrected) == 0).all()
+    assert (without_bias(np.zeros((2, 2)), stddev=1.0, dim=3) == 0).all()
+
+
+def kept_attackers(total_multiplier: float, attack: str) -> float:
+    """Attackers that Multi-Krum keeps of 10 among 50, on average over some rounds."""
+    num, bad, dim, agreement = 50, 10, MEASURED_DIM, 0.1
+    kept = 0
+    for seed in range(6):
+        generator = np.random.default_rng(seed)
+        common = generator.normal(size=dim)
+        own = generator.normal(size=(num, dim))
+        own /= np.linalg.norm(own, axis=1, keepdims=True)
+        rows = math.sqrt(agreement) * common / np.linalg.norm(common)
+        rows = rows + math.sqrt(1 - agreement) * own
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        if attack == "sign-flip":
+            rows[:bad] *= -1
+        else:
+            rows[:bad] = -rows[bad:].mean(axis=0) / np.linalg.norm(rows[bad:].mean(axis=0))
+        rows += generator.normal(0, total_multiplier / math.sqrt(num), rows.shape)
+        kept += int(multi_krum(rows.astype(np.float32), num_byzantine=bad).selected[:bad].sum())
+    return kept / 6
+
+
+@pytest.mark.parametrize("attack", ["minus-mean", "sign-flip"])
+def test_krum_keeps_attackers_out_up_to_the_limit_and_not_above(attack: str) -> None:
+    assert kept_attackers(0.0, attack) == 0
+    assert kept_attackers(0.1, attack) == 0
+    assert kept_attackers(0.3, attack) >= 2
+    assert kept_attackers(1.0, attack) >= 6  # by chance: 8
+
+
+def test_the_limit_is_that_of_the_measurement_and_shrinks_with_the_dimension() -> None:
+    assert max_visible_multiplier(MEASURED_DIM) == MAX_VISIBLE_MULTIPLIER
+    assert max_visible_multiplier(10) == MAX_VISIBLE_MULTIPLIER
+    assert max_visible_multiplier(16 * MEASURED_DIM) == pytest.approx(MAX_VISIBLE_MULTIPLIER / 2)
+    assert MAX_VISIBLE_MULTIPLIER * math.sqrt(50) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("rule", ["bulyan", "krum", "multi-krum", "nnm+mean", "sign-guard"])
+def test_rules_that_compare_noised_updates_are_refused(rule: str) -> None:
+    why = rule_problem(rule, noise_multiplier=1.0, dim=1000, num_updates=25)
+    assert why is not None
+    assert "noise-multiplier=1 (5 in the sum of 25)" in why
+    assert "noise = 'central' or 'holders'" in why
+    assert "rule = 'mean'" in why
+    assert rule_problem(rule, noise_multiplier=0.01, dim=1000, num_updates=25) is None
+
+
+@pytest.mark.parametrize("rule", ["mean", "mean-around-median", "median", "trimmed-mean"])
+def test_rules_by_coordinate_are_not(rule: str) -> None:
+    assert rule_problem(rule, noise_multiplier=10.0, dim=1000, num_updates=25) is None
+
+
+def test_arguments_out_of_range_are_refused() -> None:
+    with pytest.raises(PrivacyError, match="stddev=-1"):
+        distance_bias(stddev=-1.0, dim=1)
+    with pytest.raises(PrivacyError, match="dim=0"):
+        max_visible_multiplier(0)
+    with pytest.raises(PrivacyError, match="clip_norm=0"):
+        norm_gate(0.0, stddev=1.0, dim=1)
+    with pytest.raises(PrivacyError, match="distance=-1"):
+        distance_deviation(-1.0, stddev=1.0, dim=1)
+    with pytest.raises(PrivacyError, match="num_updates=0"):
+        rule_problem("krum", noise_multiplier=1.0, dim=1, num_updates=0)
