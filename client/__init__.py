@@ -8,6 +8,8 @@
 PyTorch models train with `client.torch_trainer.TorchTrainer`; Flower's `NumPyClient` runs
 unmodified in a `FlowerClientAdapter`. Everything else implements `Trainer`. With
 `ClientConfig.sharing` set, updates are sealed to share holders, so that the server cannot read one.
+Rounds may ask for compressed updates; with `ClientConfig.state_dir` set, what compression leaves
+out of an update survives a restart, and is sent later.
 """
 
 from client.config import ClientConfig, TlsFiles

@@ -64,6 +64,9 @@ class ClientConfig:
             never ask.
         retry: backoff of every call.
         sharing: how updates are sealed to share holders; None: shared rounds are refused.
+        state_dir: folder for what compression left out of the updates, to be sent later; its
+            files can be read by their owner only, and are as sensitive as the updates. Devices
+            may share it, processes of one device not. None: kept in memory.
     """
 
     servers: tuple[str, ...]
@@ -81,6 +84,7 @@ class ClientConfig:
     progress_interval_s: float | None = 30.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     sharing: SharingConfig | None = None
+    state_dir: Path | None = None
 
     def __post_init__(self) -> None:
         self._check_identity()

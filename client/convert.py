@@ -32,9 +32,13 @@ from client.messages import (
     RetryLaterReason,
     RoundStatus,
     Submission,
+    SubmissionKey,
     UploadStatus,
 )
 from client.trainer import Plan
+from compression.errors import CompressionError
+from compression.plan import CompressionPlan
+from compression.plan_message import from_message
 from protos.fedagg.v1 import errors_pb2, federation_pb2
 
 ERROR_METADATA_KEY: Final = "fedagg-error-bin"
@@ -128,6 +132,7 @@ def update_header(submission: Submission, *, offset: int = 0) -> federation_pb2.
         offset=offset,
         loss_before=submission.loss_before,
         loss_after=submission.loss_after,
+        within_clipping_norm=submission.within_clipping_norm,
     )
 
 
@@ -137,7 +142,9 @@ def inline_update(submission: Submission) -> federation_pb2.InlineUpdate:
     )
 
 
-def upload_status_request(submission: Submission) -> federation_pb2.GetUploadStatusRequest:
+def upload_status_request(
+    submission: Submission | SubmissionKey,
+) -> federation_pb2.GetUploadStatusRequest:
     return federation_pb2.GetUploadStatusRequest(
         task=submission.task,
         round=submission.round,
@@ -145,6 +152,13 @@ def upload_status_request(submission: Submission) -> federation_pb2.GetUploadSta
         submission_id=submission.submission_id,
         payload_digest=submission.payload_digest,
     )
+
+
+def receipt_if_accepted(
+    message: federation_pb2.GetUploadStatusResponse, key: SubmissionKey
+) -> Receipt | None:
+    """Return the receipt of a submission whose payload is no longer at hand."""
+    return receipt(message.receipt, key) if message.HasField("receipt") else None
 
 
 def upload_status(
@@ -161,7 +175,9 @@ def upload_status(
     return UploadStatus(stored_bytes=message.stored_bytes, receipt=None)
 
 
-def receipt(message: federation_pb2.SubmissionReceipt, submission: Submission) -> Receipt:
+def receipt(
+    message: federation_pb2.SubmissionReceipt, submission: Submission | SubmissionKey
+) -> Receipt:
     """Return the receipt once it is proven to be that of `submission`."""
     answered = (message.task, message.round, message.device_id, message.submission_id)
     asked = (submission.task, submission.round, submission.device_id, submission.submission_id)
@@ -217,18 +233,23 @@ def _assignment(message: federation_pb2.Assignment) -> Assignment:
         dim=message.dim,
         ttl_s=message.ttl_ms / 1_000,
         max_update_bytes=message.max_update_bytes,
-        plan=_plan(message.plan, message.round),
+        plan=_plan(message.plan, round_number=message.round, dim=message.dim),
         traceparent=message.traceparent,
         shared_parameters=message.shared_parameters,
         direct_delivery=message.direct_delivery,
     )
 
 
-def _plan(message: federation_pb2.Plan, round_number: int) -> Plan:
+def _plan(message: federation_pb2.Plan, *, round_number: int, dim: int) -> Plan:
     clipping_norm = message.clipping_norm
     # A NaN would compare false with everything and quietly switch clipping off.
     if not 0 <= clipping_norm < math.inf:
         raise ProtocolError(f"clipping_norm={clipping_norm} must be finite and >= 0")
+    noise = message.privacy.device_noise_multiplier
+    if not 0 <= noise < math.inf:
+        raise ProtocolError(f"device_noise_multiplier={noise} must be finite and >= 0")
+    if not clipping_norm and (noise or message.privacy.reports_clipping):
+        raise ProtocolError("a plan with device noise or clipping reports needs a clipping_norm")
     return Plan(
         local_epochs=message.local_epochs,
         batch_size=message.batch_size,
@@ -236,7 +257,19 @@ def _plan(message: federation_pb2.Plan, round_number: int) -> Plan:
         clipping_norm=clipping_norm,
         hyperparameters=dict(message.hyperparameters),
         round=round_number,
+        compression=_compression(message, dim),
+        device_noise_multiplier=noise,
+        reports_clipping=message.privacy.reports_clipping,
     )
+
+
+def _compression(message: federation_pb2.Plan, dim: int) -> CompressionPlan | None:
+    if not message.HasField("compression"):
+        return None
+    try:
+        return from_message(message.compression, dim=dim)
+    except CompressionError as error:
+        raise ProtocolError(f"the compression plan cannot be followed: {error}") from error
 
 
 def _retry_later(message: federation_pb2.RetryLater) -> RetryLater:

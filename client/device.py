@@ -6,6 +6,7 @@ from opentelemetry.trace import Tracer
 
 from client.config import ClientConfig
 from client.deadline import LinkEstimate
+from client.error_memory import ErrorMemory
 from client.hooks import ClientHooks
 from client.late_update import LateUpdates
 from client.messages import Assignment, Progress, Stage
@@ -26,6 +27,7 @@ class Device:
     runtime: Runtime
     hooks: ClientHooks
     tracer: Tracer
+    memory: ErrorMemory
     sealer: RoundSealer | None = None
     cache: ModelCache = field(default_factory=ModelCache)
     link: LinkEstimate = field(default_factory=LinkEstimate)

@@ -25,6 +25,7 @@ class EventKind(Enum):
     SUBMITTING = "submitting"  # `submission_id` is set; the first byte leaves next.
     ACCEPTED = "accepted"  # `receipt` is set; the update counts.
     KEPT = "kept"  # It missed the round and is offered to the next that takes stale ones.
+    RESIDUAL_RESET = "residual-reset"  # What compression left out is lost; `detail` says why.
     RETRYING = "retrying"  # `retry` is set.
     ENDED = "ended"  # `outcome` is set.
 
@@ -39,6 +40,7 @@ class ClientEvent:
     receipt: Receipt | None = None
     retry: Retry | None = None
     outcome: RoundOutcome | None = None
+    detail: str = ""
 
 
 def _ignore(_event: ClientEvent) -> None:
@@ -53,7 +55,9 @@ class ClientHooks:
         device_state: asked before every offer.
         update_transform: replaces the clipped update, (d,) float32, before it is encoded;
             called in a worker thread. Its result is sent unchecked but for shape and dtype; in
-            a shared round it is clipped again, as shares of a longer one would not pass.
+            a shared round it is clipped again, as shares of a longer one would not pass. Where
+            updates are compressed, it replaces the update before that, not clipped yet, and
+            what is compressed is clipped in shared rounds only.
         sealer: seals the updates of shared rounds, in a worker thread; None: as the
             configuration's `sharing` says.
         on_event: called on the event loop; must not block.

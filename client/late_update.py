@@ -35,6 +35,10 @@ class LateUpdates:
         """Hold `late` in place of the last one."""
         self._late = late
 
+    def forget(self) -> None:
+        """Hold nothing."""
+        self._late = None
+
     def take(self, assignment: Assignment, encoding: RoundEncoding) -> LateUpdate | None:
         """Return the update held if a later round takes it; it is held no longer either way."""
         late, self._late = self._late, None

@@ -13,6 +13,7 @@ from client.errors import TrainingError
 from client.model_cache import ReceivedModel
 from client.trainer import TrainingResult
 from compression.codec import CodecError, encode_dense
+from compression.sparse import Content, SparseValues
 from privacy.clipping import clip_by_norm, l2_norm
 from privacy.errors import PrivacyError
 
@@ -26,6 +27,7 @@ class LocalUpdate:
     Attributes:
         vector: trained minus received weights in model order, clipped.
         norm: L2 norm before clipping.
+        layer_sizes: elements of each tensor, in model order.
     """
 
     vector: NDArray[np.float32]
@@ -33,6 +35,7 @@ class LocalUpdate:
     num_samples: int
     loss_before: float | None
     loss_after: float | None
+    layer_sizes: tuple[int, ...]
 
 
 def local_update(
@@ -66,15 +69,18 @@ def local_update(
         num_samples=result.num_samples,
         loss_before=_finite_or_none(result.loss_before),
         loss_after=_finite_or_none(result.loss_after),
+        layer_sizes=tuple(spec.size for spec in model.layout.tensors),
     )
 
 
-def encode_update(vector: NDArray[np.float32], *, dim: int) -> bytes:
+def encode_update(vector: Content, *, dim: int) -> bytes:
     """Return the payload for `vector`.
 
     Raises:
         TrainingError: if `vector` is not (dim,) float32, or not finite.
     """
+    if isinstance(vector, SparseValues):
+        raise TrainingError("the update is of chosen coordinates, expected all of them")
     if vector.shape != (dim,):
         raise TrainingError(f"the update has shape {vector.shape}, expected ({dim},)")
     try:

@@ -7,6 +7,7 @@ from typing import Protocol
 import xxhash
 
 from client.trainer import Plan
+from compression.plan import CompressionPlan, dense_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,11 @@ class Assignment:
     shared_parameters: bytes = field(default=b"", repr=False)
     direct_delivery: bool = False
 
+    @property
+    def compression(self) -> CompressionPlan:
+        """How updates of the round are compressed; the dense plan where nothing is said of it."""
+        return self.plan.compression or dense_plan(self.dim)
+
 
 class RetryLaterReason(Enum):
     """Why the device is in no cohort now."""
@@ -76,6 +82,7 @@ class RetryLaterReason(Enum):
     NO_OPEN_ROUND = 3
     NOT_ELIGIBLE = 4
     TASK_FINISHED = 5
+    BUDGET_EXHAUSTED = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +120,11 @@ class SealedPayload(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One encoded update. `submission_id` stays the same however often it is sent."""
+    """One encoded update. `submission_id` stays the same however often it is sent.
+
+    Attributes:
+        within_clipping_norm: whether the update was before it was clipped; None: not told.
+    """
 
     task: str
     round: int
@@ -124,12 +135,35 @@ class Submission:
     payload: bytes | SealedPayload = field(repr=False)
     loss_before: float | None = None
     loss_after: float | None = None
+    within_clipping_norm: bool | None = None
     payload_digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         payload = self.payload
         digest = xxhash.xxh3_128_digest(payload) if isinstance(payload, bytes) else payload.digest
         object.__setattr__(self, "payload_digest", digest)
+
+    @property
+    def key(self) -> "SubmissionKey":
+        """What names this submission to the server."""
+        return SubmissionKey(
+            task=self.task,
+            round=self.round,
+            device_id=self.device_id,
+            submission_id=self.submission_id,
+            payload_digest=self.payload_digest,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionKey:
+    """What the server knows a submission by; its digest is 16 bytes."""
+
+    task: str
+    round: int
+    device_id: str
+    submission_id: str
+    payload_digest: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from opentelemetry.trace import Status, StatusCode
 from client.config import ClientConfig
 from client.connection import ServerPool
 from client.device import Device
+from client.error_memory import ErrorMemory
 from client.errors import AuthenticationError, FedaggError, InvalidRequestError, NotFoundError
 from client.hooks import ClientEvent, ClientHooks, EventKind
 from client.messages import Assignment, Offer, RetryLater, RetryLaterReason
@@ -26,8 +27,9 @@ class MobileClient:
     """Takes part in the rounds of one learning task with one device's data.
 
     Used from one event loop; runs one participation at a time. Cancelling a call stops its
-    training at the next `should_stop`. Nothing is kept on disk: an update whose receipt did not
-    arrive before the process ended may or may not count, and never counts twice.
+    training at the next `should_stop`. An update whose receipt did not arrive before the process
+    ended may or may not count, and never counts twice. Nothing of it is kept on disk, but for what
+    compression left out of it where `config.state_dir` is set.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class MobileClient:
 
         Raises:
             ClientConfigError: if `config.sharing` cannot be used: a file is missing or is not
-                what it should be, or the extra `fedagg[shared]` is not installed.
+                what it should be, or the extra `fedagg[shared]` is not installed; or if
+                `config.state_dir` cannot be made.
         """
         runtime = runtime or Runtime()
         self._config = config
@@ -67,6 +70,7 @@ class MobileClient:
             runtime=runtime,
             hooks=self._hooks,
             tracer=tracer(runtime.tracer_provider),
+            memory=ErrorMemory(config, self._transport),
             sealer=self._hooks.sealer or (load_sealer(config) if config.sharing else None),
         )
 
@@ -85,8 +89,17 @@ class MobileClient:
         """Close the connections, unless they are shared."""
         await self._transport.close()
 
+    def forget(self) -> None:
+        """Remove what is kept of the device's updates, on disk too: it leaves the task.
+
+        Raises:
+            ClientConfigError: if a file cannot be removed.
+        """
+        self._device.memory.forget()
+        self._device.late.forget()
+
     async def run(self, max_rounds: int | None = None) -> int:
-        """Take part until the task is finished.
+        """Take part until the task is finished, or its privacy budget is exhausted.
 
         Args:
             max_rounds: stop after so many accepted updates, from 0; None: no limit.
@@ -103,7 +116,7 @@ class MobileClient:
         while max_rounds is None or accepted < max_rounds:
             outcome = await self.participate_once()
             match outcome.outcome:
-                case Outcome.FINISHED:
+                case Outcome.FINISHED | Outcome.BUDGET_EXHAUSTED:
                     break
                 case Outcome.ACCEPTED:
                     accepted, failures = accepted + 1, 0

@@ -25,6 +25,7 @@ class Outcome(Enum):
     NO_OPEN_ROUND = "no-open-round"
     NOT_ELIGIBLE = "not-eligible"
     FINISHED = "finished"  # The task has published all its rounds.
+    BUDGET_EXHAUSTED = "budget-exhausted"  # Its privacy budget allows no further round.
     ROUND_CLOSED = "round-closed"  # The round took its last update before this one.
     DEADLINE_MISSED = "deadline-missed"  # The device saw that it would be too late.
     REFUSED = "refused"  # The server does not take this update.
@@ -37,6 +38,7 @@ OUTCOME_OF_ANSWER: Final[dict[RetryLaterReason, Outcome]] = {
     RetryLaterReason.NO_OPEN_ROUND: Outcome.NO_OPEN_ROUND,
     RetryLaterReason.NOT_ELIGIBLE: Outcome.NOT_ELIGIBLE,
     RetryLaterReason.TASK_FINISHED: Outcome.FINISHED,
+    RetryLaterReason.BUDGET_EXHAUSTED: Outcome.BUDGET_EXHAUSTED,
 }
 
 
@@ -71,6 +73,8 @@ class RoundMetrics:
         submit_s: seconds from the first byte sent to the receipt.
         staleness: model versions by which the submitted update was behind its round; above 0
             where it had missed an earlier round and was kept.
+        payload_bytes: bytes of the update that left the device, whoever got them.
+        dense_bytes: bytes of the same update as dense float32.
     """
 
     num_samples: int | None = None
@@ -81,6 +85,15 @@ class RoundMetrics:
     train_s: float | None = None
     submit_s: float | None = None
     staleness: int | None = None
+    payload_bytes: int | None = None
+    dense_bytes: int | None = None
+
+    @property
+    def compression_ratio(self) -> float | None:
+        """How many times fewer bytes left than dense float32 has; None: nothing was sent."""
+        if self.payload_bytes is None or self.dense_bytes is None:
+            return None
+        return self.dense_bytes / self.payload_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

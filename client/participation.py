@@ -4,10 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from client.deadline import RoundDeadline
 from client.delivery import DeliveryContext
@@ -18,7 +14,6 @@ from client.errors import (
     InvalidUpdateError,
     RoundClosedError,
     RoundDeadlineError,
-    TrainingError,
 )
 from client.hooks import ClientEvent, EventKind
 from client.late_update import LateUpdate
@@ -26,11 +21,10 @@ from client.local_update import LocalUpdate, local_update
 from client.messages import Assignment, ModelRequest, Receipt, Stage, Submission
 from client.model_cache import ReceivedModel
 from client.outcome import RoundMetrics
-from client.round_encoding import PlainEncoding, RoundEncoding, encoding_of
+from client.round_encoding import RoundEncoding
+from client.submission_maker import SubmissionMaker
 from client.training import WatchedTraining
-
-# The protocol's least; every update of a shared round weighs the same.
-_UNTOLD_NUM_SAMPLES: Final = 1
+from compression.codec import dense_payload_bytes
 
 
 class Participation:
@@ -50,7 +44,7 @@ class Participation:
         self.share_receipts: Mapping[int, bytes] = {}
         self._device = device
         self._assignment = assignment
-        self._encoding: RoundEncoding = PlainEncoding(assignment)
+        self._maker = SubmissionMaker(device, assignment)
         self._has_left = False
         self._deadline = RoundDeadline(
             device.runtime.clock,
@@ -64,8 +58,16 @@ class Participation:
         Raises:
             FedaggError: whatever ended the participation.
         """
-        self._encoding = encoding_of(self._assignment, self._device.sealer)
+        try:
+            return await self._run()
+        finally:
+            for notice in self._device.memory.notices():
+                self._emit(EventKind.RESIDUAL_RESET, detail=notice)
+
+    async def _run(self) -> Receipt:
+        self._maker.accept_terms()
         self._check_update_fits(self._encoding.payload_bytes)
+        await self._maker.settle_last(deadline_at=self._deadline.at)
         late = self._device.late.take(self._assignment, self._encoding)
         if late is not None:
             return await self._submit_late(late)
@@ -74,6 +76,10 @@ class Participation:
         update = await self._train(model)
         self._emit(EventKind.TRAINED)
         return await self._submit_or_keep(update)
+
+    @property
+    def _encoding(self) -> RoundEncoding:
+        return self._maker.encoding
 
     def _check_update_fits(self, payload_bytes: int) -> None:
         limit = self._assignment.max_update_bytes
@@ -125,7 +131,10 @@ class Participation:
             if training.is_round_closed and not self._encoding.takes_stale:
                 raise closed
             update = await asyncio.to_thread(
-                local_update, model, result, clipping_norm=assignment.plan.clipping_norm
+                local_update,
+                model,
+                result,
+                clipping_norm=0.0 if self._maker.clips_itself else assignment.plan.clipping_norm,
             )
             self._measured(update)
             self.metrics = replace(self.metrics, train_s=device.runtime.clock() - started)
@@ -180,24 +189,42 @@ class Participation:
         with device.tracer.start_as_current_span("device.submit") as span:
             self._check_time(self._upload_s())
             # One submission for all attempts: each of them sends the same bytes.
-            submission = await asyncio.to_thread(self._submission, update)
+            submission = await asyncio.to_thread(
+                self._maker.make,
+                update,
+                submission_id=self.submission_id,
+                model_version=self.model_version,
+            )
             self._check_update_fits(len(submission.payload))
             self._emit(EventKind.SUBMITTING)
             started, sent = device.runtime.clock(), device.transport.traffic.bytes_up
             await self._check_round_open()
-            self._has_left = True
-            self.share_receipts = await self._encoding.deliver(submission.payload, self._delivery())
-            receipt = await device.transport.submit(submission, deadline_at=self._deadline.at)
+            receipt = await self._send(submission)
             elapsed = device.runtime.clock() - started
-            device.link.record(self._moved_bytes(submission, sent), elapsed)
+            moved_bytes = self._moved_bytes(submission, sent)
+            device.link.record(moved_bytes, elapsed)
             self.metrics = replace(
                 self.metrics,
                 submit_s=elapsed,
+                payload_bytes=moved_bytes,
+                dense_bytes=dense_payload_bytes(self._assignment.dim),
                 staleness=self._assignment.model_version - self.model_version,
             )
             span.set_attribute("fedagg.submission_id", self.submission_id)
             self._emit(EventKind.ACCEPTED, receipt)
             return receipt
+
+    async def _send(self, submission: Submission) -> Receipt:
+        await self._maker.begin(submission)
+        self._has_left = True
+        try:
+            self.share_receipts = await self._encoding.deliver(submission.payload, self._delivery())
+            receipt = await self._device.transport.submit(submission, deadline_at=self._deadline.at)
+        except FedaggError as error:
+            await self._maker.failed(error)
+            raise
+        await self._maker.accepted()
+        return receipt
 
     async def _check_round_open(self) -> None:
         """Find out, while the update can still be kept, that the round takes it no more."""
@@ -231,33 +258,6 @@ class Participation:
             return len(submission.payload)
         return self._device.transport.traffic.bytes_up - sent_before
 
-    def _submission(self, update: LocalUpdate) -> Submission:
-        assignment = self._assignment
-        told = update if self._encoding.tells_training else None
-        return Submission(
-            task=assignment.task,
-            round=assignment.round,
-            device_id=self._device.config.device_id,
-            submission_id=self.submission_id,
-            model_version=self.model_version,
-            num_samples=told.num_samples if told else _UNTOLD_NUM_SAMPLES,
-            payload=self._encoding.encode(
-                self._transformed(update.vector), model_version=self.model_version
-            ),
-            loss_before=told.loss_before if told else None,
-            loss_after=told.loss_after if told else None,
-        )
-
-    def _transformed(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-        transform = self._device.hooks.update_transform
-        if transform is None:
-            return vector
-        try:
-            return transform(vector, self._assignment)
-        # As for the trainer: the application's code may raise anything.
-        except Exception as error:
-            raise TrainingError(f"update_transform raised {error!r}") from error
-
     async def report_failure(self) -> None:
         """Tell the server that this device gives up; never raises."""
         with contextlib.suppress(FedaggError):
@@ -274,12 +274,13 @@ class Participation:
                 f"the round ends before an upload of about {needed_s:.3f} s could"
             )
 
-    def _emit(self, kind: EventKind, receipt: Receipt | None = None) -> None:
+    def _emit(self, kind: EventKind, receipt: Receipt | None = None, *, detail: str = "") -> None:
         self._device.hooks.on_event(
             ClientEvent(
                 kind=kind,
                 assignment=self._assignment,
                 submission_id=self.submission_id,
                 receipt=receipt,
+                detail=detail,
             )
         )

@@ -1,16 +1,28 @@
 """How a round wants its updates: readable by the server, or sealed to share holders."""
 
+import secrets
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from client.compressing import compresses
 from client.delivery import DeliveryContext
-from client.errors import ErrorReason, PreconditionError
+from client.errors import ErrorReason, PreconditionError, TrainingError
 from client.local_update import encode_update
 from client.messages import Assignment, SealedPayload
-from compression.codec import dense_payload_bytes
+from compression.codec import HEADER_BYTES, CodecError, dense_payload_bytes
+from compression.errors import CompressionError
+from compression.plan import SEED_BYTES, Method, ValueType
+from compression.sparse import Content
+from compression.update_codec import codec_for
+
+_VALUE_BITS: Final = {
+    ValueType.FLOAT32: 32,
+    ValueType.FLOAT16: 16,
+    ValueType.BFLOAT16: 16,
+    ValueType.INT8: 8,
+    ValueType.INT4: 4,
+}
+_POSITION_BITS: Final = 9  # of a coordinate among a hundred, drawn at random
 
 
 class RoundEncoding(Protocol):
@@ -40,12 +52,25 @@ class RoundEncoding(Protocol):
         """Return whether the round takes an update that was trained from this version."""
         ...
 
-    def encode(self, vector: NDArray[np.float32], *, model_version: int) -> bytes | SealedPayload:
-        """Return the payload for an update, (d,) float32; called in a worker thread.
+    def encode(
+        self, content: Content, *, model_version: int, layer_sizes: tuple[int, ...] = ()
+    ) -> bytes | SealedPayload:
+        """Return the payload for an update; called in a worker thread.
+
+        Args:
+            content: what the round's compression makes of an update; (d,) float32 without one.
+            model_version: version it was trained from.
+            layer_sizes: elements of each tensor, in model order.
 
         Raises:
-            TrainingError: if the vector is no finite update of the round's dimension.
+            TrainingError: if it is no finite update of the round's size.
         """
+        ...
+
+    def received(
+        self, payload: bytes | SealedPayload, content: Content, *, layer_sizes: tuple[int, ...]
+    ) -> Content:
+        """Return what the payload's receivers read, given what `encode` made it from."""
         ...
 
     async def deliver(
@@ -106,15 +131,59 @@ class PlainEncoding:
     def accepts(self, model_version: int) -> bool:
         return model_version == self._assignment.model_version
 
-    def encode(self, vector: NDArray[np.float32], *, model_version: int) -> bytes:
-        del model_version  # the submission tells it
-        return encode_update(vector, dim=self._assignment.dim)
+    def encode(
+        self, content: Content, *, model_version: int, layer_sizes: tuple[int, ...] = ()
+    ) -> bytes:
+        del model_version, layer_sizes  # the submission tells the first
+        return encode_update(content, dim=self._assignment.dim)
+
+    def received(
+        self, payload: bytes | SealedPayload, content: Content, *, layer_sizes: tuple[int, ...]
+    ) -> Content:
+        del payload, layer_sizes
+        return content
 
     async def deliver(
         self, payload: bytes | SealedPayload, context: DeliveryContext
     ) -> Mapping[int, bytes]:
         del payload, context
         return {}
+
+
+class CompressedEncoding(PlainEncoding):
+    """What `compression.update_codec` writes by the round's compression plan."""
+
+    @property
+    def payload_bytes(self) -> int:
+        return 0  # it depends on the update
+
+    @property
+    def upload_bytes(self) -> int:
+        """What an update may take: an estimate."""
+        plan = self._assignment.compression
+        positions = plan.num_values * _POSITION_BITS if plan.method is Method.TOP_K else 0
+        return HEADER_BYTES + (plan.num_values * _VALUE_BITS[plan.value_type] + positions) // 8
+
+    def encode(
+        self, content: Content, *, model_version: int, layer_sizes: tuple[int, ...] = ()
+    ) -> bytes:
+        """Encode with a fresh seed: a payload is made once, whatever happens to it on its way.
+
+        Raises:
+            TrainingError: if it is no finite content of the plan's kind and size.
+        """
+        del model_version
+        try:
+            codec = codec_for(self._assignment.compression, layer_sizes)
+            return codec.encode(content, seed=secrets.token_bytes(SEED_BYTES))
+        except (CodecError, CompressionError) as error:
+            raise TrainingError(f"the update cannot be encoded: {error}") from error
+
+    def received(
+        self, payload: bytes | SealedPayload, content: Content, *, layer_sizes: tuple[int, ...]
+    ) -> Content:
+        del content
+        return codec_for(self._assignment.compression, layer_sizes).decode(payload[:])
 
 
 def encoding_of(assignment: Assignment, sealer: RoundSealer | None) -> RoundEncoding:
@@ -125,13 +194,21 @@ def encoding_of(assignment: Assignment, sealer: RoundSealer | None) -> RoundEnco
             shared and the device cannot seal, or does not accept its terms.
         ProtocolError: if a shared round's terms cannot be read, or contradict the assignment.
     """
+    plan = assignment.compression
+    if plan.method is Method.TOP_K:
+        if assignment.shared_parameters:
+            raise policy_refusal(
+                "the round is shared, and top-k would tell which numbers are large"
+            )
+        if assignment.plan.device_noise_multiplier:
+            raise policy_refusal("noise does not hide which coordinates top-k chooses")
     if assignment.shared_parameters:
         if sealer is None:
             raise policy_refusal("the round is shared and sharing is not configured")
         return sealer.encoding(assignment)
     if sealer is not None and sealer.is_required:
         raise policy_refusal("the round is plain: the server would read the update")
-    return PlainEncoding(assignment)
+    return CompressedEncoding(assignment) if compresses(plan) else PlainEncoding(assignment)
 
 
 def policy_refusal(message: str) -> PreconditionError:

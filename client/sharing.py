@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client.compressing import compresses
 from client.config import ClientConfig, TlsFiles
 from client.connection import channel_credentials
 from client.delivery import DeliveryContext
@@ -26,6 +27,7 @@ from client.runtime import Runtime
 from client.sharing_config import SharingConfig
 from client.sharing_policy import check_agreement, check_policy
 from client.transport import Traffic
+from compression.sparse import Content, SparseValues
 from privacy.clipping import clip_by_norm
 from privacy.errors import PrivacyError
 from security.errors import SecurityError, SharingError, WrongRoundParametersError
@@ -117,6 +119,8 @@ class SharedEncoding:
         self._assignment = assignment
         most = sealer.policy.max_staleness
         limit = len(params.staleness_weights) - 1
+        if compresses(assignment.compression):
+            limit = 0  # each round has a map of its own
         self._max_staleness = limit if most is None else min(limit, most)
 
     @property
@@ -148,12 +152,16 @@ class SharedEncoding:
             return False
         return True
 
-    def encode(self, vector: NDArray[np.float32], *, model_version: int) -> SealedPayload:
+    def encode(
+        self, content: Content, *, model_version: int, layer_sizes: tuple[int, ...] = ()
+    ) -> SealedPayload:
         """Clip an update to the plan's norm, share it and seal the shares.
 
         Args:
-            vector: (d,) float32. Not modified, and not to be modified while the result is used.
+            content: (d,) float32, or the (k,) that the round's common map makes of it. Not
+                modified, and not to be modified while the result is used.
             model_version: version it was trained from.
+            layer_sizes: not looked at.
 
         Returns:
             The payload; it is computed again for every read, so that a large one takes little
@@ -162,16 +170,19 @@ class SharedEncoding:
             a holder that has its share takes no second one.
 
         Raises:
-            TrainingError: if the vector is no finite update of the round's dimension, or the
+            TrainingError: if the content is no finite vector of the round's dimension, or the
                 round does not take one of this version.
         """
-        assignment = self._assignment
-        if vector.shape != (assignment.dim,) or vector.dtype != np.float32:
+        del layer_sizes
+        assignment, dim = self._assignment, self.params.dim
+        if isinstance(content, SparseValues):
+            raise TrainingError("chosen coordinates cannot be shared")
+        if content.shape != (dim,) or content.dtype != np.float32:
             raise TrainingError(
-                f"the update is {vector.shape} {vector.dtype}, expected ({assignment.dim},) float32"
+                f"the update is {content.shape} {content.dtype}, expected ({dim},) float32"
             )
         try:
-            clipped = clip_by_norm(vector, assignment.plan.clipping_norm)
+            clipped = clip_by_norm(content, assignment.plan.clipping_norm)
             sealed = self._sealer.seal(self.params, clipped, model_version=model_version)
         except (PrivacyError, SharingError, WrongRoundParametersError) as error:
             raise TrainingError(f"the update cannot be shared: {error}") from error
@@ -183,6 +194,13 @@ class SharedEncoding:
         if begun is not None and begun.is_of(self.params, model_version=model_version):
             return begun
         return DirectPayload(self.params, sealed)
+
+    def received(
+        self, payload: bytes | SealedPayload, content: Content, *, layer_sizes: tuple[int, ...]
+    ) -> Content:
+        """Return what the round's sum is made of: `content`, up to its rounding to 2^-f."""
+        del payload, layer_sizes
+        return content
 
     async def deliver(
         self, payload: bytes | SealedPayload, context: DeliveryContext

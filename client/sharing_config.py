@@ -1,5 +1,6 @@
 """How a device takes part in shared rounds, and what it refuses to be talked into."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -35,6 +36,8 @@ class SharingConfig:
         min_mask_scale, min_wrap_tests, min_sketch_dim: least values of a checked round: the noise
             over what it opens, in norm bounds, the tests of a group, and the size of sketches.
             Less noise shows more of the update; fewer tests let others' false updates pass.
+        min_noise_multiplier: least noise in a sum, in norm bounds, that fewer holders than the
+            threshold do not know; from 0. Published models are differentially private by it.
         holders_ca: certificates that may sign those of the share holders, for rounds in which
             devices deliver to them directly, PEM; the device shows its own certificate. None:
             those that may sign the server's; without TLS where the server is called without.
@@ -58,6 +61,7 @@ class SharingConfig:
     min_mask_scale: int = 3
     min_wrap_tests: int = 40
     min_sketch_dim: int = 1024
+    min_noise_multiplier: float = 0.0
     holders_ca: Path | None = None
     holder_patience_s: float = 20.0
     max_staleness: int | None = None
@@ -79,5 +83,9 @@ class SharingConfig:
         for name, value, low in ranges:
             if value is not None and value < low:
                 raise ClientConfigError(f"{name}={value} must be at least {low}")
+        if not 0 <= self.min_noise_multiplier < math.inf:
+            raise ClientConfigError(
+                f"min_noise_multiplier={self.min_noise_multiplier} must be finite and at least 0"
+            )
         if not self.holder_patience_s > 0:
             raise ClientConfigError(f"holder_patience_s={self.holder_patience_s} must be > 0")

@@ -1,11 +1,13 @@
 """Which shared rounds a device takes part in. Needs the extra `fedagg[shared]`."""
 
+import hashlib
 from typing import Final
 
 from client.errors import ProtocolError
 from client.messages import Assignment
 from client.round_encoding import policy_refusal
 from client.sharing_config import RequiredChecks, SharingConfig
+from compression.plan_message import to_bytes
 from security.shared_round import bounds
 from security.shared_round.committee import Committee
 from security.shared_round.parameters import Checks, Degraded, RoundParameters
@@ -31,7 +33,8 @@ def check_agreement(params: RoundParameters, assignment: Assignment) -> None:
         ("round", params.round, assignment.round),
         ("base_version", params.base_version, assignment.model_version),
         ("model_sha256", params.model_sha256, assignment.model_sha256),
-        ("dim", params.dim, assignment.dim),
+        ("dim", params.dim, assignment.compression.num_values),
+        ("compression_sha256", params.compression_sha256.hex(), _compression_sha256(assignment)),
     )
     for name, shared, assigned in pairs:
         if shared != assigned:
@@ -49,12 +52,18 @@ def check_agreement(params: RoundParameters, assignment: Assignment) -> None:
         )
 
 
+def _compression_sha256(assignment: Assignment) -> str:
+    """Name the map that the device was told to apply; empty without one."""
+    plan = assignment.plan.compression
+    return "" if plan is None else hashlib.sha256(to_bytes(plan)).hexdigest()
+
+
 def check_policy(params: RoundParameters, policy: SharingConfig, committee: Committee) -> None:
     """Refuse a round that protects its updates less than the device asks.
 
     Raises:
-        PreconditionError: for another committee, a lower threshold or quorum, smaller sums, or
-            weaker checks, also where only the degraded mode would skip them.
+        PreconditionError: for another committee, a lower threshold or quorum, smaller sums, less
+            noise, or weaker checks, also where only the degraded mode would skip them.
     """
     if params.committee_sha256 != committee.sha256:
         raise policy_refusal("the round's share holders are not the configured committee")
@@ -76,6 +85,12 @@ def check_policy(params: RoundParameters, policy: SharingConfig, committee: Comm
     ):
         if value < least:
             raise policy_refusal(f"{name} of the round must be at least {least}, got {value}")
+    if not params.has_noise_multiplier(policy.min_noise_multiplier):
+        raise policy_refusal(
+            f"noise of the round must be at least {policy.min_noise_multiplier} norm bounds against"
+            f" {params.threshold - 1} dealers, got noise_stddev={params.noise_stddev} of"
+            f" {params.noise_dealers} dealers"
+        )
     required = policy.require_checks
     if _STRENGTH[params.checks] < _LEAST_STRENGTH[required]:
         raise policy_refusal(

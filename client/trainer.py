@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from compression.plan import CompressionPlan
+
 Weights = Mapping[str, NDArray[np.float32]]
 
 
@@ -21,6 +23,10 @@ class Plan:
         clipping_norm: largest L2 norm of the update; 0: not clipped. The client applies it.
         hyperparameters: further numbers for the trainer, by name.
         round: number of the round within its task, from 1; 0 outside a round.
+        compression: how the client compresses the update; None: it sends dense float32.
+        device_noise_multiplier: standard deviation of the noise that the client adds to each
+            number it sends, in units of `clipping_norm`; 0: none.
+        reports_clipping: whether the client tells if the update was within `clipping_norm`.
     """
 
     local_epochs: int = 1
@@ -29,6 +35,9 @@ class Plan:
     clipping_norm: float = 0.0
     hyperparameters: Mapping[str, float] = field(default_factory=dict)
     round: int = 0
+    compression: CompressionPlan | None = None
+    device_noise_multiplier: float = 0.0
+    reports_clipping: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,9 @@ from client.convert import (
     inline_update,
     progress_request,
     receipt,
+    receipt_if_accepted,
     round_status,
+    upload_status_request,
 )
 from client.download import ModelDownload
 from client.errors import (
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         RetryLater,
         RoundStatus,
         Submission,
+        SubmissionKey,
     )
     from protos.fedagg.v1.federation_pb2_grpc import FederationAsyncStub
 
@@ -161,6 +164,20 @@ class FederationTransport:
             deadline_at=deadline_at,
             progress=lambda: batch.answered,
         )
+
+    async def accepted_receipt(
+        self, key: SubmissionKey, *, deadline_at: float = math.inf
+    ) -> Receipt | None:
+        """Ask whether a submission was accepted, whose payload need not be at hand any more."""
+        request = upload_status_request(key)
+
+        async def call(stub: FederationAsyncStub) -> Receipt | None:
+            answer = await stub.GetUploadStatus(
+                request, metadata=trace_metadata(), timeout=self._short_timeout_s(deadline_at)
+            )
+            return receipt_if_accepted(answer, key)
+
+        return await self._retrier.run(lambda: self._attempt(call), deadline_at=deadline_at)
 
     async def report_progress(self, progress: Progress) -> RoundStatus:
         """Tell how training goes; one attempt only, because the next report supersedes it."""

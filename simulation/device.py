@@ -17,6 +17,7 @@ from client import (
     EventKind,
     FedaggError,
     MobileClient,
+    Outcome,
     RefusedError,
     RetryPolicy,
     RoundOutcome,
@@ -49,7 +50,7 @@ def run_all(specs: Sequence[DeviceSpec]) -> None:
 
 
 async def run_device(spec: DeviceSpec) -> bool:
-    """Run one device until its task is finished; cancelling it stops it in order.
+    """Run one device until its task ends; cancelling it stops it in order.
 
     Returns:
         False if the server can never accept the device, or its files cannot be used; its log
@@ -71,7 +72,7 @@ async def run_device(spec: DeviceSpec) -> bool:
         except FedaggError as error:
             log.write("failed", error=str(error))
             return False
-        recorder.end("finished")
+        recorder.end("exhausted" if recorder.is_exhausted else "finished")
         return True
 
 
@@ -101,6 +102,7 @@ def _client_config(spec: DeviceSpec) -> ClientConfig:
         insecure=tls is None,
         retry=_RETRY,
         sharing=sharing,
+        state_dir=spec.state_dir,
     )
 
 
@@ -143,9 +145,14 @@ def _hooks(spec: DeviceSpec, recorder: "_Recorder") -> ClientHooks:
 
 
 class _Recorder:
-    """Turns the client's events into lines of the log, and adds the traffic up."""
+    """Turns the client's events into lines of the log, and adds the traffic up.
+
+    Attributes:
+        is_exhausted: whether the device was told that the task's privacy budget is.
+    """
 
     def __init__(self, log: EventLog) -> None:
+        self.is_exhausted = False
         self._log = log
         self._accepted = 0
         self._bytes_up = 0
@@ -176,6 +183,7 @@ class _Recorder:
             case ClientEvent(kind=EventKind.ENDED, outcome=RoundOutcome() as outcome):
                 self._bytes_up += outcome.bytes_up
                 self._bytes_down += outcome.bytes_down
+                self.is_exhausted = outcome.outcome is Outcome.BUDGET_EXHAUSTED
                 if outcome.error is not None:
                     self._refused(outcome, outcome.error)
 

@@ -32,6 +32,8 @@ class DeviceSpec:
         committee: share holders of a shared task, JSON; None: the task is plain.
         identity_dir: folder with the certificates of all devices, as `simulation.identities`
             makes it; used where `certificate` is None.
+        state_dir: folder for what compression left out, as in `client.ClientConfig`; the devices
+            of a population may share it. None: kept in memory.
 
     Raises:
         ScenarioError: if an attack on shares has no shares to attack, or the device has a
@@ -50,6 +52,7 @@ class DeviceSpec:
     private_key: Path | None = None
     committee: Path | None = None
     identity_dir: Path | None = None
+    state_dir: Path | None = None
 
     def __post_init__(self) -> None:
         attack = self.scenario.attack

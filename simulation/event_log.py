@@ -10,6 +10,7 @@ fields by event:
     reused       round                           such an update is sent to this one
     refused      outcome, reason, round, submission_id, detail
     finished     accepted, bytes_up, bytes_down  the task is finished
+    exhausted    accepted, bytes_up, bytes_down  its privacy budget allows no further round
     stopped      accepted, bytes_up, bytes_down  the device was told to end
     failed       error                           the server can never accept the device, or its
                                                  files cannot be used

@@ -29,7 +29,7 @@ from security.shared_round.bundle import SealedUpdate
 from security.shared_round.extras import slack_bits
 from security.shared_round.parameters import RoundParameters, ShareFormat
 from security.shared_round.sealing import CHUNK_BYTES
-from security.shared_round.update_shares import UpdateShares
+from security.shared_round.update_shares import UpdateShares, VectorShares
 from simulation.attacks import SHARED_ATTACKS
 from simulation.errors import ScenarioError
 
@@ -159,7 +159,7 @@ class TamperedUpdate(SealedUpdate):
 
 
 class _TamperedShares(UpdateShares):
-    def __init__(self, honest: UpdateShares, params: RoundParameters, tampering: Tampering) -> None:
+    def __init__(self, honest: VectorShares, params: RoundParameters, tampering: Tampering) -> None:
         self._honest = honest
         self._params = params
         self._tampering = tampering

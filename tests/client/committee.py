@@ -54,6 +54,7 @@ class Holders:
         min_members: int = 2,
         require_checks: RequiredChecks = RequiredChecks.SUM,
         min_mask_scale: int = 3,
+        min_noise_multiplier: float = 0.0,
         max_staleness: int | None = None,
     ) -> SharingConfig:
         files = identity_files(self.folder, DEVICE)
@@ -67,6 +68,7 @@ class Holders:
             min_members=min_members,
             require_checks=require_checks,
             min_mask_scale=min_mask_scale,
+            min_noise_multiplier=min_noise_multiplier,
             max_staleness=max_staleness,
         )
 

@@ -99,6 +99,8 @@ class ScriptedFederation(FederationServicer):
     round: int = 3
     model_version: int = 2
     shared_parameters: bytes = b""
+    compression: pb.CompressionPlan | None = None
+    privacy: pb.PrivacyPlan | None = None
     answers: deque[pb.CheckInResponse] = field(default_factory=deque)
     faults: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
     calls: list[Call] = field(default_factory=list)
@@ -135,6 +137,8 @@ class ScriptedFederation(FederationServicer):
                     learning_rate=0.1,
                     clipping_norm=self.clipping_norm,
                     hyperparameters={"mu": 0.25},
+                    compression=self.compression,
+                    privacy=self.privacy,
                 ),
                 traceparent=TRACEPARENT,
                 shared_parameters=self.shared_parameters,

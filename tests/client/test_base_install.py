@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BASE_INSTALL = {"google", "grpc", "numpy", "opentelemetry", "safetensors", "xxhash"}
+BASE_INSTALL = {"google", "grpc", "numpy", "opentelemetry", "safetensors", "xxhash", "zstandard"}
 # What those bring along; grpc also tries its own add-ons and does without them.
 BROUGHT_ALONG = {
     "cython_runtime",

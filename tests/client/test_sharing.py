@@ -169,6 +169,12 @@ WEAKER: list[tuple[dict[str, object], dict[str, object], str]] = [
     ({"degraded": Degraded.UNCHECKED}, {"require_checks": RequiredChecks.NORM}, "UNCHECKED"),
     ({"wrap_tests": 39}, {}, "wrap_tests of the round must be at least 40, got 39"),
     ({"sketch_dim": 512}, {}, "sketch_dim of the round must be at least 1024, got 512"),
+    (
+        {"noise_multiplier": 0.49},
+        {"min_noise_multiplier": 0.5},
+        "noise of the round must be at least 0.5 norm bounds",
+    ),
+    ({}, {"min_noise_multiplier": 0.5}, "got noise_stddev=0 of 0 dealers"),
     ({}, {"min_mask_scale": 13}, "mask_scale of the round must be at least 13, got 8"),
 ]
 
@@ -185,9 +191,13 @@ def test_a_round_weaker_than_the_policy_is_refused(
 
 def test_a_round_exactly_as_strong_as_the_policy_is_taken(holders: Holders) -> None:
     policy = holders.sharing(
-        min_threshold=2, min_quorum=3, min_members=4, require_checks=RequiredChecks.NORM
+        min_threshold=2,
+        min_quorum=3,
+        min_members=4,
+        min_noise_multiplier=0.5,
+        require_checks=RequiredChecks.NORM,
     )
-    assignment = shared_assignment(holders, min_members=4, quorum=3)
+    assignment = shared_assignment(holders, min_members=4, quorum=3, noise_multiplier=0.5)
     assert UpdateSealer(config_of(policy)).encoding(assignment).payload_bytes > 0
 
 

@@ -47,6 +47,8 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
     clipping_norm: float = 0.0
     terms: dict[int, bytes] = field(default_factory=dict)
     bundles: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    end_reason: federation_pb2.RetryLater.Reason.ValueType = federation_pb2.RetryLater.TASK_FINISHED
+    compression: federation_pb2.CompressionPlan | None = None
     offers: dict[str, int] = field(default_factory=dict)
     updates: dict[tuple[str, int], tuple[federation_pb2.UpdateHeader, NDArray[np.float32]]] = field(
         default_factory=dict
@@ -63,9 +65,7 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
         number = self.offers[request.device_id] = self.offers.get(request.device_id, 0) + 1
         if number > self.num_rounds:
             return federation_pb2.CheckInResponse(
-                retry_later=federation_pb2.RetryLater(
-                    reason=federation_pb2.RetryLater.TASK_FINISHED, retry_after_ms=1
-                )
+                retry_later=federation_pb2.RetryLater(reason=self.end_reason, retry_after_ms=1)
             )
         assignment = federation_pb2.Assignment(
             task=request.task,
@@ -81,6 +81,7 @@ class ScriptedServer(federation_pb2_grpc.FederationServicer):
                 batch_size=16,
                 learning_rate=0.1,
                 clipping_norm=self.clipping_norm,
+                compression=self.compression,
             ),
             shared_parameters=self.terms.get(number, b""),
         )

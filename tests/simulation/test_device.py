@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compression.plan import CompressionPlan, Method
+from compression.plan_message import to_message
+from protos.fedagg.v1 import federation_pb2 as pb
 from security.shared_round.parameters import RoundParameters
 from simulation.device import run_device
 from simulation.device_fleet import DeviceSpec, device_fleet
@@ -63,6 +66,30 @@ async def test_a_device_writes_down_exactly_what_the_server_promised(
     assert finished["accepted"] == 2
     assert finished["bytes_down"] == len(server.model)  # the second round's model was cached
     assert finished["bytes_up"] == 2 * header.payload_bytes
+
+
+async def test_an_exhausted_budget_is_written_down_as_the_end(
+    scripted_server: Server, tmp_path: Path
+) -> None:
+    server, address = scripted_server
+    server.end_reason = pb.RetryLater.BUDGET_EXHAUSTED
+    spec = spec_of(3, address, tmp_path)
+    assert await run_device(spec)
+    assert events_of(spec)[-1] == "exhausted"
+
+
+async def test_a_device_keeps_what_was_not_sent_in_the_folder_it_is_given(
+    scripted_server: Server, tmp_path: Path
+) -> None:
+    server, address = scripted_server
+    server.compression = to_message(
+        CompressionPlan(method=Method.DENSE, dim=DIM, num_values=DIM, error_feedback=True)
+    )
+    spec = replace(spec_of(3, address, tmp_path), state_dir=tmp_path / "state")
+    assert await run_device(spec)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == [
+        f"residual-{TASK}.device-0003"
+    ]
 
 
 async def test_a_refusal_is_written_down_with_its_reason(
