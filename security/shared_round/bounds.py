@@ -2,10 +2,11 @@
 
 Notation, in units of 2^-f: Q bounds an honest encoded update's L2 norm, p = 2^61 - 1 is the field,
 g the members of a group of the wrap-around test, K its scalars, s_m its masks' standard deviation
-over Q, k the buckets of a sketch.
+over Q, k the buckets of a sketch. D holders deal noise of standard deviation sigma_d each.
 """
 
 import math
+from fractions import Fraction
 from typing import Final
 
 MAX_EXACT_SUM: Final = 2**53
@@ -13,6 +14,12 @@ MAX_EXACT_SUM: Final = 2**53
 
 SKETCH_COPIES: Final = 2
 """Independent sketches of every update."""
+
+MIN_NOISE_STDDEV: Final = 4
+"""Of a dealer. From there the sum of several discrete Gaussians is one but for 1e-60."""
+
+NOISE_TAIL: Final = 12.0
+"""A noised coordinate is off by more standard deviations with probability below 1e-32."""
 
 _CLIP_SLACK: Final = 1.0 + 2.0**-22  # a clipped float32 vector's own norm is off by so much
 _SIGN_TAIL: Final = 5.5  # a +-1 sum of norm 1 exceeds it with probability 2e-13
@@ -91,3 +98,51 @@ def distance_bound(q: int) -> int:
     bound is taken as proof that a holder lied.
     """
     return SKETCH_COPIES * 4 * (2 * q) ** 2
+
+
+def dealer_stddev(noise_stddev: Fraction, *, dealers: int, threshold: int) -> int:
+    """Compute sigma_d, what each dealer adds so that t - 1 of them cannot take out too much.
+
+    sigma_d = sigma / sqrt(D - t + 1), rounded up: t - 1 colluding dealers subtract their own noise,
+    and that of the others has a standard deviation of at least sigma together.
+
+    Args:
+        noise_stddev: sigma, what a sum must have against them, in units of 2^-f.
+        dealers: D.
+        threshold: t.
+
+    Guarantees:
+        The smallest integer for which `has_noise` is true.
+    """
+    square = noise_stddev**2 / unknown_dealers(dealers, threshold)
+    return math.isqrt(math.ceil(square) - 1) + 1 if square > 0 else 0
+
+
+def has_noise(stddev: int, *, dealers: int, threshold: int, least: Fraction) -> bool:
+    """Tell whether dealers of that much noise leave at least `least` against t - 1 of them.
+
+    Exact: no rounding decides.
+    """
+    return stddev**2 * unknown_dealers(dealers, threshold) >= least**2
+
+
+def unknown_dealers(dealers: int, threshold: int) -> int:
+    """Count the dealers whose noise t - 1 colluding holders do not know: D - t + 1, at least 1."""
+    return max(1, dealers - threshold + 1)
+
+
+def noise_tail(noise_stddev: int, *, dealers: int) -> int:
+    """Bound the noise of all dealers in one coordinate of a sum: 12 sqrt(D) sigma_d."""
+    return math.ceil(NOISE_TAIL * math.sqrt(dealers) * noise_stddev)
+
+
+def noise_norm(noise_stddev: int, *, dealers: int, dim: int) -> int:
+    """Bound the L2 norm of all dealers' noise in a sum: (sqrt(d) + 12) sqrt(D) sigma_d.
+
+    Discrete Gaussians are sub-Gaussian with their own variance, so it is exceeded with probability
+    below e^-72.
+
+    References: Hsu, Kakade and Zhang (2012), arXiv:1110.2842, theorem 2.1; Canonne, Kamath and
+        Steinke (2020), arXiv:2004.00010, corollary 17.
+    """
+    return math.ceil((math.sqrt(dim) + NOISE_TAIL) * math.sqrt(dealers) * noise_stddev)

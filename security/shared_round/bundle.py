@@ -1,4 +1,4 @@
-"""One device's update as one byte string: what is uploaded, and how it is taken apart again.
+"""One device's update, or noise, as one byte string, and how it is taken apart again.
 
     "FSU1" | length of the prefix, 4 bytes little-endian | serialized BundlePrefix
     for each chunk: its ciphertext in body 0, in body 1, ...
@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import xxhash
@@ -34,7 +34,7 @@ from security.shared_round.sealing import (
 )
 from security.shared_round.shared_header import body_of, check_header, frame_plaintext_bytes
 from security.shared_round.signing import DeviceSigner, read_header
-from security.shared_round.update_shares import UpdateKeys, UpdateShares
+from security.shared_round.update_shares import UpdateKeys, UpdateShares, VectorShares
 
 MAX_PREFIX_BYTES: Final = 64 * 1024
 
@@ -167,65 +167,50 @@ def check_structure(  # noqa: PLR0913  # the facts of one upload
     return index
 
 
-class SealedUpdate:
-    """One update as the bundle that a device uploads: `len`, slices, `read`, the same every time.
+class HeaderSigner(Protocol):
+    """Who seals a vector: a device, or a holder that deals noise."""
+
+    @property
+    def device_id(self) -> str:
+        """Name that the header carries."""
+
+    def sign_header(self, header: pb.SharedHeader) -> pb.SignedHeader:
+        """Sign a header by this name."""
+
+
+class SealedVector:
+    """Shares as the bundle that is uploaded: `len`, slices, `read`, the same every time.
 
     Not for several threads at a time.
 
     Attributes:
         index: where in the bundle everything is.
-        header_sha256: SHA-256 of the signed header; receipts name the update by it.
+        header_sha256: SHA-256 of the signed header; receipts name the vector by it.
     """
 
-    def __init__(  # noqa: PLR0913  # the facts of one update
+    def __init__(  # noqa: PLR0913  # the facts of one vector
         self,
         params: RoundParameters,
         committee: Committee,
-        signer: DeviceSigner,
-        vector: NDArray[np.float32],
+        signer: HeaderSigner,
+        shares: VectorShares,
+        keys: UpdateKeys,
         *,
-        device_id: str,
         model_version: int,
-        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Share and seal an update.
-
-        Args:
-            params: the round.
-            committee: its share holders.
-            signer: the device's certified key.
-            vector: (dim,) float32. It is kept and must not change until the upload is over; a
-                change is noticed and ends in SharingError, never in a leak.
-            device_id: who sends it: the signer's.
-            model_version: what the update was trained from.
-            random_bytes: random source of seeds, keys, masks and nonce.
-
-        Raises:
-            SharingError: if the vector has another shape, is not finite, or is longer than the
-                round's norm bound once encoded; `fit_to_bound` helps with the last.
-            WrongRoundParametersError: if the committee or the device is another one than the
-                parameters or the signer name, or the model version is not taken.
-
-        Cost: about 15 ms for a million elements and (3, 5), where it is compiled; reading costs
-            nearly the same again, and so does the digest. Memory: two chunks a body.
-        """
-        _check_parties(params, committee, signer, device_id)
-        params.staleness_weight(model_version)
+        """Seal shares that were made with these keys for this signer."""
         self._params = params
-        keys = UpdateKeys.draw(params, random_bytes)
-        self._shares = UpdateShares(
-            params, vector, keys, device_id=device_id, random_bytes=random_bytes
-        )
+        self._shares = shares
         self.index = BundleIndex(params=params, prefix_bytes=0)
         self._ciphers = [ChunkCipher(k, chunks=self.index.chunks) for k in keys.content_keys]
         self._group = bytearray(params.num_bodies * self.index.chunk_bytes(0))
         self._held_chunk = -1
         self._tags: list[list[bytes]] = []
         commitments = self._commitments()
-        frames = _seal_frames(params, committee, device_id, keys)
+        frames = _seal_frames(params, committee, signer.device_id, keys)
         header = pb.SharedHeader(
             params_sha256=params.sha256,
-            device_id=device_id,
+            device_id=signer.device_id,
             nonce=keys.nonce,
             model_version=model_version,
             frame_sha256=[hashlib.sha256(frame).digest() for frame in frames],
@@ -325,22 +310,67 @@ class SealedUpdate:
         return group
 
 
+class SealedUpdate(SealedVector):
+    """One update as the bundle that a device uploads."""
+
+    def __init__(  # noqa: PLR0913  # the facts of one update
+        self,
+        params: RoundParameters,
+        committee: Committee,
+        signer: DeviceSigner,
+        vector: NDArray[np.float32],
+        *,
+        device_id: str,
+        model_version: int,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Share and seal an update.
+
+        Args:
+            params: the round.
+            committee: its share holders.
+            signer: the device's certified key.
+            vector: (dim,) float32. It is kept and must not change until the upload is over; a
+                change is noticed and ends in SharingError, never in a leak.
+            device_id: who sends it: the signer's.
+            model_version: what the update was trained from.
+            random_bytes: random source of seeds, keys, masks and nonce.
+
+        Raises:
+            SharingError: if the vector has another shape, is not finite, or is longer than the
+                round's norm bound once encoded; `fit_to_bound` helps with the last.
+            WrongRoundParametersError: if the committee or the device is another one than the
+                parameters or the signer name, or the model version is not taken.
+
+        Cost: about 15 ms for a million elements and (3, 5), where it is compiled; reading costs
+            nearly the same again, and so does the digest. Memory: two chunks a body.
+        """
+        check_committee(params, committee)
+        if signer.device_id != device_id:
+            msg = f"device_id={device_id[:100]!r} must be the certificate's {signer.device_id!r}"
+            raise WrongRoundParametersError(msg)
+        params.staleness_weight(model_version)
+        keys = UpdateKeys.draw(params, random_bytes)
+        shares = UpdateShares(params, vector, keys, device_id=device_id, random_bytes=random_bytes)
+        super().__init__(params, committee, signer, shares, keys, model_version=model_version)
+
+
 def _tags(group: memoryview, size: int) -> list[bytes]:
     """Return the tags of the chunks, of `size` bytes each, of all bodies."""
     return [bytes(group[end - TAG_BYTES : end]) for end in range(size, len(group) + 1, size)]
 
 
-def _check_parties(
-    params: RoundParameters, committee: Committee, signer: DeviceSigner, device_id: str
-) -> None:
+def check_committee(params: RoundParameters, committee: Committee) -> None:
+    """Refuse to seal for another committee than the round's.
+
+    Raises:
+        WrongRoundParametersError: if it is another one.
+    """
     if committee.sha256 != params.committee_sha256:
         msg = f"committee={committee.sha256.hex()} must be {params.committee_sha256.hex()}"
         raise WrongRoundParametersError(msg)
     if (committee.threshold, len(committee.holders)) != (params.threshold, params.holders):
         msg = f"threshold={params.threshold} and holders={params.holders} must be the committee's"
-        raise WrongRoundParametersError(msg)
-    if signer.device_id != device_id:
-        msg = f"device_id={device_id[:100]!r} must be the certificate's {signer.device_id!r}"
         raise WrongRoundParametersError(msg)
 
 

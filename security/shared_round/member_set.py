@@ -9,8 +9,10 @@ from itertools import pairwise
 from typing import Final
 
 from security.errors import MalformedMessageError
+from security.shared_round.dealers import is_dealer
 
 _SET_LABEL: Final = b"fedagg/frozen-set/1\x00"
+_NOISED_SET_LABEL: Final = b"fedagg/noised-frozen-set/1\x00"
 _SELECTION_LABEL: Final = b"fedagg/selection/1\x00"
 _U32: Final = struct.Struct("<I")
 _SHA256_BYTES: Final = 32
@@ -27,10 +29,10 @@ class SelectionMode(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A device whose update is in the round.
+    """A device whose update is in the round, or a holder whose noise is.
 
     Attributes:
-        device_id: 1 character or more.
+        device_id: 1 character or more; of a dealer as `dealer_id` gives it.
         header_sha256: SHA-256 of its signed header, 32 bytes.
     """
 
@@ -55,7 +57,9 @@ class FrozenSet:
     Attributes:
         params_sha256: the round, 32 bytes.
         attempt: from 1.
-        members: ascending by device id (as UTF-8 bytes), without repetition; at least one.
+        members: ascending by device id (as UTF-8 bytes), without repetition; at least one; none
+            has a dealer's name.
+        dealers: whose noise is part of every sum, likewise ascending; all have dealers' names.
         sha256: what votes, coins, openings and commitments name, 32 bytes.
 
     Raises:
@@ -65,6 +69,7 @@ class FrozenSet:
     params_sha256: bytes
     attempt: int
     members: tuple[Member, ...]
+    dealers: tuple[Member, ...] = ()
     sha256: bytes = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,12 +80,9 @@ class FrozenSet:
         if not self.members:
             message = "members must not be empty"
             raise MalformedMessageError(message)
-        ids = [member.device_id.encode() for member in self.members]
-        for before, after in pairwise(ids):
-            if before >= after:
-                message = "members must be ascending by device id, without repetition"
-                raise MalformedMessageError(message)
-        digest = set_sha256(self.params_sha256, self.attempt, self.members)
+        _check_names("members", self.members, are_dealers=False)
+        _check_names("dealers", self.dealers, are_dealers=True)
+        digest = set_sha256(self.params_sha256, self.attempt, self.members, self.dealers)
         object.__setattr__(self, "sha256", digest)
 
     def position(self, device_id: str) -> int:
@@ -137,10 +139,22 @@ class Selection:
         return tuple(sorted(position for members in self.sums for position in members))
 
 
-def set_sha256(params_sha256: bytes, attempt: int, members: Sequence[Member]) -> bytes:
-    """Hash the members of a round in one attempt."""
-    digest = hashlib.sha256(_SET_LABEL + params_sha256 + _U32.pack(attempt))
-    for member in members:
+def set_sha256(
+    params_sha256: bytes,
+    attempt: int,
+    members: Sequence[Member],
+    dealers: Sequence[Member] = (),
+) -> bytes:
+    """Hash the members of a round in one attempt, and whose noise is in its sums.
+
+    Sets with dealers are hashed under a label of their own, with the number of members, so that no
+    set has the hash of another one.
+    """
+    label = _NOISED_SET_LABEL if dealers else _SET_LABEL
+    digest = hashlib.sha256(label + params_sha256 + _U32.pack(attempt))
+    if dealers:
+        digest.update(_U32.pack(len(members)))
+    for member in (*members, *dealers):
         name = member.device_id.encode()
         digest.update(_U32.pack(len(name)) + name + member.header_sha256)
     return digest.digest()
@@ -156,3 +170,16 @@ def selection_sha256(
         digest.update(_U32.pack(len(members)))
         digest.update(b"".join(map(_U32.pack, members)))
     return digest.digest()
+
+
+def _check_names(what: str, members: Sequence[Member], *, are_dealers: bool) -> None:
+    ids = [member.device_id.encode() for member in members]
+    for before, after in pairwise(ids):
+        if before >= after:
+            message = f"{what} must be ascending by device id, without repetition"
+            raise MalformedMessageError(message)
+    for member in members:
+        # Noise as a member would pass for an update: sums would hold fewer than they must.
+        if is_dealer(member.device_id) is not are_dealers:
+            message = f"device_id={member.device_id[:100]!r} is no name of {what}"
+            raise MalformedMessageError(message)

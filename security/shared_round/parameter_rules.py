@@ -25,6 +25,7 @@ _MAX_NAME_CHARS: Final = 256
 _MAX_STALENESS: Final = 64
 _MAX_ROUND: Final = 2**53
 _SHA256_BYTES: Final = 32
+_MAX_NOISE_STDDEV: Final = 2**48  # of which dealers can draw
 
 
 def check_parameters(params: "RoundParameters") -> None:
@@ -36,6 +37,7 @@ def check_parameters(params: "RoundParameters") -> None:
     _check_names(params)
     _check_committee(params)
     _check_members(params)
+    _check_noise(params)
     _check_numbers(params)
     _check_tests(params)
 
@@ -79,6 +81,8 @@ def _check_names(params: "RoundParameters") -> None:
     _require(is_hex, "model_sha256", digest, "64 lower-case hex digits")
     length = len(params.committee_sha256)
     _require(length == _SHA256_BYTES, "len(committee_sha256)", length, "32")
+    length = len(params.compression_sha256)
+    _require(length in (0, _SHA256_BYTES), "len(compression_sha256)", length, "0 or 32")
 
 
 def _check_committee(params: "RoundParameters") -> None:
@@ -113,6 +117,23 @@ def _check_members(params: "RoundParameters") -> None:
     _require(is_valid, "staleness_weights", weights, "1 to 64 numbers in 1..8")
 
 
+def _check_noise(params: "RoundParameters") -> None:
+    dealers, stddev = params.noise_dealers, params.noise_stddev
+    if dealers == 0:
+        _require(stddev == 0, "noise_stddev", stddev, "0 without noise_dealers")
+        return
+    low, high = params.threshold, params.holders
+    _require(low <= dealers <= high, "noise_dealers", dealers, f"0 or in {low}..{high}")
+    least, most = bounds.MIN_NOISE_STDDEV, _MAX_NOISE_STDDEV
+    _require(least <= stddev <= most, "noise_stddev", stddev, f"in {least}..{most}")
+    # Noise is dealt once, for one sum: in several it would be the same, and subtract away.
+    _require(params.group_size == 0, "group_size", params.group_size, "0 with noise_dealers")
+    degraded = params.degraded.name
+    _require(degraded != "GROUPED", "degraded", degraded, "another than GROUPED with noise_dealers")
+    weights = params.staleness_weights
+    _require(weights == (1,), "staleness_weights", weights, "(1,) with noise_dealers")
+
+
 def _check_numbers(params: "RoundParameters") -> None:
     _require(1 <= params.dim <= MAX_DIM, "dim", params.dim, f"in 1..{MAX_DIM}")
     _require(1 <= params.fraction_bits <= 30, "fraction_bits", params.fraction_bits, "in 1..30")
@@ -121,10 +142,11 @@ def _check_numbers(params: "RoundParameters") -> None:
     bound = params.norm_bound
     _require(bound >= 1, "norm_bound", bound, "at least 1")
     most = params.max_members * max(params.staleness_weights) * bound
+    most += bounds.noise_tail(params.noise_stddev, dealers=params.noise_dealers)
     limit = min((params.field.modulus + 1) // 2, bounds.MAX_EXACT_SUM)
     if most >= limit:
-        message = f"max_members * weight * norm_bound={most} must be below {limit},"
-        message += f" or sums wrap around: norm_bound={bound}"
+        message = f"max_members * weight * norm_bound and the noise={most} must be below"
+        message += f" {limit}, or sums wrap around: norm_bound={bound}"
         raise SharingError(message)
 
 

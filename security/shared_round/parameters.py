@@ -4,6 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from fractions import Fraction
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -50,15 +51,20 @@ class RoundParameters:
     Attributes:
         min_members: fewest updates that a round's sums hold together. Where `group_size` is not 0
             each sum holds at least that many.
+        noise_dealers: D, holders whose noise is part of every opened sum; 0: no noise.
+        noise_stddev: of each dealer's discrete Gaussian noise, a coordinate, in units of 2^-f.
+        compression_sha256: of the map that devices apply first; carried, not looked into.
         sha256: SHA-256 of `to_bytes()`, 32 bytes.
 
     Raises:
         SharingError: if a field is out of range, or some number that is opened could wrap around.
 
     Guarantees:
-        m w Q < p / 2 and < 2^53 for m = max_members and w the largest weight: every sum decodes
-        exactly. With checks, also the opened squares stay below p / 2 and the bounds of the
-        wrap-around test below sqrt(p) / 11.
+        m w Q plus twelve standard deviations of all dealers' noise is below p / 2 and 2^53, for
+        m = max_members and w the largest weight: every sum decodes exactly. With checks, also the
+        opened squares stay below p / 2 and the bounds of the wrap-around test below sqrt(p) / 11.
+        Parameters without noise and compression have the bytes that they had before either was
+        known.
     """
 
     task: str
@@ -87,6 +93,9 @@ class RoundParameters:
     group_size: int
     degraded: Degraded
     staleness_weights: tuple[int, ...]
+    noise_dealers: int = 0
+    noise_stddev: int = 0
+    compression_sha256: bytes = b""
     sha256: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -166,6 +175,30 @@ class RoundParameters:
         return self.is_checked and self.format is ShareFormat.SHAMIR_SEEDED
 
     @property
+    def has_noise(self) -> bool:
+        """Tell whether holders' noise is part of every sum."""
+        return self.noise_dealers > 0
+
+    @property
+    def guaranteed_noise_stddev(self) -> float:
+        """Noise in each number of a sum that t - 1 colluding dealers do not know; 0 without noise.
+
+        In units of 2^-f; correct to float64's rounding, `has_noise_multiplier` is exact.
+        """
+        return self.noise_stddev * math.sqrt(
+            bounds.unknown_dealers(self.noise_dealers, self.threshold)
+        )
+
+    def has_noise_multiplier(self, least: float) -> bool:
+        """Tell whether sums keep `least` norm bounds of noise against t - 1 colluding dealers."""
+        return bounds.has_noise(
+            self.noise_stddev,
+            dealers=self.noise_dealers,
+            threshold=self.threshold,
+            least=Fraction(least) * self.norm_bound,
+        )
+
+    @property
     def num_slack_bits(self) -> int:
         """B: bits that fill a squared norm up to Q^2; 0 without checks."""
         return (self.norm_bound**2).bit_length() if self.is_checked else 0
@@ -226,6 +259,7 @@ class RoundParameters:
 _WRAP_GROUPS: Final = (32, 16, 8)
 _MASK_SCALES: Final = (12, 10, 8, 6, 5, 4, 3)
 _CHOSEN_FIELDS: Final = ("field_bits", "sketch_dim", "wrap_tests", "wrap_group", "mask_scale")
+_DERIVED_FIELDS: Final = ("quorum", "norm_bound", "noise_dealers", "noise_stddev")
 _PLAIN_FIELDS: Final = (
     "task",
     "round",
@@ -249,11 +283,14 @@ _PLAIN_FIELDS: Final = (
     "num_byzantine",
     "num_to_select",
     "group_size",
+    "noise_dealers",
+    "noise_stddev",
+    "compression_sha256",
 )
 _PLANNED_FIELDS: Final = tuple(
     name
     for name in (*_PLAIN_FIELDS, "format", "checks", "degraded", "staleness_weights")
-    if name not in (*_CHOSEN_FIELDS, "quorum", "norm_bound")
+    if name not in (*_CHOSEN_FIELDS, *_DERIVED_FIELDS)
 )
 
 
@@ -265,6 +302,10 @@ class RoundPlan:
         clip_norm: C, the L2 norm that devices clip their updates to; above 0.
         quorum: 0: ceil((n + t) / 2).
         expected_members: updates that the round will probably have; 0: max_members.
+        noise_multiplier: z, noise that t - 1 dealers cannot take out over the sum's sensitivity;
+            0: no noise. A quorum of holders deals it.
+        sensitivity: of the sum of the selected updates to one of them, in norm bounds; from 1.
+        compression_sha256: see `RoundParameters`.
     """
 
     task: str
@@ -291,6 +332,9 @@ class RoundPlan:
     group_size: int = 0
     degraded: Degraded = Degraded.WAIT
     staleness_weights: tuple[int, ...] = (1,)
+    noise_multiplier: float = 0.0
+    sensitivity: float = 1.0
+    compression_sha256: bytes = b""
 
 
 def plan_parameters(plan: RoundPlan) -> RoundParameters:
@@ -305,6 +349,10 @@ def plan_parameters(plan: RoundPlan) -> RoundParameters:
     """
     if not (0.0 < plan.clip_norm < math.inf):
         message = f"clip_norm={plan.clip_norm} must be finite and above 0"
+        raise SharingError(message)
+    if not (0.0 <= plan.noise_multiplier < math.inf and 1.0 <= plan.sensitivity < math.inf):
+        message = f"noise_multiplier={plan.noise_multiplier} must be finite and at least 0,"
+        message += f" sensitivity={plan.sensitivity} finite and at least 1"
         raise SharingError(message)
     candidates = _tests_to_try(plan) if plan.checks is not Checks.SUM_ONLY else _fields_to_try()
     refusal: SharingError | None = None
@@ -345,4 +393,19 @@ def _planned(plan: RoundPlan, chosen: dict[str, int]) -> RoundParameters:
     bound = bounds.norm_bound(plan.clip_norm, fraction_bits=plan.fraction_bits, dim=plan.dim)
     settings = {name: getattr(plan, name) for name in _PLANNED_FIELDS} | chosen
     quorum = plan.quorum or scheme.default_quorum
-    return RoundParameters(**settings, quorum=quorum, norm_bound=bound)
+    dealers, stddev = _planned_noise(plan, quorum, bound)
+    return RoundParameters(
+        **settings, quorum=quorum, norm_bound=bound, noise_dealers=dealers, noise_stddev=stddev
+    )
+
+
+def _planned_noise(plan: RoundPlan, quorum: int, bound: int) -> tuple[int, int]:
+    """Return how many holders deal noise, and the standard deviation of each one's."""
+    if plan.noise_multiplier == 0.0:
+        return 0, 0
+    stddev = bounds.dealer_stddev(
+        Fraction(plan.noise_multiplier) * Fraction(plan.sensitivity) * bound,
+        dealers=quorum,
+        threshold=plan.threshold,
+    )
+    return quorum, stddev

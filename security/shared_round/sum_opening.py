@@ -10,6 +10,7 @@ from security.errors import InconsistentSharesError, SharingError, TooFewSharesE
 from security.secret_sharing.field import Words
 from security.secret_sharing.fixed_point import centered
 from security.secret_sharing.reconstruction import reconstruct
+from security.shared_round import bounds
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.vector_scan import share_scale
 
@@ -40,13 +41,14 @@ def open_sums(
     Raises:
         TooFewSharesError: with fewer than t holders.
         InconsistentSharesError: if shares are wrong and whose cannot be told, or a sum is longer
-            than its members could make it together: with t shares only, that is all that can be
-            seen of a lie.
+            than its members and honest noise could make it together: with t shares only, that is
+            all that can be seen of a lie, and it is all that is seen of dealers that deal something
+            else than noise.
         SharingError: if numbers or lengths differ.
 
     Guarantees:
-        With t shares and all of them right, the exact integer sums. With up to (m - t) // 2 wrong
-        ones of m, the same sums, and the liars' names.
+        With t shares and all of them right, the exact integer sums, each with what its dealers
+        dealt. With up to (m - t) // 2 wrong ones of m, the same sums, and the liars' names.
 
     Cost: one pass over each sum and each holder's share.
     """
@@ -70,16 +72,27 @@ def open_sums(
         )
         liars.update(opened.liars)
         total = centered(opened.values, params.field)
-        _check_plausible(index, total, weight * params.norm_bound)
+        _check_plausible(params, index, total, weight * params.norm_bound)
         sums.append(total)
     return OpenedSums(sums=tuple(sums), liars=tuple(sorted(liars)))
 
 
-def _check_plausible(index: int, total: NDArray[np.int64], bound: int) -> None:
-    """Refuse a sum longer than its weight times Q, by the triangle inequality."""
+def _check_plausible(
+    params: RoundParameters, index: int, total: NDArray[np.int64], bound: int
+) -> None:
+    """Refuse a sum longer than its weight times Q, by the triangle inequality, and its noise."""
+    stddev, dealers = params.noise_stddev, params.noise_dealers
+    longest = bound + bounds.noise_norm(stddev, dealers=dealers, dim=params.dim)
+    largest = bound + bounds.noise_tail(stddev, dealers=dealers)
+    values = total.astype(np.float64)
     # Far above float64's rounding of an honest norm, far below what a wrong share makes of it.
-    norm = float(np.linalg.norm(total.astype(np.float64)))
-    if norm > bound * (1.0 + 2.0**-20):
-        message = f"sum {index} has norm {norm:.6g}, more than its members' {bound} together:"
-        message += " a share is wrong"
+    norm = float(np.linalg.norm(values))
+    if norm > longest * (1.0 + 2.0**-20):
+        message = f"sum {index} has norm {norm:.6g}, more than its members' and the noise's"
+        message += f" {longest} together: a share is wrong"
+        raise InconsistentSharesError(message)
+    largest_found = float(np.abs(values).max(initial=0.0))
+    if largest_found > largest * (1.0 + 2.0**-20):
+        message = f"sum {index} holds {largest_found:.6g}, more than its members' and the noise's"
+        message += f" {largest} together: a share is wrong"
         raise InconsistentSharesError(message)

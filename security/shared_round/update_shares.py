@@ -6,6 +6,7 @@ update when it is asked for.
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -69,8 +70,60 @@ class UpdateKeys:
         return [hashlib.sha256(key).digest() for key in self.seeds + self.content_keys]
 
 
-class UpdateShares:
-    """The explicit shares of one update, in chunks of `CHUNK_BYTES`."""
+class VectorShares(ABC):
+    """The explicit shares of one vector of `params.length` words, in chunks of `CHUNK_BYTES`."""
+
+    def __init__(self, params: RoundParameters, keys: UpdateKeys, *, device_id: str) -> None:
+        """Expand the seeds.
+
+        Args:
+            params: the round.
+            keys: drawn for this vector.
+            device_id: whose vector.
+        """
+        self._params = params
+        # Shamir seeds belong to holders, counted from 1; replicated ones to pieces, from 0.
+        first = 0 if params.format is ShareFormat.CNF_SEEDED else 1
+        self._expansions = [
+            Expansion(
+                derive_key(seed, params_sha256=params.sha256, device_id=device_id, piece=piece),
+                params.field,
+                params.length,
+            )
+            for piece, seed in enumerate(keys.seeds, start=first)
+        ]
+
+    def bodies(self, chunk: int) -> list[memoryview]:
+        """Return one chunk of every body, in order, as the bytes to seal.
+
+        Cost: 4 ns a word of the update in a (3, 5) shamir-seeded round, where it is compiled.
+        """
+        params = self._params
+        step = CHUNK_BYTES // params.field.word_bytes
+        start = chunk * step
+        count = min(step, params.length - start)
+        secret = self._secret(start, count)
+        if params.format is ShareFormat.CNF_SEEDED:
+            piece = cnf.explicit_piece(params.field, secret, self._expanded(start, count))
+            return [memoryview(params.field.to_wire(piece))]
+        shares = np.empty((params.num_bodies, count), dtype=params.field.wire_dtype)
+        seeded.share_chunk(params.scheme, secret, self._expansions, start, shares)
+        return [memoryview(share).cast("B") for share in shares]
+
+    @abstractmethod
+    def _secret(self, start: int, count: int) -> Words:
+        """Return words of what is shared, extras included."""
+
+    def _expanded(self, start: int, count: int) -> Iterator[Words]:
+        """Yield the words of each seed, in one buffer: a new one each would cost as much again."""
+        words = np.empty(count, np.uint64)
+        for expansion in self._expansions:
+            expansion.read_into(words, start)
+            yield words
+
+
+class UpdateShares(VectorShares):
+    """The explicit shares of one update."""
 
     def __init__(
         self,
@@ -101,43 +154,9 @@ class UpdateShares:
                 f"norm <= norm_bound={params.norm_bound}"
             )
             raise SharingError(msg)
-        self._params = params
+        super().__init__(params, keys, device_id=device_id)
         self._vector = vector
         self._extras = make_extras(params, square, random_bytes)
-        # Shamir seeds belong to holders, counted from 1; replicated ones to pieces, from 0.
-        first = 0 if params.format is ShareFormat.CNF_SEEDED else 1
-        self._expansions = [
-            Expansion(
-                derive_key(seed, params_sha256=params.sha256, device_id=device_id, piece=piece),
-                params.field,
-                params.length,
-            )
-            for piece, seed in enumerate(keys.seeds, start=first)
-        ]
-
-    def bodies(self, chunk: int) -> list[memoryview]:
-        """Return one chunk of every body, in order, as the bytes to seal.
-
-        Cost: 4 ns a word of the update in a (3, 5) shamir-seeded round, where it is compiled.
-        """
-        params = self._params
-        step = CHUNK_BYTES // params.field.word_bytes
-        start = chunk * step
-        count = min(step, params.length - start)
-        secret = self._secret(start, count)
-        if params.format is ShareFormat.CNF_SEEDED:
-            piece = cnf.explicit_piece(params.field, secret, self._expanded(start, count))
-            return [memoryview(params.field.to_wire(piece))]
-        shares = np.empty((params.num_bodies, count), dtype=params.field.wire_dtype)
-        seeded.share_chunk(params.scheme, secret, self._expansions, start, shares)
-        return [memoryview(share).cast("B") for share in shares]
-
-    def _expanded(self, start: int, count: int) -> Iterator[Words]:
-        """Yield the words of each seed, in one buffer: a new one each would cost as much again."""
-        words = np.empty(count, np.uint64)
-        for expansion in self._expansions:
-            expansion.read_into(words, start)
-            yield words
 
     def _secret(self, start: int, count: int) -> Words:
         """Return what is shared: the encoded update, then the extras."""

@@ -31,6 +31,7 @@ from server.holder.intake import Intake, IntakeParts, OpenedFrames
 from server.holder.keyring import Keyring
 from server.holder.membership import HolderSelf, KnownRounds
 from server.holder.metrics import HolderMetrics
+from server.holder.noise import NoiseDealer
 from server.holder.rounds import HolderRounds, RoundsParts
 from server.holder.rpc import METHODS, SERVICE_NAME, HolderInterceptor
 from server.holder.service import ServiceParts, ShareHolderService
@@ -141,6 +142,7 @@ class Holder:
     keyring: Keyring
     intake: Intake
     rounds: HolderRounds
+    dealer: NoiseDealer
 
 
 def open_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time) -> Holder:
@@ -180,7 +182,14 @@ def open_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time)
         IntakeParts(me=me, rounds=known, storage=storage, inline_max_bytes=limits.inline_max_bytes),
         frames,
     )
-    return Holder(me=me, storage=storage, keyring=keyring, intake=intake, rounds=rounds)
+    return Holder(
+        me=me,
+        storage=storage,
+        keyring=keyring,
+        intake=intake,
+        rounds=rounds,
+        dealer=NoiseDealer(me, storage, known),
+    )
 
 
 def build_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time) -> HolderServer:
@@ -206,6 +215,7 @@ def build_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time
             keyring=holder.keyring,
             intake=holder.intake,
             rounds=holder.rounds,
+            dealer=holder.dealer,
             files=files,
             compute=compute,
             limits=config.limits,

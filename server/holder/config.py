@@ -118,6 +118,12 @@ class PolicyConfig(Section):
     min_sketch_dim: int = Field(
         default=1024, ge=1, description="of the sketches in which distances and tests are made"
     )
+    min_noise_multiplier: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="noise in a sum that threshold - 1 dealers do not know, in norm bounds",
+    )
     assume_honest_holders: bool = Field(
         default=False,
         description="accept a quorum in which two need not share an honest holder",

@@ -15,6 +15,7 @@ class HolderMetrics:
     shares_stored_total: Counter
     shares_refused_total: Counter
     share_bytes_total: Counter
+    noise_dealt_total: Counter
     statements_total: Counter
     openings_seconds: Histogram
     sums_seconds: Histogram
@@ -37,6 +38,11 @@ class HolderMetrics:
             share_bytes_total=Counter(
                 "fedagg_holder_share_bytes_total",
                 "Bytes of bodies that were received, sealed.",
+                registry=registry,
+            ),
+            noise_dealt_total=Counter(
+                "fedagg_holder_noise_dealt_total",
+                "Sealed noise of rounds that this holder gave out, repeats included.",
                 registry=registry,
             ),
             statements_total=Counter(

@@ -44,6 +44,13 @@ def check_policy(params: RoundParameters, committee: Committee, policy: PolicyCo
     _at_least("quorum", params.quorum, least_quorum(params.scheme, policy))
     _at_least("min_members", params.min_members, policy.min_members)
     _check_modes(params, policy)
+    if not params.has_noise_multiplier(policy.min_noise_multiplier):
+        msg = (
+            f"noise_dealers={params.noise_dealers} of noise_stddev={params.noise_stddev} must leave"
+            f" at least {policy.min_noise_multiplier} norm bounds of noise against"
+            f" {params.threshold - 1} of them"
+        )
+        raise WeakerThanPolicy(msg)
     if params.is_checked:
         _at_least("mask_scale", params.mask_scale, policy.min_mask_scale)
         _at_least("wrap_tests", params.wrap_tests, policy.min_wrap_tests)

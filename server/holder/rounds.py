@@ -132,13 +132,14 @@ class HolderRounds:
             )
             raise MalformedRequest(msg)
         frozen = frozen_set(params, request)
+        _require_dealers(params, frozen)
         subject = request.attempt.to_bytes(4, "little") + frozen.sha256
         stored = self._steps.stored(params, StatementKind.VOTE, subject)
         if stored is not None:
             return stored
         event = FreezeProposed(attempt=request.attempt, set_sha256=frozen.sha256)
         self._steps.require_allowed(params, event)
-        self._parts.shares.require_all(frozen, frozen.members)
+        self._parts.shares.require_all(frozen, (*frozen.members, *frozen.dealers))
         ballot = Ballot(attempt=request.attempt, set_sha256=frozen.sha256)
         proposal = serialize(request)
         vote = self._steps.speaker(params).vote(
@@ -260,12 +261,12 @@ class HolderRounds:
         context = self._steps.context(request.params_sha256, request.set_sha256)
         params, frozen = context.params, context.frozen
         selection = _selection(frozen, request)
+        _require_noise(params, frozen, selection)
         event = CommitmentsShown(set_sha256=frozen.sha256, selection_sha256=selection.sha256)
         self._steps.require_allowed(params, event)
         context.evidence.check_commitments(request.commitments, selection)
-        parts.shares.require_all(
-            frozen, [frozen.members[position] for position in selection.members]
-        )
+        in_sums = [frozen.members[position] for position in selection.members]
+        parts.shares.require_all(frozen, (*in_sums, *frozen.dealers))
         self._bind(params, event)
         path = parts.storage.sums.path(params.sha256.hex())
         stored = self._steps.stored(params, StatementKind.SUM)
@@ -298,6 +299,7 @@ class HolderRounds:
         for name in storage.write(change):
             storage.bodies.delete(name)
         storage.sums.delete(params_sha256.hex())
+        storage.noise.delete(params_sha256.hex())
         self._parts.frames.forget(params_sha256)
         storage.forget_deleted()
 
@@ -325,7 +327,10 @@ class HolderRounds:
     def _write_sums(
         self, params: RoundParameters, frozen: FrozenSet, selection: Selection
     ) -> bytes:
-        """Compute the sums one by one into the round's file; return the SHA-256 of it."""
+        """Compute the sums one by one into the round's file; return the SHA-256 of it.
+
+        Each holds the noise of all dealers, with weight 1.
+        """
         shares = self._parts.shares
         digest = hashlib.sha256()
         with self._parts.storage.sums.create(params.sha256.hex()) as file:
@@ -333,12 +338,28 @@ class HolderRounds:
                 weights = [shares.weight(params, frozen.members[at]) for at in positions]
                 vectors = shares.vectors(params, frozen, positions)
                 weighted = list(zip(vectors, weights, strict=True))
-                (words,) = sum_shares(params, weighted, [range(len(positions))])
+                weighted += [(noise, 1) for noise in shares.noise(params, frozen)]
+                (words,) = sum_shares(params, weighted, [range(len(weighted))])
                 data = words_to_bytes(words)
                 digest.update(data)
                 file.write(data)
             file.finish()
         return digest.digest()
+
+
+def _require_dealers(params: RoundParameters, frozen: FrozenSet) -> None:
+    """Refuse a set with more or less noise than the parameters ask for."""
+    if len(frozen.dealers) != params.noise_dealers:
+        msg = f"dealers={len(frozen.dealers)} must be noise_dealers={params.noise_dealers}"
+        raise MalformedRequest(msg)
+
+
+def _require_noise(params: RoundParameters, frozen: FrozenSet, selection: Selection) -> None:
+    """Refuse sums without the round's noise, and several: they would hold the same noise."""
+    _require_dealers(params, frozen)
+    if params.has_noise and len(selection.sums) != 1:
+        msg = f"sums={len(selection.sums)} must be 1 in a round with noise"
+        raise MalformedRequest(msg)
 
 
 def _selection(frozen: FrozenSet, request: pb.ReleaseSumRequest) -> Selection:

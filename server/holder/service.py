@@ -7,6 +7,7 @@ same bytes again; what an answer says is durable.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from server.holder.keyring import Keyring
 from server.holder.ledger import ShareRow
 from server.holder.membership import HolderSelf
 from server.holder.metrics import HolderMetrics
+from server.holder.noise import NoiseDealer
 from server.holder.refusals import as_service_error
 from server.holder.rounds import HolderRounds
 from server.holder.share_streams import ShareStreams
@@ -37,7 +39,7 @@ from server.status import error_detail
 if TYPE_CHECKING:  # generic in the stubs only
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_SUM_CHUNK_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class ServiceParts:
 
     Attributes:
         peers: whose share a caller may hand in.
+        dealer: draws this holder's noise.
         files: threads that check and store shares.
         compute: one thread, for openings, judgements and sums.
     """
@@ -55,6 +58,7 @@ class ServiceParts:
     keyring: Keyring
     intake: Intake
     rounds: HolderRounds
+    dealer: NoiseDealer
     files: Workers
     compute: Workers
     limits: HolderLimitsConfig
@@ -104,6 +108,23 @@ class ShareHolderService(ShareHolderServicer):
             await self._turns.run(old, rounds.purge, old)
         digest = await self._parts.files.run(rounds.open, request.parameters)
         return pb.OpenRoundResponse(params_sha256=digest)
+
+    async def DealNoise(  # noqa: N802
+        self, request: pb.DealNoiseRequest, context: Context
+    ) -> AsyncIterator[pb.NoiseChunk]:
+        del context
+        digest = request.params_sha256
+        path = await self._turns.run(digest, self._parts.dealer.deal, digest)
+        self._parts.metrics.noise_dealt_total.inc()
+        # Opened before the first answer: a purge meanwhile cannot take the file away.
+        file = await self._parts.files.run(path.open, "rb")
+        try:
+            total = await self._parts.files.run(file.seek, 0, os.SEEK_END)
+            await self._parts.files.run(file.seek, 0)
+            while data := await self._parts.files.run(file.read, _CHUNK_BYTES):
+                yield pb.NoiseChunk(total_bytes=total, data=data)
+        finally:
+            file.close()
 
     async def StoreShare(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.StoreShareRequest], context: Context
@@ -185,7 +206,7 @@ class ShareHolderService(ShareHolderServicer):
         file = await self._parts.files.run(released.path.open, "rb")
         try:
             yield pb.SumChunk(statement=shared_pb.SignedStatement.FromString(released.statement))
-            while data := await self._parts.files.run(file.read, _SUM_CHUNK_BYTES):
+            while data := await self._parts.files.run(file.read, _CHUNK_BYTES):
                 yield pb.SumChunk(data=data)
         finally:
             file.close()

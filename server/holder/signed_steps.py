@@ -1,6 +1,6 @@
 """What every step of a round needs: its set, its evidence, and to be signed exactly once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
@@ -92,13 +92,17 @@ def frozen_set(params: RoundParameters, request: pb.FreezeRequest) -> FrozenSet:
     """The set that is proposed.
 
     Raises:
-        MalformedMessageError: if its members are not in order.
+        MalformedMessageError: if its members or dealers are not in order.
     """
     return FrozenSet(
         params_sha256=params.sha256,
         attempt=request.attempt,
-        members=tuple(
-            Member(device_id=member.device_id, header_sha256=member.header_sha256)
-            for member in request.members
-        ),
+        members=_members(request.members),
+        dealers=_members(request.dealers),
+    )
+
+
+def _members(told: Iterable[pb.Member]) -> tuple[Member, ...]:
+    return tuple(
+        Member(device_id=each.device_id, header_sha256=each.header_sha256) for each in told
     )

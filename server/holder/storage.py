@@ -1,8 +1,9 @@
-"""A holder's folder: its database and the files of larger bodies and of released sums.
+"""A holder's folder: its database and the files of larger bodies, released sums and dealt noise.
 
     holder.sqlite3    see `ledger.py`
     bodies/<name>     the ciphertext of one body
     sums/<name>       this holder's share of the sums of one round
+    noise/<name>      the noise that this holder deals in one round, sealed
     lock              held while a process works here
 
 One thread writes the database. What several callers want written at once becomes one transaction,
@@ -57,6 +58,7 @@ class HolderStorage:
             raise StoreUnavailable(msg) from error
         self.bodies = FileArea(folder / "bodies", fsync=self._fsync)
         self.sums = FileArea(folder / "sums", fsync=self._fsync)
+        self.noise = FileArea(folder / "noise", fsync=self._fsync)
         self._reader = self._connect()
         self._reader.executescript(SCHEMA)
         self._read_lock = threading.Lock()
@@ -68,7 +70,9 @@ class HolderStorage:
         self._thread = threading.Thread(target=self._write_all, name="holder-writer", daemon=True)
         self._thread.start()
         self.bodies.sweep(set(self.read(lambda ledger: list(ledger.body_files()))))
-        self.sums.sweep({digest.hex() for digest in self.read(lambda ledger: ledger.open_rounds())})
+        rounds = {digest.hex() for digest in self.read(lambda ledger: ledger.open_rounds())}
+        self.sums.sweep(rounds)
+        self.noise.sweep(rounds)
 
     def read(self, question: Callable[[Ledger], R]) -> R:
         """Answer a question from what is committed.

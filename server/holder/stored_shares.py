@@ -51,6 +51,10 @@ class StoredShares:
         """Shares of the members at these positions, in that order."""
         return [StoredShare(self, params, frozen.members[position]) for position in positions]
 
+    def noise(self, params: RoundParameters, frozen: FrozenSet) -> "list[StoredShare]":
+        """Shares of the dealers' noise, in the set's order."""
+        return [StoredShare(self, params, dealer) for dealer in frozen.dealers]
+
     def weight(self, params: RoundParameters, member: Member) -> int:
         """Weight of a member's update by its staleness."""
         row = self._row(params, member)

@@ -15,6 +15,7 @@ class SharedRound:
         min_members: fewest members of the set and of what is opened, from 2.
         attempt: number of the freeze that is proposed or made, from 1.
         members: once frozen, device id and header hash of every member, ascending by device id.
+        dealers: once frozen, name and header hash of the holders whose noise is in every sum.
         set_sha256: hash of the frozen set; empty before.
         mode: once checked, how the selection came about; "checked" unless degraded.
         sums: once checked, the positions in `members` of each sum that is opened.
@@ -40,6 +41,7 @@ class SharedRound:
     holders: tuple[int, ...] = ()
     liars: tuple[int, ...] = ()
     disputed: tuple[int, ...] = ()
+    dealers: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.parameters:
@@ -51,6 +53,10 @@ class SharedRound:
         names = [device for device, _ in self.members]
         if names != sorted(set(names)):
             msg = "members must ascend by device id, without repetition"
+            raise ValueError(msg)
+        names = [dealer for dealer, _ in self.dealers]
+        if names != sorted(set(names)):
+            msg = "dealers must ascend by name, without repetition"
             raise ValueError(msg)
         positions = [position for members in self.sums for position in members]
         if len(set(positions)) != len(positions) or not all(

@@ -15,7 +15,7 @@ from security.secret_sharing.field import Words
 from security.shared_round import statements
 from security.shared_round.ballot_box import BallotBox, agreeing_votes
 from security.shared_round.coins import Coin, CoinShare, open_coin
-from security.shared_round.member_set import FrozenSet, Selection
+from security.shared_round.member_set import FrozenSet, Member, Selection
 from security.shared_round.openings import OpeningValues, opening_sizes
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import verify_statement
@@ -85,10 +85,8 @@ class Conversation:
         request = pb.FreezeRequest(
             params_sha256=self._params.sha256,
             attempt=self.frozen.attempt,
-            members=[
-                pb.Member(device_id=member.device_id, header_sha256=member.header_sha256)
-                for member in self.frozen.members
-            ],
+            members=_members(self.frozen.members),
+            dealers=_members(self.frozen.dealers),
         )
         await self._ask(
             "vote",
@@ -304,6 +302,12 @@ class Conversation:
                 self.refusals[holder] = HolderRefused(error.reason, str(error))
                 continue
             self._observer.opened(self._params.task, holder, kind)
+
+
+def _members(members: Iterable[Member]) -> list[pb.Member]:
+    return [
+        pb.Member(device_id=each.device_id, header_sha256=each.header_sha256) for each in members
+    ]
 
 
 def _signed(stated: Mapping[int, Stated[T]]) -> list[Signed]:

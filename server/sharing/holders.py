@@ -52,6 +52,8 @@ _REFUSALS: Final = frozenset(
     }
 )
 
+_END: Final = pb.NoiseChunk()  # of a stream; known by being this very object
+
 T = TypeVar("T")
 
 
@@ -121,6 +123,25 @@ class HolderClient:
     async def open_round(self, parameters: bytes) -> None:
         request = pb.OpenRoundRequest(parameters=parameters)
         await _answer(self._stub.OpenRound(request, timeout=self._timeout_s))
+
+    async def deal_noise(self, params_sha256: bytes, *, max_bytes: int) -> AsyncIterator[bytes]:
+        """Yield the holder's sealed noise, piece by piece.
+
+        Raises:
+            HolderError: as for any call; HolderAway if it has more bytes, or fewer than it says.
+        """
+        request = pb.DealNoiseRequest(params_sha256=params_sha256)
+        timeout_s = self._timeout_s + max_bytes / MIN_BYTES_PER_S
+        chunks = aiter(self._stub.DealNoise(request, timeout=timeout_s))
+        received = total = 0
+        while (chunk := await _answer(anext(chunks, _END))) is not _END:
+            received, total = received + len(chunk.data), chunk.total_bytes
+            if received > max_bytes:
+                break
+            yield chunk.data
+        if received != total or not received:
+            msg = f"the noise has {received} bytes of {total}, at most {max_bytes}"
+            raise HolderAway(msg)
 
     async def store_share(
         self, start: pb.ShareStart, body: AsyncIterator[bytes]

@@ -1,9 +1,14 @@
 """From a task's settings to the parameters of its shared rounds."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Final
 
+from compression import plan_message
+from compression.plan import CompressionPlan
+from privacy.charge import Charge
+from privacy.rule_sensitivity import private_sum_sensitivity
 from security.shared_round.bundle import MAX_PREFIX_BYTES, BundleIndex
 from security.shared_round.committee import Committee
 from security.shared_round.parameters import (
@@ -15,6 +20,7 @@ from security.shared_round.parameters import (
     plan_parameters,
 )
 from server.config import TaskConfig
+from server.round.privacy import RoundPrivacy
 from server.sharing_config import SELECTING_RULES
 
 FULL_WEIGHT: Final = 8  # of a fresh update, where stale ones are admitted
@@ -52,7 +58,13 @@ class SharedTask:
         return self.config.sharing.delivery == "direct"
 
     def parameters(
-        self, base: BaseModel, *, round_number: int, cohort_size: int
+        self,
+        base: BaseModel,
+        *,
+        round_number: int,
+        cohort_size: int,
+        compression: CompressionPlan | None = None,
+        privacy: RoundPrivacy | None = None,
     ) -> RoundParameters:
         """Plan a round.
 
@@ -60,6 +72,8 @@ class SharedTask:
             base: the model version that it starts from.
             round_number: its number within the task, from 1.
             cohort_size: devices that may submit.
+            compression: of the round; what its map gives is what is shared.
+            privacy: of the round; None: the sums are opened as they are.
 
         Raises:
             SharingError: if the settings fit no sound round.
@@ -67,6 +81,16 @@ class SharedTask:
         sharing, rule = self.config.sharing, self.config.aggregation
         most = max(self.config.min_members, min(self.config.reporting_goal, cohort_size))
         selects = rule.rule in SELECTING_RULES
+        noise, sensitivity = _noise_of(privacy)
+        if privacy is not None:
+            # The rule may have been another when the round opened.
+            needed = private_sum_sensitivity(
+                rule.rule,
+                num_updates=most,
+                num_byzantine=rule.num_malicious_nodes,
+                num_to_select=rule.num_nodes_to_select,
+            )
+            sensitivity = max(sensitivity, needed)
         return plan_parameters(
             RoundPlan(
                 task=self.config.name,
@@ -76,7 +100,7 @@ class SharedTask:
                 committee_sha256=self.committee.sha256,
                 threshold=self.committee.threshold,
                 holders=len(self.committee.holders),
-                dim=base.dim,
+                dim=base.dim if compression is None else compression.num_values,
                 clip_norm=self.config.plan.clipping_norm,
                 min_members=self.config.min_members,
                 max_members=most,
@@ -93,11 +117,18 @@ class SharedTask:
                 group_size=sharing.group_size,
                 degraded=Degraded[sharing.degraded.upper()],
                 staleness_weights=staleness_weights(sharing.max_staleness),
+                noise_multiplier=noise,
+                sensitivity=sensitivity,
+                compression_sha256=_sha256_of(compression),
             )
         )
 
-    def check(self, *, dim: int) -> int:
+    def check(self, *, dim: int, privacy: RoundPrivacy | None = None) -> int:
         """Plan the smallest and the largest round there can be.
+
+        Args:
+            dim: numbers that a device shares: of an update, or of what the round's map makes of it.
+            privacy: of every round.
 
         Returns:
             Bytes of the largest payload: a sealed update, or its prefix where delivery is direct.
@@ -107,12 +138,29 @@ class SharedTask:
         """
         base = BaseModel(version=1, sha256="0" * 64, dim=dim)
         sizes = (self.config.quorum, self.config.reporting_goal)
-        plans = [self.parameters(base, round_number=1, cohort_size=size) for size in sizes]
+        plans = [
+            self.parameters(base, round_number=1, cohort_size=size, privacy=privacy)
+            for size in sizes
+        ]
         if self.is_direct:
             return MAX_PREFIX_BYTES
         return max(
             BundleIndex(params=plan, prefix_bytes=MAX_PREFIX_BYTES).total_bytes for plan in plans
         )
+
+
+def _noise_of(privacy: RoundPrivacy | None) -> tuple[float, float]:
+    """The noise multiplier and the sensitivity of a round's sum; no noise without privacy."""
+    if privacy is None:
+        return 0.0, 1.0
+    return Charge.from_text(privacy.charge).noise_multiplier, privacy.sensitivity
+
+
+def _sha256_of(compression: CompressionPlan | None) -> bytes:
+    """What binds all parties to one map; empty where there is none."""
+    if compression is None:
+        return b""
+    return hashlib.sha256(plan_message.to_bytes(compression)).digest()
 
 
 def staleness_weights(max_staleness: int) -> tuple[int, ...]:

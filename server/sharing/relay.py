@@ -1,4 +1,4 @@
-"""Brings every admitted share to its holder, and knows which holder has which.
+"""Brings every admitted share, and every share of noise, to its holder; knows who has which.
 
 What is relayed twice is answered from what the holder stored, so nothing here needs to be durable:
 a new leader lists what the holders have and goes on. Shares that devices handed to the holders
@@ -21,8 +21,10 @@ from security.shared_round.signing import verify_statement
 from security.shared_round.statements import read_receipt
 from server.round.state import Round
 from server.sharing.bundles import PAYLOAD_GONE, Bundle, Bundles
+from server.sharing.dealt_noise import DealtNoise
 from server.sharing.holders import HolderClient, HolderRefused, refusal_of
 from server.sharing.pool import HolderPool
+from server.sharing.rules import holders_with_noise
 from server.storage.ports import BlobNotFound, Contribution, RoundStore
 
 BATCH_DEVICES: Final = 64  # whose prefixes and small payloads are in memory at once
@@ -73,6 +75,7 @@ class Relay:
         pool: HolderPool,
         store: RoundStore,
         bundles: Bundles,
+        noise: DealtNoise,
         observer: RelayObserver,
     ) -> None:
         self._round = round_
@@ -80,6 +83,8 @@ class Relay:
         self._pool = pool
         self._store = store
         self._bundles = bundles
+        self._noise = noise
+        self._dealt: dict[int, Bundle] = {}  # by dealer, what is relayed of it
         self._observer = observer
         self._stored: dict[int, dict[str, bytes]] = {}  # holders that know the round
         self._admitted: dict[str, bytes] = {}  # header hashes of the bundles that were opened
@@ -101,6 +106,9 @@ class Relay:
         """
         await self._pool.exchange_keys()
         await self._introduce()
+        if self._params.has_noise:
+            await self._collect_noise()
+            await self._relay_noise()
         contributions = await self._store.contributions(self._round.task, self._round.number)
         up_to_date = set(self._stored)
         self.seen = len(contributions)
@@ -126,6 +134,30 @@ class Relay:
         )
         return tuple(sorted(item for item, count in counts.items() if count == len(holders)))
 
+    @property
+    def has_all_noise(self) -> bool:
+        """Whether every holder has dealt its noise; always without noise."""
+        return not self._params.has_noise or len(self._dealt) == len(self._pool.indices)
+
+    def with_noise(
+        self, holders: frozenset[int]
+    ) -> tuple[frozenset[int], tuple[tuple[str, bytes], ...]]:
+        """Those of some holders that have the noise of one set of dealers, and names and hashes.
+
+        Nobody where the round's noise has not reached a quorum of them.
+        """
+        held = {
+            holder: frozenset(
+                dealer
+                for dealer, bundle in self._dealt.items()
+                if self._stored[holder].get(bundle.device_id) == bundle.header_sha256
+            )
+            for holder in holders
+        }
+        chosen, dealers = holders_with_noise(self._params, held)
+        bundles = [self._dealt[dealer] for dealer in dealers]
+        return chosen, tuple((bundle.device_id, bundle.header_sha256) for bundle in bundles)
+
     def forget(self, holder: int) -> None:
         """The holder says that it lacks something: ask it again what it has."""
         self._stored.pop(holder, None)
@@ -148,6 +180,32 @@ class Relay:
             self._stored[holder] = {}
             for receipt in receipts:
                 self._note_receipt(holder, receipt)
+
+    async def _collect_noise(self) -> None:
+        """Get the noise of all holders that know the round and have not dealt it yet."""
+        for holder in self._pool.indices:
+            if holder not in self._dealt:
+                bundle = await self._noise.load(holder)
+                if bundle is not None:
+                    self._dealt[holder] = bundle
+        asked = [holder for holder in self._stored if holder not in self._dealt]
+        self._dealt |= (await self._pool.ask(self._noise.fetch, sorted(asked))).given
+
+    async def _relay_noise(self) -> None:
+        """Bring every dealer's noise to the holders that lack it; who refuses some is passed by."""
+        lacking = {
+            holder: [
+                bundle
+                for bundle in self._dealt.values()
+                if bundle.device_id not in stored
+                and holder not in self._accusers.get(bundle.device_id, set())
+            ]
+            for holder, stored in self._stored.items()
+        }
+        await self._pool.ask(
+            lambda client: self._relay_to(client, lacking[client.index]),
+            sorted(holder for holder, bundles in lacking.items() if bundles),
+        )
 
     async def _relay_some(
         self, contributions: Sequence[Contribution], holders: set[int]

@@ -1,5 +1,6 @@
 """The sums that a shared round opened, as the candidate is built from them."""
 
+import math
 from dataclasses import dataclass
 
 from security.shared_round.parameters import RoundParameters
@@ -12,7 +13,7 @@ class ReleasedSums:
 
     Attributes:
         params: the round.
-        opened: the sums, and holders whose shares of them were wrong.
+        opened: the sums, with the dealers' noise in each; holders whose shares of them were wrong.
         weights: of each sum, the weights of its updates together.
         excluded: devices that contributed, but to no sum.
         members: updates in all sums together.
@@ -23,3 +24,13 @@ class ReleasedSums:
     weights: tuple[int, ...]
     excluded: tuple[str, ...]
     members: int
+
+    @property
+    def noise_stddev(self) -> float:
+        """Standard deviation of the noise in each number of a sum, in units of 2^-f."""
+        return self.params.noise_stddev * math.sqrt(self.params.noise_dealers)
+
+    @property
+    def guaranteed_noise_stddev(self) -> float:
+        """What of it `threshold` - 1 colluding dealers do not know: the privacy rests on this."""
+        return self.params.guaranteed_noise_stddev

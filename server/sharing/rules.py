@@ -1,6 +1,7 @@
 """What a coordinator decides in a shared round: pure functions of what holders stated."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,6 +75,33 @@ def possible_modes(params: RoundParameters, num_openings: int) -> tuple[Selectio
     return tuple(modes)
 
 
+def holders_with_noise(
+    params: RoundParameters, held: Mapping[int, frozenset[int]]
+) -> tuple[frozenset[int], tuple[int, ...]]:
+    """Pick holders that all have the noise of as many dealers as the round asks for.
+
+    A holder that refuses others' noise leaves itself out, and not them.
+
+    Args:
+        params: the round.
+        held: by holder, the dealers whose noise it has.
+
+    Returns:
+        The most holders for which there are so many dealers, and the first of these; of equally
+        many holders the first. Nobody where not even a quorum is left. Without noise everybody.
+
+    Cost: 2^n set operations, n <= 7.
+    """
+    if not params.has_noise:
+        return frozenset(held), ()
+    for size in range(len(held), params.quorum - 1, -1):
+        for holders in itertools.combinations(sorted(held), size):
+            dealers = sorted(frozenset.intersection(*(held[holder] for holder in holders)))
+            if len(dealers) >= params.noise_dealers:
+                return frozenset(holders), tuple(dealers[: params.noise_dealers])
+    return frozenset(), ()
+
+
 def may_be_boxed(params: RoundParameters, num_votes: int) -> bool:
     """Whether the coin may be opened with so many votes: nobody else opens checks afterwards.
 
@@ -115,10 +143,14 @@ def frozen_set(params: RoundParameters, shared: SharedRound) -> FrozenSet:
     return FrozenSet(
         params_sha256=params.sha256,
         attempt=shared.attempt,
-        members=tuple(
-            Member(device_id=device, header_sha256=bytes.fromhex(header))
-            for device, header in shared.members
-        ),
+        members=_members(shared.members),
+        dealers=_members(shared.dealers),
+    )
+
+
+def _members(named: Iterable[tuple[str, str]]) -> tuple[Member, ...]:
+    return tuple(
+        Member(device_id=device, header_sha256=bytes.fromhex(header)) for device, header in named
     )
 
 

@@ -55,7 +55,8 @@ class Session:
                 return
             done, self._running = self._running, None
             self._is_complete = len(done.result()) == len(self._pool.indices)
-        if self._is_complete and self.relay.seen == accepted:
+        is_idle = self.relay.seen == accepted and self.relay.has_all_noise
+        if self._is_complete and is_idle:
             return
         self._running = asyncio.create_task(self.relay.run(), name="relay")
 

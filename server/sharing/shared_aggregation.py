@@ -1,5 +1,6 @@
 """The long work of a shared round: let the holders open the sums, build the candidate from them."""
 
+from server.compressing import RoundCompression
 from server.kernels import Workers
 from server.round.aggregation import Aggregation, AggregationObserver
 from server.round.candidate import AggregationSettings, BuiltModel
@@ -16,7 +17,8 @@ class SharedAggregation(Aggregation):
     Args:
         phases: the committee's side of the round.
         rule: label of what picks or combines updates.
-        store, blobs, workers, settings, observer, max_update_norm: as for `Aggregation`.
+        store, blobs, workers, settings, observer, compression, max_update_norm: as for
+            `Aggregation`.
     """
 
     def __init__(  # noqa: PLR0913  # its collaborators
@@ -29,6 +31,7 @@ class SharedAggregation(Aggregation):
         workers: Workers,
         settings: AggregationSettings,
         observer: AggregationObserver,
+        compression: RoundCompression | None = None,
         max_update_norm: float | None = None,
     ) -> None:
         super().__init__(
@@ -37,6 +40,7 @@ class SharedAggregation(Aggregation):
             workers=workers,
             settings=settings,
             observer=observer,
+            compression=compression,
             max_update_norm=max_update_norm,
         )
         self._phases = phases
@@ -58,4 +62,11 @@ class SharedAggregation(Aggregation):
         now_ms = (await self._store.snapshot(round_.task)).now_ms
         released = await self._phases.release(round_, now_ms=now_ms)
         base = await self._base(round_)
-        return await self._workers.run(build_shared_candidate, base, released, self._settings)
+        return await self._workers.run(
+            build_shared_candidate,
+            base,
+            released,
+            self._settings,
+            compression=await self._plan(round_),
+            privacy=round_.privacy,
+        )

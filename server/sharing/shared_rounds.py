@@ -17,6 +17,7 @@ from security.errors import (
 from security.shared_round.coins import Coin
 from security.shared_round.member_set import FrozenSet, Member
 from security.shared_round.parameters import RoundParameters
+from server.compressing import RoundCompression
 from server.kernels import Workers
 from server.round.shared import SharedRound
 from server.round.state import (
@@ -30,6 +31,7 @@ from server.round.state import (
 from server.sharing.bundles import Bundles
 from server.sharing.conclusion import Concluded, conclude, open_released
 from server.sharing.conversation import Conversation, ConversationObserver
+from server.sharing.dealt_noise import DealtNoise
 from server.sharing.holders import HolderRefused
 from server.sharing.planning import BaseModel, SharedTask
 from server.sharing.pool import HolderObserver, HolderPool
@@ -72,6 +74,7 @@ class SharedRoundPhases:
         blobs: large bundles and evidence.
         workers: where verdicts and sums are computed.
         observer: metrics.
+        compression: of the task's rounds; None: whole updates are shared.
     """
 
     def __init__(  # noqa: PLR0913  # its collaborators
@@ -83,7 +86,9 @@ class SharedRoundPhases:
         blobs: BlobStore,
         workers: Workers,
         observer: SharingObserver,
+        compression: RoundCompression | None = None,
     ) -> None:
+        self._compression = compression
         self._task = task
         self._pool = pool
         self._store = store
@@ -99,10 +104,17 @@ class SharedRoundPhases:
             SharingError: if the settings fit no sound round; checked before any round is opened.
         """
         base = await self._store.model(round_.task, round_.base_version)
+        compression = None
+        if self._compression is not None:
+            compression = await self._compression.plan(
+                round_number=round_.number, base_version=round_.base_version
+            )
         params = self._task.parameters(
             BaseModel(version=base.version, sha256=base.sha256, dim=base.dim),
             round_number=round_.number,
             cohort_size=cohort_size,
+            compression=compression,
+            privacy=round_.privacy,
         )
         return SharedRound(parameters=params.to_bytes().hex(), min_members=params.min_members)
 
@@ -127,12 +139,22 @@ class SharedRoundPhases:
         if self._may_still_come(round_, now_ms, answered) or len(ready) < session.params.quorum:
             what = f"{len(ready)} of {session.params.quorum} share holders have the shares"
             return self._not_yet(round_, now_ms, what)
+        ready, dealers = session.relay.with_noise(ready)
+        if len(ready) < session.params.quorum:
+            what = f"the noise of {session.params.noise_dealers} share holders has not reached"
+            return self._not_yet(round_, now_ms, f"{what} {session.params.quorum} of them")
         common = session.relay.common(ready)
         if len(common) < session.params.min_members:
             least = session.params.min_members
             detail = f"{len(common)} of at least {least} updates reached every share holder"
             return SharedRoundFailed(at_ms=now_ms, detail=detail)
-        return await self._vote(round_, session, common, now_ms)
+        frozen = FrozenSet(
+            params_sha256=session.params.sha256,
+            attempt=_shared(round_).attempt,
+            members=_members(common),
+            dealers=_members(dealers),
+        )
+        return await self._vote(round_, session, frozen, now_ms)
 
     async def check(self, round_: Round, *, now_ms: int) -> Event | None:
         """Let the holders open the coin and the checks; derive what is summed."""
@@ -225,6 +247,7 @@ class SharedRoundPhases:
                 pool=self._pool,
                 store=self._store,
                 bundles=Bundles(store=self._store, blobs=self._blobs),
+                noise=DealtNoise(round_, params, committee=self._pool.committee, blobs=self._blobs),
                 observer=self._observer,
             )
             session = Session(params, relay, pool=self._pool, observer=self._observer)
@@ -276,26 +299,20 @@ class SharedRoundPhases:
         return talk.coin()
 
     async def _vote(
-        self,
-        round_: Round,
-        session: Session,
-        common: tuple[tuple[str, bytes], ...],
-        now_ms: int,
+        self, round_: Round, session: Session, frozen: FrozenSet, now_ms: int
     ) -> Event | None:
         shared, params = _shared(round_), session.params
-        frozen = FrozenSet(
-            params_sha256=params.sha256,
-            attempt=shared.attempt,
-            members=tuple(Member(device_id=name, header_sha256=sha) for name, sha in common),
-        )
         talk = session.talk_about(frozen)
         await talk.ask_votes()
         if len(talk.votes) >= params.quorum:
             return SetFrozen(
                 at_ms=now_ms,
-                members=tuple((name, sha.hex()) for name, sha in common),
+                members=_named(frozen.members),
+                dealers=_named(frozen.dealers),
                 set_sha256=frozen.sha256.hex(),
-                excluded=await self._not_frozen(round_, session, {name for name, _ in common}),
+                excluded=await self._not_frozen(
+                    round_, session, {member.device_id for member in frozen.members}
+                ),
             )
         self._look_again(session, talk)
         # A leader before may have proposed another set: only a higher attempt replaces it.
@@ -389,6 +406,14 @@ class SharedRoundPhases:
             for_all_ms=int(sharing.holder_timeout_s * 1000),
             for_enough_ms=int(sharing.max_wait_s * 1000),
         )
+
+
+def _members(named: Iterable[tuple[str, bytes]]) -> tuple[Member, ...]:
+    return tuple(Member(device_id=name, header_sha256=digest) for name, digest in named)
+
+
+def _named(members: Iterable[Member]) -> tuple[tuple[str, str], ...]:
+    return tuple((member.device_id, member.header_sha256.hex()) for member in members)
 
 
 def _shared(round_: Round) -> SharedRound:

@@ -34,7 +34,13 @@ class Conversation:
     """One set of one round; every answer is kept under the name of its step."""
 
     def __init__(
-        self, rig: Rig, params: RoundParameters, bundles: Iterable[Bundle], *, attempt: int = 1
+        self,
+        rig: Rig,
+        params: RoundParameters,
+        bundles: Iterable[Bundle],
+        *,
+        dealers: Iterable[Bundle] = (),
+        attempt: int = 1,
     ) -> None:
         self.rig = rig
         self.params = params
@@ -43,6 +49,7 @@ class Conversation:
             params_sha256=params.sha256,
             attempt=attempt,
             members=[bundle.member for bundle in self.bundles],
+            dealers=[dealer.member for dealer in dealers],
         )
         self.frozen = FrozenSet(
             params_sha256=params.sha256,
@@ -50,6 +57,10 @@ class Conversation:
             members=tuple(
                 Member(device_id=bundle.device_id, header_sha256=bundle.header_sha256)
                 for bundle in self.bundles
+            ),
+            dealers=tuple(
+                Member(device_id=each.device_id, header_sha256=each.header_sha256)
+                for each in self.freeze.dealers
             ),
         )
         self.votes: Signed = ()

@@ -1,6 +1,7 @@
 """A committee of real holders in one event loop, and devices that seal real updates for it."""
 
 import functools
+import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -149,6 +150,19 @@ class Bundle:
         ]
 
 
+class DealtNoise(Bundle):
+    """One holder's sealed noise, cut into what each holder gets."""
+
+    def __init__(self, params: RoundParameters, data: bytes) -> None:
+        self._params = params
+        self._data = data
+        self._prefix, prefix_bytes = parse_prefix(data)
+        self._index = BundleIndex(params=params, prefix_bytes=prefix_bytes)
+        signed = self._prefix.header.header
+        self.device_id = shared_pb.SharedHeader.FromString(signed).device_id
+        self.header_sha256 = hashlib.sha256(signed).digest()
+
+
 class Rig:
     """Holders of one committee over gRPC on loopback; each can be closed and built again."""
 
@@ -241,6 +255,14 @@ class Rig:
         for stub in self.stubs.values():
             answer = await stub.OpenRound(request)
             assert answer.params_sha256 == params.sha256
+
+    async def deal(self, params: RoundParameters, index: int) -> DealtNoise:
+        """A holder's noise for a round."""
+        request = pb.DealNoiseRequest(params_sha256=params.sha256)
+        chunks = [chunk async for chunk in self.stubs[index].DealNoise(request)]
+        data = b"".join(chunk.data for chunk in chunks)
+        assert {chunk.total_bytes for chunk in chunks} == {len(data)}
+        return DealtNoise(params, data)
 
     async def store(self, bundles: Sequence[Bundle], at: Iterable[int] | None = None) -> None:
         for index in at or self.indices:

@@ -1,14 +1,22 @@
 """From a task's settings to the parameters of its rounds."""
 
+import hashlib
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compression import plan_message
+from compression.plan import CompressionPlan, Method
+from privacy.charge import Charge
 from security.errors import SharingError
 from security.shared_round.bundle import SealedUpdate
 from security.shared_round.parameters import Checks, Degraded, ShareFormat
+from server.compressing import task_compression
 from server.config import TaskConfig
+from server.round.privacy import RoundPrivacy
 from server.sharing.planning import BaseModel, SharedTask, staleness_weights
 from server.tasks import task_info
 from tests.security.shared_round.sealed_round import COMMITTEE, PHONE
@@ -90,3 +98,63 @@ def test_staleness_weighs_by_its_root(most: int, weights: tuple[int, ...]) -> No
 
 def test_weights_never_reach_zero() -> None:
     assert min(staleness_weights(16)) >= 1
+
+
+PLAN = CompressionPlan(
+    method=Method.PROJECTION, dim=DIM, num_values=30, map_seed=bytes(32), error_feedback=True
+)
+PRIVACY = RoundPrivacy(
+    charge=Charge(noise_multiplier=1.5).to_text(),
+    clipping_norm=1.0,
+    sensitivity=3.0,
+    expected_updates=10.0,
+)
+
+
+def test_what_a_map_gives_is_what_is_shared() -> None:
+    task = shared_task()
+    params = task.parameters(BASE, round_number=1, cohort_size=20, compression=PLAN)
+    assert params.dim == PLAN.num_values
+    assert params.compression_sha256 == hashlib.sha256(plan_message.to_bytes(PLAN)).digest()
+    plain = task.parameters(BASE, round_number=1, cohort_size=20)
+    assert (plain.dim, plain.compression_sha256) == (DIM, b"")
+
+
+def test_the_limit_of_a_compressed_task_is_that_of_its_map() -> None:
+    config = shared_task(compression={"method": "projection", "ratio": 0.1}).config
+    task = SharedTask(committee=COMMITTEE, config=config)
+    compression = task_compression(config, (DIM,))
+    limits = [
+        task_info(config, dim=DIM, shared=task, compression=chosen).max_update_bytes
+        for chosen in (None, compression)
+    ]
+    assert limits[1] < limits[0]
+    assert compression is not None
+    assert compression.zstd_version == 0
+
+
+def test_the_holders_noise_hides_one_device() -> None:
+    """t - 1 holders who subtract their own noise leave z times the sensitivity."""
+    params = shared_task().parameters(BASE, round_number=1, cohort_size=20, privacy=PRIVACY)
+    assert params.has_noise
+    unknown = params.noise_dealers - params.threshold + 1
+    assert params.noise_stddev * math.sqrt(unknown) >= 1.5 * 3.0 * params.norm_bound
+    plain = shared_task().parameters(BASE, round_number=1, cohort_size=20)
+    assert not plain.has_noise
+
+
+def test_the_holders_noise_is_enough_for_the_rule_that_is_planned() -> None:
+    """Though the round was opened when the rule was another."""
+    opened = replace(PRIVACY, sensitivity=1.0)
+    rule = {"rule": "multi-krum", "num_malicious_nodes": 2}
+    task = shared_task({"checks": "distances"}, aggregation=rule)
+    params = task.parameters(BASE, round_number=1, cohort_size=20, privacy=opened)
+    unknown = params.noise_dealers - params.threshold + 1
+    assert params.noise_stddev * math.sqrt(unknown) >= 1.5 * 5.0 * params.norm_bound
+
+
+def test_settings_that_noise_does_not_go_with_are_found_at_the_start() -> None:
+    task = shared_task({"degraded": "grouped"})
+    task.check(dim=DIM)
+    with pytest.raises(SharingError, match="GROUPED"):
+        task.check(dim=DIM, privacy=PRIVACY)

@@ -12,6 +12,7 @@ from server.sharing.rules import (
     Patience,
     RoundHopeless,
     frozen_set,
+    holders_with_noise,
     left_out,
     may_be_boxed,
     possible_modes,
@@ -71,6 +72,46 @@ def test_a_box_holds_those_who_are_to_open_the_checks(
     assert may_be_boxed(params_of(degraded), num_votes) is may_be
 
 
+def noised_params(dealers: int = 4) -> RoundParameters:
+    """(3, 5), four are a quorum."""
+    return replace(make_round(), staleness_weights=(1,), noise_dealers=dealers, noise_stddev=2**20)
+
+
+def held(*dealers: str) -> dict[int, frozenset[int]]:
+    """By holder, from 1, the dealers whose noise it has, written as one string."""
+    return {
+        holder: frozenset(map(int, each)) for holder, each in enumerate(dealers, start=1) if each
+    }
+
+
+@pytest.mark.parametrize(
+    ("has", "holders", "dealers"),
+    [
+        (held("12345", "12345", "12345", "12345", "12345"), {1, 2, 3, 4, 5}, (1, 2, 3, 4)),
+        (held("2345", "12345", "12345", "12345", "12345"), {1, 2, 3, 4, 5}, (2, 3, 4, 5)),
+        # Holder 2 refuses everybody's noise: it is the one to go.
+        (held("12345", "2", "12345", "12345", "12345"), {1, 3, 4, 5}, (1, 2, 3, 4)),
+        # Holder 5 is away and dealt nothing.
+        (held("1234", "1234", "1234", "1234", ""), {1, 2, 3, 4}, (1, 2, 3, 4)),
+        # Dealer 1 sent the others something that only holder 1 takes.
+        (held("1234", "234", "234", "234", "234"), set(), ()),
+        (held("12345", "12345", "12345", "", ""), set(), ()),
+        (held("123", "123", "123", "123", "123"), set(), ()),
+        ({}, set(), ()),
+    ],
+)
+def test_the_most_holders_that_have_the_noise_of_enough_dealers(
+    has: dict[int, frozenset[int]], holders: set[int], dealers: tuple[int, ...]
+) -> None:
+    found, chosen = holders_with_noise(noised_params(), has)
+    assert (set(found), chosen) == (holders, dealers)
+
+
+def test_a_round_without_noise_leaves_no_holder_out() -> None:
+    nothing = held("", "", "") | {1: frozenset[int](), 2: frozenset[int]()}
+    assert holders_with_noise(make_round(), nothing) == (frozenset({1, 2}), ())
+
+
 def test_a_box_without_enough_holders_for_the_checks_may_be_hopeless() -> None:
     with pytest.raises(RoundHopeless, match="4 of at least 5 share holders"):
         may_be_boxed(params_of(Degraded.ABORT), 4)
@@ -113,6 +154,7 @@ def test_set_and_selection_are_those_that_the_state_remembers() -> None:
         parameters=params.to_bytes().hex(),
         attempt=3,
         members=(("a", "01" * 32), ("b", "02" * 32)),
+        dealers=(("noise:2", "03" * 32),),
         mode="degraded_grouped",
         sums=((0, 1),),
     )
@@ -124,6 +166,7 @@ def test_set_and_selection_are_those_that_the_state_remembers() -> None:
             Member(device_id="a", header_sha256=b"\1" * 32),
             Member(device_id="b", header_sha256=b"\2" * 32),
         ),
+        dealers=(Member(device_id="noise:2", header_sha256=b"\3" * 32),),
     )
     selection = selection_of(frozen, shared)
     assert selection == Selection(set_sha256=frozen.sha256, mode=GROUPED, sums=((0, 1),))
