@@ -104,6 +104,13 @@ class Metrics:
     update_payload_bytes_total: Annotated[
         Counter, MetricSpec("Payload bytes of accepted updates, without framing.", labels=("task",))
     ]
+    update_dense_bytes_total: Annotated[
+        Counter,
+        MetricSpec(
+            "Bytes that accepted updates would have had uncompressed, as float32.",
+            labels=("task",),
+        ),
+    ]
     model_download_bytes_total: Annotated[
         Counter, MetricSpec("Model bytes sent to devices.", labels=("task",))
     ]
@@ -223,6 +230,40 @@ class Metrics:
         MetricSpec(
             "Finished shared rounds with fewer checks than configured, by mode.",
             labels=("task", "mode"),
+        ),
+    ]
+    privacy_epsilon_spent: Annotated[
+        Gauge,
+        MetricSpec(
+            "Epsilon spent by charged rounds, at the task's delta; infinite: no bound holds.",
+            labels=("task",),
+            workers="mostrecent",
+        ),
+    ]
+    privacy_epsilon_budget: Annotated[
+        Gauge,
+        MetricSpec("Epsilon that may be spent.", labels=("task",), workers="mostrecent"),
+    ]
+    privacy_rounds_committed: Annotated[
+        Gauge,
+        MetricSpec("Rounds charged to the privacy budget.", labels=("task",), workers="mostrecent"),
+    ]
+    privacy_rounds_reserved: Annotated[
+        Gauge,
+        MetricSpec("Open rounds whose charge is reserved.", labels=("task",), workers="mostrecent"),
+    ]
+    privacy_budget_exhausted: Annotated[
+        Gauge,
+        MetricSpec(
+            "1 where the budget allows no further round.", labels=("task",), workers="mostrecent"
+        ),
+    ]
+    privacy_clipping_norm: Annotated[
+        Gauge,
+        MetricSpec(
+            "Clipping norm of the next round, where it adapts.",
+            labels=("task",),
+            workers="mostrecent",
         ),
     ]
     audit_entries_total: Annotated[

@@ -9,18 +9,18 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
-from aggregators.kernels.threads import num_cores
-from aggregators.registry import rule_spec
 from aggregators.warm_up import warm_up
+from compression.errors import CompressionError
 from monitoring.audit_logger import AuditLogger
 from monitoring.health import Health, run_probes
 from monitoring.logs import get_logger
@@ -30,19 +30,21 @@ from monitoring.tracing import Tracing, configure_tracing
 from security.credentials import Credentials
 from security.errors import SecurityError
 from security.shared_round.committee import Committee, load_committee
-from server.config import (
-    AggregationConfig,
-    ConfigError,
-    ServerConfig,
-    TaskConfig,
+from server.aggregation_settings import (
+    aggregation_settings,
+    aggregator_config,
+    private_settings,
 )
+from server.compressing import RoundCompression, task_compression
+from server.config import ConfigError, ServerConfig, TaskConfig
 from server.errors import StoreUnavailable
 from server.http import HttpServer
 from server.kernels import Workers
 from server.observation import AuditTrail, Observation
+from server.private_loader import load_private_task
 from server.production_server import ProductionFederatedServer, ServerParts
 from server.round.aggregation import Aggregation
-from server.round.candidate import AggregationSettings, model_dim
+from server.round.candidate import layer_sizes
 from server.round.driver import DriverPorts, RoundDriver
 from server.services.admin_api import create_admin_app, create_metrics_app
 from server.services.admin_backend import StoreBackend
@@ -50,6 +52,7 @@ from server.services.device_service import FederationService, ServicePorts
 from server.services.enrollment_service import EnrollmentAuthority, EnrollmentService
 from server.services.identity import PeerIdentity
 from server.services.models import ModelCatalog
+from server.services.plans import RoundPlans
 from server.services.rpc import METHODS, ServiceInterceptor
 from server.services.submissions import Submissions
 from server.services.uploads import Uploads
@@ -57,7 +60,7 @@ from server.sharing.planning import SharedTask
 from server.sharing.pool import HolderPool
 from server.sharing.shared_aggregation import SharedAggregation
 from server.sharing.shared_rounds import SharedRoundPhases
-from server.sharing_config import SELECTING_RULES, SharingConfig
+from server.sharing_config import SharingConfig
 from server.storage.blobs import BlobStore
 from server.storage.embedded import durability_problem
 from server.storage.keys import installation_blob, model_blob
@@ -65,7 +68,10 @@ from server.storage.notifier import News, Notifier
 from server.storage.ports import ModelVersion
 from server.storage.redis_client import SERVER_CLOCK, RedisClient
 from server.storage.redis_store import RedisRoundStore
-from server.tasks import TaskDirectory, TaskInfo, task_info
+from server.tasks import TaskDirectory, TaskInfo, noised_dim, task_info
+
+if TYPE_CHECKING:
+    from server.private_task import PrivateTask
 
 STORE_WAIT_S: Final = 30.0
 STORE_RETRY_S: Final = 0.2
@@ -99,7 +105,7 @@ async def build_server(
 async def _wire(
     config: ServerConfig, store_url: str, clock: str, resources: AsyncExitStack
 ) -> ProductionFederatedServer:
-    rules = {task.name: _aggregator_config(task) for task in config.tasks}
+    rules = {task.name: aggregator_config(task) for task in config.tasks}
     registry = create_registry()
     metrics = Metrics.declare(registry)
     client = RedisClient(store_url, clock=clock, observe=metrics.store_roundtrip_seconds.observe)
@@ -122,7 +128,16 @@ async def _wire(
         metrics=metrics, log=get_logger("server.round"), tracer=tracing.tracer("server.round")
     )
     await _check_installation(store, blobs, config)
-    tasks = TaskDirectory([await _create_task(task, store, blobs) for task in config.tasks])
+    accountants = Workers("accountant", threads=1)
+    resources.callback(accountants.close)
+    created = [await _create_task(task, store, blobs, accountants) for task in config.tasks]
+    tasks = TaskDirectory([info for info, _ in created])
+    private = {info.name: found for info, found in created if found is not None}
+    compressions = {
+        info.name: RoundCompression(info.compression, models=store, files=blobs, workers=files)
+        for info in (tasks[name] for name in tasks.names)
+        if info.compression is not None
+    }
     notifier = Notifier(client.redis, tasks.names)
     audit = AuditTrail(AuditLogger(config.audit_path), files, metrics)
 
@@ -131,6 +146,8 @@ async def _wire(
         store=store,
         blobs=blobs,
         kernels=kernels,
+        compressions=compressions,
+        private=private,
         observation=observation,
         audit=audit,
         wakeup=notifier.drivers,
@@ -166,11 +183,14 @@ async def _wire(
             observer=observation,
             check_in_ttl_s=config.rounds.check_in_ttl_s,
             check_ins_held=config.limits.check_ins_held,
+            plans=RoundPlans(compressions),
         )
     )
     token = config.admin.token
     admin = create_admin_app(
-        StoreBackend(store=store, tasks=tasks, on_rollback=observation.rolled_back),
+        StoreBackend(
+            store=store, tasks=tasks, on_rollback=observation.rolled_back, private=private
+        ),
         health,
         token=token.get_secret_value() if token else None,
     )
@@ -205,24 +225,30 @@ class _DriverWiring:
     store: RedisRoundStore
     blobs: BlobStore
     kernels: Workers
+    compressions: Mapping[str, RoundCompression]
+    private: Mapping[str, "PrivateTask"]
     observation: Observation
     audit: AuditTrail
     wakeup: News
 
     def driver(self, info: TaskInfo, rule: AggregatorConfig) -> RoundDriver:
         task = info.config
-        settings = AggregationSettings(
-            aggregator=rule,
-            server_learning_rate=task.aggregation.server_learning_rate,
-            # One core is left to the event loop: check-ins go on while models are made.
-            num_threads=max(1, num_cores() - 1),
+        private = self.private.get(info.name)
+        settings = aggregation_settings(
+            task,
+            rule,
+            dim=info.summed_dim,
+            privacy=None if private is None else private.first_round,
         )
-        phases = None if info.shared is None else self._phases(info.shared)
+        compression = self.compressions.get(info.name)
+        phases = None if info.shared is None else self._phases(info.shared, compression)
         aggregation = Aggregation(
             store=self.store,
             blobs=self.blobs,
             workers=self.kernels,
             settings=settings,
+            compression=compression,
+            private=private_settings(task),
             max_update_norm=task.validation.max_update_norm,
             observer=self.observation,
         )
@@ -234,6 +260,7 @@ class _DriverWiring:
                 blobs=self.blobs,
                 workers=self.kernels,
                 settings=settings,
+                compression=compression,
                 max_update_norm=task.validation.max_update_norm,
                 observer=self.observation,
             )
@@ -244,10 +271,13 @@ class _DriverWiring:
             audit=self.audit,
             wakeup=self.wakeup,
             shared=phases,
+            private=private,
         )
         return RoundDriver(info, rounds=self.config.rounds, ports=ports, owner=_process_name())
 
-    def _phases(self, shared: SharedTask) -> SharedRoundPhases:
+    def _phases(
+        self, shared: SharedTask, compression: RoundCompression | None
+    ) -> SharedRoundPhases:
         sharing = shared.config.sharing
         return SharedRoundPhases(
             shared,
@@ -262,43 +292,8 @@ class _DriverWiring:
             blobs=self.blobs,
             workers=self.kernels,
             observer=self.observation,
+            compression=compression,
         )
-
-
-def _aggregator_config(task: TaskConfig) -> AggregatorConfig:
-    settings: AggregationConfig = task.aggregation
-    try:
-        config = AggregatorConfig(
-            rule=_row_rule(task),
-            num_malicious_nodes=settings.num_malicious_nodes,
-            num_to_select=settings.num_nodes_to_select,
-            trim=settings.trim,
-            max_num_samples=settings.max_num_samples,
-            clipping_norm=settings.clipping_norm,
-            norm_factor=settings.norm_factor,
-            bucket_size=settings.bucket_size,
-            clipping_radius=settings.clipping_radius,
-            max_steps=settings.max_steps,
-        )
-        needs = rule_spec(config).traits.needs
-    except AggregationError as error:
-        msg = f"task {task.name}, aggregation: {error}"
-        raise ConfigError(msg) from error
-    if needs:
-        msg = f"task {task.name}, aggregation: rule={settings.rule!r} needs {', '.join(needs)},"
-        msg += " which a coordinator does not have"
-        raise ConfigError(msg)
-    return config
-
-
-def _row_rule(task: TaskConfig) -> str:
-    """The rule for what the coordinator sees: updates, or in a shared round means of groups.
-
-    Rules that pick by distances have done so before. Where a degraded round opens groups instead,
-    the median of their means withstands what a rule on so few rows would not.
-    """
-    rule = task.aggregation.rule
-    return "median" if task.is_shared and rule in SELECTING_RULES else rule
 
 
 async def _await_store(store: RedisRoundStore) -> None:
@@ -349,14 +344,17 @@ async def _check_installation(
         raise ConfigError(msg)
 
 
-async def _create_task(config: TaskConfig, store: RedisRoundStore, blobs: BlobStore) -> TaskInfo:
+async def _create_task(
+    config: TaskConfig, store: RedisRoundStore, blobs: BlobStore, accountants: Workers
+) -> "tuple[TaskInfo, PrivateTask | None]":
     """Store the initial model as version 1, unless the task has one."""
     try:
         data = await asyncio.to_thread(config.initial_model.read_bytes)
-        dim = model_dim(data)
+        sizes = layer_sizes(data)
     except (OSError, AggregationError) as error:
         msg = f"task {config.name}, initial-model: {error}"
         raise ConfigError(msg) from error
+    dim = sum(sizes)
     sha256 = hashlib.sha256(data).hexdigest()
     await blobs.put(model_blob(config.name, sha256), data)
     model = ModelVersion(
@@ -378,10 +376,29 @@ async def _create_task(config: TaskConfig, store: RedisRoundStore, blobs: BlobSt
         )
         raise ConfigError(msg)
     try:
-        return task_info(config, dim=dim, shared=await _shared_task(config))
+        compression = task_compression(config, sizes)
+        private = None
+        if config.privacy.is_on:
+            private = await accountants.run(
+                load_private_task,
+                config,
+                dim=noised_dim(dim, compression),
+                workers=accountants,
+            )
+        info = task_info(
+            config,
+            dim=dim,
+            shared=await _shared_task(config),
+            compression=compression,
+            privacy=None if private is None else private.first_round,
+        )
     except SecurityError as error:
         msg = f"task {config.name}, sharing: {error}"
         raise ConfigError(msg) from error
+    except CompressionError as error:
+        msg = f"task {config.name}, compression: {error}"
+        raise ConfigError(msg) from error
+    return info, private
 
 
 async def _shared_task(config: TaskConfig) -> SharedTask | None:

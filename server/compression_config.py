@@ -23,14 +23,15 @@ class CompressionConfig(Section):
         allow_inf_nan=False,
         description="numbers sent, as a share of the model's elements",
     )
-    value_type: Literal["float32", "float16", "bfloat16", "int8", "int4"] = Field(
-        default="float32", description="how a number is written"
+    value_type: Literal["float32", "float16", "bfloat16", "int8", "int4"] | None = Field(
+        default=None,
+        description="how a number is written; none: float16, but float32 if dense or shared",
     )
     error_feedback: bool = Field(
         default=True, description="devices keep what they did not send for their next update"
     )
     residual_decay: float = Field(
-        default=0.9, gt=0, le=1, description="of what is kept, for each round missed"
+        default=1.0, gt=0, le=1, description="of what is kept, for each round missed"
     )
     max_residual_age: int = Field(
         default=20, ge=1, le=10_000, description="rounds after which it is dropped"
@@ -45,17 +46,26 @@ class CompressionConfig(Section):
         return self.method == "dense"
 
 
+def value_type_of(task: "TaskConfig") -> str:
+    """How the task's numbers are written."""
+    compression = task.compression
+    exact = compression.is_dense or task.is_shared
+    return compression.value_type or ("float32" if exact else "float16")
+
+
 def compression_problem(task: "TaskConfig") -> str | None:
     """Why the task's updates cannot be compressed so, as far as its own settings tell."""
     compression = task.compression
     problems = (
         (
             task.is_shared and compression.method == "top-k",
-            "compression.method='top-k' cannot be shared: each device's choice of coordinates"
-            " would be seen, and sums of different coordinates mean nothing; use projection",
+            (
+                "compression.method='top-k' cannot be shared: each device's choice of coordinates"
+                " would be seen, and sums of different coordinates mean nothing; use projection"
+            ),
         ),
         (
-            task.is_shared and compression.value_type != "float32",
+            task.is_shared and value_type_of(task) != "float32",
             "compression.value-type has no meaning in shared rounds: shares are field elements",
         ),
         (

@@ -101,6 +101,9 @@ def submission_of(header: pb.UpdateHeader, payload: bytes | None) -> Submission:
         loss_before=before,
         loss_after=after,
         inline_payload=payload,
+        within_clipping_norm=(
+            header.within_clipping_norm if header.HasField("within_clipping_norm") else None
+        ),
     )
 
 
@@ -140,13 +143,22 @@ def receipt_of(submission: Submission, admission: Admission) -> pb.SubmissionRec
     )
 
 
-def plan_of(plan: PlanConfig) -> pb.Plan:
+def plan_of(
+    plan: PlanConfig, *, device_noise_multiplier: float = 0.0, reports_clipping: bool = False
+) -> pb.Plan:
+    """What all rounds of a task ask of a device; without privacy, no word of it."""
+    privacy = None
+    if device_noise_multiplier or reports_clipping:
+        privacy = pb.PrivacyPlan(
+            device_noise_multiplier=device_noise_multiplier, reports_clipping=reports_clipping
+        )
     return pb.Plan(
         local_epochs=plan.local_epochs,
         batch_size=plan.batch_size,
         learning_rate=plan.learning_rate,
         clipping_norm=plan.clipping_norm,
         hyperparameters=plan.hyperparameters,
+        privacy=privacy,
     )
 
 

@@ -17,10 +17,12 @@ from monitoring.audit_logger import AuditLogger
 from monitoring.logs import EventLogger
 from monitoring.metrics import Metrics
 from monitoring.tracing import context_from_traceparent, current_traceparent
+from privacy.budget import Budget, LedgerState
 from security.shared_round.leakage import leakage
 from security.shared_round.member_set import SelectionMode
 from security.shared_round.parameters import RoundParameters
 from server.kernels import Workers
+from server.round.privacy import RoundCost
 from server.round.shared import SharedRound
 from server.round.state import Phase, Round
 from server.storage.ports import FinishedRound, Submission
@@ -33,7 +35,7 @@ class Observation:
     metrics: Metrics
     log: EventLogger
     tracer: trace.Tracer
-    _accepted: dict[str, tuple[Counter, Counter]] = field(default_factory=dict, init=False)
+    _accepted: dict[str, tuple[Counter, Counter, Counter]] = field(default_factory=dict, init=False)
 
     def new_traceparent(self, task: str, round_number: int) -> str:
         """Start the round's trace; everything the round does, anywhere, becomes its child."""
@@ -81,6 +83,18 @@ class Observation:
             excluded=record.excluded,
         )
 
+    def ledger_changed(self, task: str, ledger: LedgerState) -> None:
+        metrics = self.metrics
+        metrics.privacy_rounds_committed.labels(task=task).set(ledger.rounds_committed)
+        metrics.privacy_rounds_reserved.labels(task=task).set(len(ledger.reserved))
+        metrics.privacy_budget_exhausted.labels(task=task).set(ledger.is_exhausted)
+        if ledger.clipping_norm is not None:
+            metrics.privacy_clipping_norm.labels(task=task).set(ledger.clipping_norm)
+
+    def privacy_spent(self, task: str, *, epsilon: float, budget: Budget) -> None:
+        self.metrics.privacy_epsilon_spent.labels(task=task).set(epsilon)
+        self.metrics.privacy_epsilon_budget.labels(task=task).set(budget.epsilon)
+
     def leading(self, task: str, *, leads: bool) -> None:
         self.metrics.leader.labels(task=task).set(leads)
         self.log.info("leadership_changed", task=task, leads=leads)
@@ -93,7 +107,7 @@ class Observation:
     ) -> None:
         task = round_.task
         self.metrics.aggregation_duration_seconds.labels(task=task, rule=rule).observe(seconds)
-        self.metrics.updates_clipped_total.labels(task=task).inc(metrics["num_clipped"])
+        self.metrics.updates_clipped_total.labels(task=task).inc(metrics.get("num_clipped", 0))
         self.metrics.updates_excluded_total.labels(task=task, rule=rule).inc(metrics["excluded"])
 
     def span(self, name: str, round_: Round) -> AbstractContextManager[object]:
@@ -104,16 +118,18 @@ class Observation:
             attributes={"fedagg.task": round_.task, "fedagg.round": round_.number},
         )
 
-    def accepted(self, submission: Submission) -> None:
+    def accepted(self, submission: Submission, *, dense_bytes: int) -> None:
         counters = self._accepted.get(submission.task)
         if counters is None:  # looking children up costs more than counting
             counters = self._accepted[submission.task] = (
                 self.metrics.updates_accepted_total.labels(task=submission.task),
                 self.metrics.update_payload_bytes_total.labels(task=submission.task),
+                self.metrics.update_dense_bytes_total.labels(task=submission.task),
             )
-        updates, num_bytes = counters
+        updates, payload_total, dense_total = counters
         updates.inc()
-        num_bytes.inc(submission.payload_bytes)
+        payload_total.inc(submission.payload_bytes)
+        dense_total.inc(dense_bytes)
 
     def refused(self, task: str, reason: str) -> None:
         self.metrics.updates_refused_total.labels(task=task, reason=reason).inc()
@@ -192,15 +208,31 @@ def audit_entry(finished: FinishedRound) -> AuditEntry:
         accepted=finished.accepted,
         rejected=finished.rejected,
         device_ids=finished.contributors,
-        privacy_spent=None,  # plain mode gives no differential privacy
+        privacy_spent=_privacy_spent(finished.privacy),
         at_ms=finished.finished_at_ms,
         details={
             "base_version": finished.base_version,
             "excluded": finished.excluded,
             "mode": "plain" if finished.shared is None else "shared",
             **(_shared_details(finished.shared) if finished.shared else {}),
+            **(_privacy_details(finished.privacy) if finished.privacy else {}),
         },
     )
+
+
+def _privacy_spent(cost: RoundCost | None) -> dict[str, float] | None:
+    """All that the task has spent, this round included."""
+    if cost is None or cost.epsilon is None or cost.delta is None:
+        return None
+    return {"epsilon": cost.epsilon, "delta": cost.delta}
+
+
+def _privacy_details(cost: RoundCost) -> dict[str, AuditValue]:
+    return {
+        "privacy_charge": cost.charge,
+        "privacy_charged": cost.is_charged,
+        "clipping_norm": cost.clipping_norm,
+    }
 
 
 def _shared_details(shared: SharedRound) -> dict[str, AuditValue]:

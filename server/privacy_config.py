@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from privacy.noisy_distances import rule_problem
 from server.config_section import Section
 
 if TYPE_CHECKING:
@@ -61,12 +62,16 @@ def privacy_problem(task: "TaskConfig") -> str | None:
     """Why the task cannot be private so, as far as its own settings tell."""
     privacy, rule = task.privacy, task.aggregation.rule
     sampling = privacy.sampling
-    places = {"plain": {"central", "device"}, "shared": {"holders", "device"}}[task.mode]
+    unusable = _rule_problem(task) if privacy.noise == "device" else None
+    # Norms are checked on shares in shared rounds, and noise of devices would fail the checks.
+    places = {"plain": {"central", "device"}, "shared": {"holders"}}[task.mode]
     problems = (
         (
             privacy.noise not in places,
-            f"privacy.noise={privacy.noise!r} must be {' or '.join(sorted(places))} where mode is"
-            f" {task.mode!r}",
+            (
+                f"privacy.noise={privacy.noise!r} must be {' or '.join(sorted(places))} where"
+                f" mode is {task.mode!r}"
+            ),
         ),
         (
             task.plan.clipping_norm <= 0,
@@ -102,8 +107,10 @@ def privacy_problem(task: "TaskConfig") -> str | None:
         ),
         (
             sampling == "fixed-size" and (task.fairness != 0 or task.min_rounds_between > 0),
-            "sampling fixed-size draws every device alike: set fairness = 0 and"
-            " min-rounds-between = 0",
+            (
+                "sampling fixed-size draws every device alike: set fairness = 0 and"
+                " min-rounds-between = 0"
+            ),
         ),
         (
             sampling != "none" and task.max_participations is not None,
@@ -119,12 +126,33 @@ def privacy_problem(task: "TaskConfig") -> str | None:
         ),
         (
             sampling != "none" and task.is_shared,
-            "sampling amplifies nothing in shared rounds: the coordinator, from whom updates are"
-            " hidden there, knows the cohort",
+            (
+                "sampling amplifies nothing in shared rounds: the coordinator, from whom updates"
+                " are hidden there, knows the cohort"
+            ),
+        ),
+        (
+            sampling != "none" and rule != "mean",
+            (
+                f"sampling {sampling} goes with rule = 'mean' only: to other rules a device that"
+                " is not drawn is not the same as one that sends zeros"
+            ),
+        ),
+        (
+            privacy.population * privacy.delta >= 1,
+            f"privacy.delta={privacy.delta} must be below 1 / population",
         ),
         (
             privacy.noise == "device" and sampling != "none",
             "sampling amplifies nothing where devices add the noise: the coordinator sees who sent",
+        ),
+        (
+            privacy.noise == "device" and task.compression.method == "top-k",
+            "noise of devices does not hide which coordinates compression.method='top-k' chooses",
+        ),
+        (
+            unusable is not None,
+            unusable or "",
         ),
         (
             privacy.mechanism == "banded" and (sampling != "none" or privacy.noise != "central"),
@@ -153,3 +181,16 @@ def privacy_problem(task: "TaskConfig") -> str | None:
         ),
     )
     return next((why for failed, why in problems if failed), None)
+
+
+def _rule_problem(task: "TaskConfig") -> str | None:
+    """Why the rule cannot work under the noise of devices, whatever the model.
+
+    A multiplier that is still to be calibrated, and the size of the model, count at the start.
+    """
+    return rule_problem(
+        task.aggregation.rule,
+        noise_multiplier=task.privacy.noise_multiplier,
+        dim=1,
+        num_updates=task.reporting_goal,
+    )

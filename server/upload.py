@@ -3,17 +3,19 @@
 `check_inline` and `UploadSink` apply the same checks to a payload in one piece and to one that
 arrives in chunks: length and digest, and what its format says. A plain payload is checked whole:
 codec's canonical form, dimension, dtype and finiteness. Of a sealed one only the outside can be:
-whose it is, of which round, and that every part has its place.
+whose it is, of which round, and that every part has its place. A dense payload is checked as it
+arrives; a compressed one is held, as far as it may be long, and checked when it is whole.
 """
 
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import xxhash
 
 from compression import codec
+from compression.update_codec import UpdateCodec, Validator
 from security.errors import MalformedMessageError, SharedRoundError
 from security.shared_round.bundle import MAX_PREFIX_BYTES, check_structure, parse_prefix
 from security.shared_round.parameters import RoundParameters
@@ -29,6 +31,9 @@ from server.errors import (
 from server.status import refusal
 from server.storage.blobs import PartWriter
 from server.storage.ports import Submission
+
+QUICK_VALUES: Final = 4096
+"""Numbers of a compressed update that are decoded in well under a millisecond."""
 
 _REFUSALS: dict[type[codec.CodecError], type[InvalidInput]] = {
     codec.MalformedUpdateError: errors.MalformedUpdate,
@@ -50,7 +55,7 @@ class PayloadCheck(Protocol):
         """
 
     def finish(self) -> None:
-        """Check that the payload is complete.
+        """Check that the payload is complete; called in a worker thread for what came in parts.
 
         Raises:
             ServiceError: if it is not.
@@ -59,6 +64,10 @@ class PayloadCheck(Protocol):
 
 class PayloadFormat(Protocol):
     """What the payloads of a round must be."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a payload that came in one message may be checked on the event loop."""
 
     def check(self, submission: Submission, payload: bytes) -> None: ...
 
@@ -71,6 +80,10 @@ class DensePayload:
 
     dim: int
 
+    @property
+    def is_quick(self) -> bool:
+        return True
+
     def check(self, submission: Submission, payload: bytes) -> None:
         """Check a whole payload; quicker than in parts."""
         del submission
@@ -81,7 +94,32 @@ class DensePayload:
 
     def start(self, submission: Submission) -> PayloadCheck:
         del submission
-        return _DenseCheck(self.dim)
+        return _CodecCheck(codec.DenseValidator(dim=self.dim))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressedPayload:
+    """Compressed updates in the clear, in `num_values` numbers; in the codec's one form."""
+
+    codec: UpdateCodec
+    num_values: int
+
+    @property
+    def is_quick(self) -> bool:
+        return self.num_values <= QUICK_VALUES
+
+    def check(self, submission: Submission, payload: bytes) -> None:
+        """Check a whole payload."""
+        del submission
+        try:
+            self.codec.decode(payload)
+        except codec.CodecError as error:
+            raise _refusal(error) from error
+
+    def start(self, submission: Submission) -> PayloadCheck:
+        """Check in parts: `finish` decodes, so it belongs into a worker thread."""
+        del submission
+        return _CodecCheck(self.codec.validator())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +128,10 @@ class SealedPayload:
 
     params: RoundParameters
     is_direct: bool = False
+
+    @property
+    def is_quick(self) -> bool:
+        return True
 
     def check(self, submission: Submission, payload: bytes) -> None:
         """Check a whole payload."""
@@ -101,9 +143,9 @@ class SealedPayload:
         return _SealedCheck(self.params, submission, is_direct=self.is_direct)
 
 
-class _DenseCheck:
-    def __init__(self, dim: int) -> None:
-        self._validator = codec.DenseValidator(dim=dim)
+class _CodecCheck:
+    def __init__(self, validator: Validator) -> None:
+        self._validator = validator
 
     def feed(self, chunk: bytes | memoryview) -> None:
         try:
@@ -274,4 +316,5 @@ def _check_digest(actual: bytes, declared: bytes) -> None:
 
 
 def _refusal(error: codec.CodecError) -> InvalidInput:
-    return _REFUSALS.get(type(error), errors.MalformedUpdate)(str(error))
+    known = next((kind for kind in type(error).__mro__ if kind in _REFUSALS), None)
+    return (errors.MalformedUpdate if known is None else _REFUSALS[known])(str(error))

@@ -10,6 +10,8 @@ import numpy as np
 
 from aggregators.errors import AggregationError
 from compression.codec import CodecError
+from compression.plan import CompressionPlan
+from server.compressing import RoundCompression, compression_name
 from server.errors import Unavailable
 from server.kernels import Workers
 from server.round.candidate import (
@@ -18,6 +20,14 @@ from server.round.candidate import (
     Payload,
     build_candidate,
     candidate_problem,
+    model_dim,
+)
+from server.round.noise_history import NoiseHistory
+from server.round.private_candidate import (
+    PrivateRound,
+    PrivateSettings,
+    build_private_candidate,
+    summed_dim,
 )
 from server.round.state import CandidateModel, Round
 from server.storage.blobs import BlobStore
@@ -44,6 +54,8 @@ class Aggregation:
         workers: where kernels run.
         settings: rule and server learning rate.
         observer: metrics and traces.
+        compression: of the task's rounds; None: updates are dense.
+        private: of a task whose aggregates are noised here; None: they are not.
         max_update_norm: bound on the change of the model; None: any finite one.
     """
 
@@ -55,6 +67,8 @@ class Aggregation:
         workers: Workers,
         settings: AggregationSettings,
         observer: AggregationObserver,
+        compression: RoundCompression | None = None,
+        private: PrivateSettings | None = None,
         max_update_norm: float | None = None,
     ) -> None:
         self._store = store
@@ -62,6 +76,8 @@ class Aggregation:
         self._workers = workers
         self._settings = settings
         self._observer = observer
+        self._compression = compression
+        self._private = private
         self._max_update_norm = max_update_norm
         self._rule = settings.aggregator.rule
 
@@ -102,6 +118,7 @@ class Aggregation:
             excluded=len(built.excluded),
             metrics=built.metrics,
             liars=built.liars,
+            next_clipping_norm=built.next_clipping_norm,
         )
 
     async def problem(self, round_: Round) -> str | None:
@@ -133,8 +150,56 @@ class Aggregation:
         contributions = await self._store.contributions(round_.task, round_.number)
         payloads = await self._payloads(round_, contributions)
         base = await self._base(round_)
+        plan = await self._plan(round_)
+        if self._private is not None:
+            return await self._build_private(base, contributions, payloads, plan, round_)
         return await self._workers.run(
-            build_candidate, base, contributions, payloads, self._settings
+            build_candidate, base, contributions, payloads, self._settings, plan
+        )
+
+    async def _build_private(
+        self,
+        base: bytes,
+        contributions: tuple[Contribution, ...],
+        payloads: list[Payload],
+        plan: CompressionPlan | None,
+        round_: Round,
+    ) -> BuiltModel:
+        settings, privacy = self._private, round_.privacy
+        if settings is None or privacy is None:
+            msg = f"round {round_.number} must be private: its charge is not in the ledger"
+            raise AggregationError(msg)
+        dim = summed_dim(model_dim(base), plan)
+        config = settings.config(privacy, dim=dim, num_updates=len(contributions))
+        history = NoiseHistory(self._blobs, round_.task, config, dim=dim)
+        private = PrivateRound(
+            number=round_.number,
+            privacy=privacy,
+            settings=settings,
+            noise_key=await self._store.noise_key(round_.task),
+            history=await history.before(round_.number),
+        )
+        built, noise = await self._workers.run(
+            build_private_candidate, base, contributions, payloads, private, plan
+        )
+        await history.keep(round_.number, noise)
+        return built
+
+    async def _plan(self, round_: Round) -> CompressionPlan | None:
+        """How the round's updates are compressed.
+
+        Raises:
+            AggregationError: if its devices were told otherwise: the settings were changed since.
+        """
+        name = compression_name(self._compression.task if self._compression else None)
+        if round_.compression != name:
+            msg = f"compression={round_.compression or 'none'} of the round must be"
+            msg += f" {name or 'none'}, as the task's"
+            raise AggregationError(msg)
+        if self._compression is None:
+            return None
+        return await self._compression.plan(
+            round_number=round_.number, base_version=round_.base_version
         )
 
     async def _base(self, round_: Round) -> bytes:

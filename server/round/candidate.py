@@ -5,8 +5,9 @@ Runs in a kernel thread. The same contributions give the same bytes, in whatever
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,25 @@ from numpy.typing import NDArray
 from aggregators.base import (
     Aggregate,
     AggregatorConfig,
-    GradientAggregator,
     ServerKnowledge,
     Update,
 )
+from aggregators.compressed import CompressedGradientAggregator, SparseUpdate, ranks_values
 from aggregators.errors import AggregationError
-from aggregators.vectors import decode_model, encode_model, flatten, layout_of, unflatten
+from aggregators.sparse_rows import SparseVector
+from aggregators.vectors import (
+    ModelLayout,
+    decode_model,
+    encode_model,
+    flatten,
+    layout_of,
+    unflatten,
+)
 from compression.codec import decode
+from compression.coordinate_maps import linear_map
+from compression.plan import CompressionPlan
+from compression.sparse import Content, SparseValues
+from compression.update_codec import codec_for
 from server.storage.ports import Contribution
 
 Payload = bytes | memoryview
@@ -34,6 +47,7 @@ class AggregationSettings:
     aggregator: AggregatorConfig
     server_learning_rate: float = 1.0
     num_threads: int | None = None  # of the aggregation; None: one a core; changes no result
+    tells_losses: bool = True  # of the devices, in the candidate's metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +59,7 @@ class BuiltModel:
     excluded: tuple[str, ...]  # devices whose update got no weight
     metrics: Mapping[str, float]
     liars: tuple[int, ...] = ()  # share holders whose share of the sums was wrong
+    next_clipping_norm: float | None = None  # C of the rounds after; None: as before
 
 
 def build_candidate(
@@ -52,34 +67,38 @@ def build_candidate(
     contributions: Sequence[Contribution],
     payloads: Sequence[Payload],
     settings: AggregationSettings,
+    compression: CompressionPlan | None = None,
 ) -> BuiltModel:
     """Apply the aggregate of the contributions to the base model: x' = x + lr * aggregate.
+
+    Where all updates went through one linear map, the rule combines what the map gave, and the
+    aggregate is expanded once. Updates of coordinates that each device chose are combined as sparse
+    rows; as dense ones by rules that rank values, for which the settings ask that enough are sent.
 
     Args:
         base: safetensors file of the base version.
         contributions: admitted updates.
         payloads: their encoded updates, in the same order.
         settings: rule and server learning rate.
+        compression: of the round; None: updates are dense float32.
 
     Returns:
-        The candidate. Computed in float64, rounded to float32 once.
+        The candidate. Computed in float64, rounded to float32 once; with a linear map also the
+        aggregate before it is expanded.
 
     Raises:
         AggregationError: if the rule does not admit these contributions, or a payload is damaged.
+        CodecError: if a payload does not decode.
     """
     model = decode_model(base)
-    layout = layout_of(model[0])
-    updates = [
-        Update(
-            key=contribution.device_id,
-            vector=_decode(payload, layout.dim, contribution),
-            num_samples=contribution.num_samples,
-        )
-        for contribution, payload in zip(contributions, payloads, strict=True)
-    ]
-    aggregator = GradientAggregator(settings.aggregator, num_threads=settings.num_threads)
+    updates = updates_of(model, contributions, payloads, compression)
+    if ranks_values(settings.aggregator):
+        # A device may send fewer entries than it was asked for: that must not end the round.
+        updates = [_dense(update) for update in updates]
+    aggregator = CompressedGradientAggregator(settings.aggregator, num_threads=settings.num_threads)
     aggregate = aggregator.aggregate(updates, ServerKnowledge(seed=_seed(contributions)))
-    data = moved_model(model, aggregate.vector, settings.server_learning_rate)
+    step = expanded(aggregate.vector, compression)
+    data = moved_model(model, step, settings.server_learning_rate)
     return BuiltModel(
         data=data,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -88,8 +107,53 @@ def build_candidate(
             for key, weight in zip(aggregate.keys, aggregate.weights, strict=True)
             if weight == 0
         ),
-        metrics=_metrics(contributions, aggregate),
+        metrics=_metrics(contributions, aggregate)
+        | (_losses(contributions) if settings.tells_losses else {}),
     )
+
+
+def updates_of(
+    model: Model,
+    contributions: Sequence[Contribution],
+    payloads: Sequence[Payload],
+    compression: CompressionPlan | None,
+) -> list[Update | SparseUpdate]:
+    """Decode a round's updates: as vectors, mapped or not, or as the entries that were sent.
+
+    Raises:
+        AggregationError: if a payload has another length than was admitted.
+        CodecError: if it does not decode.
+    """
+    layout = layout_of(model[0])
+    read = _reader(layout, compression)
+    updates: list[Update | SparseUpdate] = []
+    for contribution, payload in zip(contributions, payloads, strict=True):
+        _check_length(payload, contribution)
+        key, num_samples = contribution.device_id, contribution.num_samples
+        content = read(payload)
+        if isinstance(content, SparseValues):
+            entries = SparseVector(indices=content.indices, values=content.values, dim=content.dim)
+            updates.append(SparseUpdate(key=key, vector=entries, num_samples=num_samples))
+        else:
+            updates.append(Update(key=key, vector=content, num_samples=num_samples))
+    return updates
+
+
+def _dense(update: Update | SparseUpdate) -> Update:
+    if isinstance(update, Update):
+        return update
+    vector = np.zeros(update.vector.dim, np.float32)
+    vector[update.vector.indices] = update.vector.values
+    return Update(key=update.key, vector=vector, num_samples=update.num_samples)
+
+
+def expanded(
+    aggregate: NDArray[np.floating], compression: CompressionPlan | None
+) -> NDArray[np.floating]:
+    """Undo the round's linear map, if it has one: the transpose, in float64."""
+    if compression is None or not compression.is_common_map:
+        return aggregate
+    return linear_map(compression).expand(aggregate.astype(np.float64, copy=False))
 
 
 def moved_model(model: Model, step: NDArray[np.floating], learning_rate: float) -> bytes:
@@ -138,24 +202,44 @@ def candidate_problem(
     return None
 
 
+def layer_sizes(model: bytes) -> tuple[int, ...]:
+    """Elements of each of the model's tensors; together, those of an update.
+
+    Raises:
+        AggregationError: if `model` is no safetensors file of float32 tensors.
+    """
+    weights, _ = decode_model(model)
+    return _sizes(layout_of(weights))
+
+
 def model_dim(model: bytes) -> int:
     """Elements of an update to this model.
 
     Raises:
         AggregationError: if `model` is no safetensors file of float32 tensors.
     """
-    weights, _ = decode_model(model)
-    return layout_of(weights).dim
+    return sum(layer_sizes(model))
 
 
-def _decode(payload: Payload, dim: int, contribution: Contribution) -> NDArray[np.float32]:
+def _sizes(layout: ModelLayout) -> tuple[int, ...]:
+    return tuple(spec.size for spec in layout.tensors)
+
+
+def _reader(
+    layout: ModelLayout, compression: CompressionPlan | None
+) -> Callable[[Payload], Content]:
+    if compression is None:
+        return partial(decode, dim=layout.dim)
+    return codec_for(compression, _sizes(layout)).decode
+
+
+def _check_length(payload: Payload, contribution: Contribution) -> None:
     if len(payload) != contribution.payload_bytes:
         msg = (
             f"the stored update of {contribution.device_id} has {len(payload)} bytes, "
             f"{contribution.payload_bytes} were admitted"
         )
         raise AggregationError(msg)
-    return decode(payload, dim=dim)
 
 
 def _seed(contributions: Sequence[Contribution]) -> int:
@@ -167,7 +251,7 @@ def _seed(contributions: Sequence[Contribution]) -> int:
 
 
 def _metrics(contributions: Sequence[Contribution], aggregate: Aggregate) -> dict[str, float]:
-    metrics = {
+    return {
         "contributions": float(len(contributions)),
         "num_samples": float(sum(c.num_samples for c in contributions)),
         "num_clipped": float(aggregate.num_clipped),
@@ -175,6 +259,10 @@ def _metrics(contributions: Sequence[Contribution], aggregate: Aggregate) -> dic
         "update_norm": float(np.linalg.norm(aggregate.vector.astype(np.float64))),
         "max_contribution_norm": float(aggregate.norms.max()),
     }
+
+
+def _losses(contributions: Sequence[Contribution]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
     for name in ("loss_before", "loss_after"):
         told = [(getattr(c, name), c.num_samples) for c in contributions]
         known = [(loss, weight) for loss, weight in told if loss is not None]

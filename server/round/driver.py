@@ -11,11 +11,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from server.compressing import compression_name
 from server.config import RoundsConfig
 from server.errors import Unavailable
+from server.round.cohort import draw_cohort, offers_needed
 from server.round.leadership import Leadership
+from server.round.private_rounds import BudgetGate, BudgetObserver, PrivateRounds
 from server.round.records import finished_round, published_version
-from server.round.selection import ServerDeviceSelector
 from server.round.shared import SharedRound
 from server.round.state import (
     AggregationFailed,
@@ -45,7 +47,7 @@ from server.tasks import TaskInfo
 ERROR_PAUSE_S: Final = 1.0
 
 
-class RoundObserver(Protocol):
+class RoundObserver(BudgetObserver, Protocol):
     """Told after a commit; may be told twice, must not fail."""
 
     def new_traceparent(self, task: str, round_number: int) -> str: ...
@@ -116,6 +118,7 @@ class DriverPorts:
     audit: AuditLog
     wakeup: Wakeup
     shared: SharedRounds | None = None  # for tasks whose rounds are shared
+    private: PrivateRounds | None = None  # for tasks whose rounds are private
 
 
 class RoundDriver:
@@ -141,6 +144,9 @@ class RoundDriver:
             owner=owner,
             ttl_s=rounds.lease_ttl_s,
             on_change=lambda leads: ports.observer.leading(info.name, leads=leads),
+        )
+        self._gate = BudgetGate(
+            info.name, private=ports.private, store=ports.store, observer=ports.observer
         )
         self._wait_s = rounds.poll_interval_s
         self._was_stale = False
@@ -206,8 +212,21 @@ class RoundDriver:
     async def _open(self, snapshot: Snapshot, lease: Lease) -> bool:
         if snapshot.published_rounds >= self._task.num_rounds:
             return False
+        async with self._leadership.kept():
+            opening = await self._gate.open(self._new_round(snapshot), lease)
+        if opening is None:
+            return False
+        result = await self._resolve(opening.result, opening.round_)
+        if result is CommitResult.COMMITTED:
+            if opening.ledger is not None:
+                self._ports.observer.ledger_changed(self._task.name, opening.ledger)
+            if opening.refused is not None:
+                self._ports.observer.round_finished(opening.refused)
+        return self._committed(result, opening.round_, None)
+
+    def _new_round(self, snapshot: Snapshot) -> Round:
         number = snapshot.round.number + 1 if snapshot.round else 1
-        round_ = Round(
+        return Round(
             task=self._task.name,
             number=number,
             version=1,
@@ -221,23 +240,17 @@ class RoundDriver:
             seed=secrets.randbits(128) if self._task.seed is None else self._task.seed,
             traceparent=self._ports.observer.new_traceparent(self._task.name, number),
             max_staleness=self._task.sharing.max_staleness if self._task.is_shared else 0,
+            compression=compression_name(self._info.compression),
         )
-        result = await self._ports.store.commit(round_, lease=lease)
-        return self._committed(await self._resolve(result, round_), round_, None)
 
     async def _select(self, round_: Round, snapshot: Snapshot, lease: Lease) -> bool:
-        wanted = self._info.cohort_wanted
         waited_s = (snapshot.now_ms - round_.phase_since_ms) / 1000
-        enough = wanted if waited_s < self._task.selection_timeout_s else self._task.quorum
-        if snapshot.waiting < enough:
+        needed = offers_needed(round_, self._info, waited_s=waited_s)
+        if snapshot.waiting < needed:
             return False
-        cohort = ServerDeviceSelector().select(
-            await self._ports.store.candidates(self._task.name),
-            policy=self._info.selection,
-            round_number=round_.number,
-            seed=round_.seed,
-        )
-        if len(cohort) < enough:
+        candidates = await self._ports.store.candidates(self._task.name)
+        cohort = draw_cohort(round_, self._info, candidates, needed=needed)
+        if cohort is None:
             return False
         shared = None
         if self._ports.shared is not None:
@@ -273,8 +286,10 @@ class RoundDriver:
         return False if event is None else await self._apply(round_, event, lease)
 
     async def _aggregate(self, round_: Round, lease: Lease) -> bool:
-        async with self._leadership.kept():
-            outcome = await self._ports.aggregation.aggregate(round_)
+        outcome: CandidateModel | str | None = self._gate.mismatch(round_)
+        if outcome is None:
+            async with self._leadership.kept():
+                outcome = await self._ports.aggregation.aggregate(round_)
         if outcome is None:
             return False
         snapshot = await self._ports.store.snapshot(self._task.name)
@@ -322,6 +337,7 @@ class RoundDriver:
             contributions=await store.contributions(task, round_.number),
             rejected=await store.rejections(task, round_.number),
             model=model,
+            cost=await self._gate.cost(round_),
         )
         with self._ports.observer.span(after.phase.value, round_):
             result = await store.finish(after, record=record, model=model, lease=lease)
@@ -336,7 +352,7 @@ class RoundDriver:
         """Write down and clean up after finished rounds; also those a dead leader left."""
         finished = await self._ports.store.unaudited(self._task.name)
         for record in finished:
-            await self._ports.audit.record(record)
+            await self._ports.audit.record(await self._gate.scored(record))
             if self._ports.shared is not None and record.shared is not None:
                 await self._ports.shared.purge(record)
             # The round before, too: an upload may have broken off after its purge.

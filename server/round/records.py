@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from server.round.privacy import RoundCost
 from server.round.shared import SharedRound
 from server.round.state import Round
 from server.storage.ports import Contribution, FinishedRound, ModelVersion
@@ -14,8 +15,9 @@ def finished_round(
     contributions: Sequence[Contribution],
     rejected: int,
     model: ModelVersion | None,
+    cost: RoundCost | None = None,
 ) -> FinishedRound:
-    """The record of a round in a terminal phase."""
+    """The record of a round in a terminal phase; `cost` is that of its privacy."""
     candidate = ended.candidate
     reason = ended.reason.value if ended.reason else ""
     return FinishedRound(
@@ -36,6 +38,7 @@ def finished_round(
         traceparent=ended.traceparent,
         metrics=dict(candidate.metrics) if candidate else {},
         shared=_shared_part(ended),
+        privacy=cost,
     )
 
 

@@ -119,9 +119,7 @@ class ServerDeviceSelector:
         Cost: O(n log k) for n candidates and a cohort of k.
         References: Efraimidis and Spirakis (2006), Weighted random sampling with a reservoir.
         """
-        if len({candidate.device_id for candidate in candidates}) != len(candidates):
-            msg = "candidates must name each device once"
-            raise SelectionError(msg)
+        _require_distinct(candidates)
         allowed = [c for c in candidates if _may_take_part(c, policy, round_number)]
         draw = _KeyedUniform(seed, round_number, purpose=b"select")
 
@@ -133,6 +131,71 @@ class ServerDeviceSelector:
 
         chosen = heapq.nsmallest(cohort_size(policy, len(allowed)), allowed, key=key)
         return tuple(candidate.device_id for candidate in chosen)
+
+
+def poisson_cohort(
+    candidates: Sequence[Candidate], *, probability: float, round_number: int, seed: int
+) -> tuple[str, ...]:
+    """Draw each device by a coin of its own.
+
+    Args:
+        candidates: any number, each device once, in any order.
+        probability: q, of each coin, in [0, 1].
+        round_number: the round being filled.
+        seed: the round's secret seed, |seed| < 2^255.
+
+    Returns:
+        Device ids, sorted; any number of them, none included.
+
+    Raises:
+        SelectionError: if a device appears twice, or an argument is out of range.
+
+    Guarantees:
+        A device's coin depends on the seed, the round and its id: on nobody else, and not on when
+        or how often it is tossed. No number of devices is wanted, and none is too many.
+        Chances are q, to 2^-52.
+    """
+    _require_distinct(candidates)
+    if not 0.0 <= probability <= 1.0:
+        msg = f"probability={probability} must lie in [0, 1]"
+        raise SelectionError(msg)
+    coin = _KeyedUniform(seed, round_number, purpose=b"poisson")
+    return tuple(sorted(c.device_id for c in candidates if coin(c.device_id) < probability))
+
+
+def uniform_cohort(
+    candidates: Sequence[Candidate], *, size: int, round_number: int, seed: int
+) -> tuple[str, ...]:
+    """Draw `size` devices without replacement, all alike.
+
+    Args:
+        candidates: at least `size`, each device once, in any order.
+        size: of the cohort, >= 1.
+        round_number: the round being filled.
+        seed: the round's secret seed, |seed| < 2^255.
+
+    Returns:
+        Device ids, sorted.
+
+    Raises:
+        SelectionError: if a device appears twice, there are too few, or the seed is out of range.
+
+    Guarantees:
+        Depends on the seed, the round and the set of ids only, not on what any device did before.
+    """
+    _require_distinct(candidates)
+    if not 1 <= size <= len(candidates):
+        msg = f"size={size} must lie in [1, {len(candidates)}]"
+        raise SelectionError(msg)
+    draw = _KeyedUniform(seed, round_number, purpose=b"uniform")
+    ids = [candidate.device_id for candidate in candidates]
+    return tuple(sorted(heapq.nsmallest(size, ids, key=lambda one: (draw(one), one))))
+
+
+def _require_distinct(candidates: Sequence[Candidate]) -> None:
+    if len({candidate.device_id for candidate in candidates}) != len(candidates):
+        msg = "candidates must name each device once"
+        raise SelectionError(msg)
 
 
 def _may_take_part(candidate: Candidate, policy: SelectionPolicy, round_number: int) -> bool:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, assert_never
 
+from privacy.charge import Charge, Sampling
+from server.round.privacy import RoundPrivacy
 from server.round.shared import SharedRound
 
 
@@ -40,6 +42,7 @@ class AbandonReason(Enum):
     REFUSED_BY_HOLDERS = "refused_by_holders"  # share holders will not take part in such a round
     FREEZE_FAILED = "freeze_failed"  # too few holders or members for a frozen set
     CHECKS_FAILED = "checks_failed"  # too few holders opened the checks, or too few members passed
+    BUDGET_EXHAUSTED = "budget_exhausted"  # refused before it began: it would cost too much privacy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,7 @@ class CandidateModel:
     excluded: int  # contributions the rule gave no weight
     metrics: Mapping[str, float] = field(default_factory=dict)
     liars: tuple[int, ...] = ()  # share holders caught with a wrong share of the sums
+    next_clipping_norm: float | None = None  # C of the rounds after; None: as before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,10 @@ class Round:
     """One round of one task. `version` counts its committed changes, from 1.
 
     `shared` is set from COLLECTING on where the round is shared.
+
+    A sampled round is one that claims amplification by sampling. Whether it is published must not
+    tell who was drawn, so it needs no contribution, and its goal is its whole cohort: nobody in it
+    displaces another.
     """
 
     task: str
@@ -79,6 +87,8 @@ class Round:
     traceparent: str = ""
     max_staleness: int = 0  # updates of as many versions before the base are admitted
     shared: SharedRound | None = None
+    privacy: RoundPrivacy | None = None  # None: the round's model is not private
+    compression: str = ""  # names the settings that its devices were told; "": updates are dense
 
     def __post_init__(self) -> None:
         if self.number < 1 or self.version < 1 or self.base_version < 1:
@@ -87,10 +97,11 @@ class Round:
                 f"base_version={self.base_version} must be >= 1"
             )
             raise ValueError(msg)
-        if not 1 <= self.min_contributions <= self.reporting_goal:
+        least = 0 if self.is_sampled else 1
+        if not least <= self.min_contributions <= self.reporting_goal:
             msg = (
                 f"min_contributions={self.min_contributions} must satisfy "
-                f"1 <= min_contributions <= reporting_goal={self.reporting_goal}"
+                f"{least} <= min_contributions <= reporting_goal={self.reporting_goal}"
             )
             raise ValueError(msg)
         if self.collection_timeout_ms < 1:
@@ -103,6 +114,25 @@ class Round:
     @property
     def is_terminal(self) -> bool:
         return not ALLOWED[self.phase]
+
+    @property
+    def charge(self) -> Charge | None:
+        """What the round's release costs; None: the round is not private."""
+        return None if self.privacy is None else Charge.from_text(self.privacy.charge)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether its privacy rests on who happened to be drawn."""
+        charge = self.charge
+        return charge is not None and charge.sampling is not Sampling.NONE
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether its charge stays, should it end now: something may have been released."""
+        if self.privacy is None:
+            return False
+        uploads = self.privacy.releases_uploads and self.phase is not Phase.SELECTING
+        return uploads or self.phase in COMPUTING
 
     @property
     def oldest_version(self) -> int:
@@ -151,6 +181,7 @@ class SetFrozen:
     members: tuple[tuple[str, str], ...]  # device id, header hash
     set_sha256: str
     excluded: tuple[tuple[str, str], ...] = ()  # device id, reason
+    dealers: tuple[tuple[str, str], ...] = ()  # holders whose noise is in the sums, header hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +305,10 @@ _FAILURES: Final[Mapping[Phase, AbandonReason]] = {
 }
 
 
+COMPUTING: Final = frozenset({Phase.AGGREGATING, Phase.VALIDATING})
+"""Phases in which noise may have been drawn and sums opened: whatever ends here was a release."""
+
+
 class RoundEventRejected(Exception):
     """The round's phase does not allow the event; the round is unchanged."""
 
@@ -346,11 +381,15 @@ def _start_collecting(round_: Round, event: CohortSelected) -> Round:
         round_,
         phase=Phase.COLLECTING,
         cohort_size=event.cohort_size,
-        # A cohort smaller than the goal can still be complete before the deadline.
-        reporting_goal=min(round_.reporting_goal, event.cohort_size),
+        reporting_goal=_goal(round_, event.cohort_size),
         deadline_ms=event.at_ms + round_.collection_timeout_ms,
         shared=event.shared,
     )
+
+
+def _goal(round_: Round, cohort_size: int) -> int:
+    # A cohort smaller than the goal can still be complete before the deadline.
+    return cohort_size if round_.is_sampled else min(round_.reporting_goal, cohort_size)
 
 
 def _end_collecting(round_: Round, event: DeadlineReached) -> Round:
@@ -384,6 +423,7 @@ def _apply_shared(
             frozen = replace(
                 shared,
                 members=event.members,
+                dealers=event.dealers,
                 set_sha256=event.set_sha256,
                 excluded=shared.excluded + event.excluded,
             )

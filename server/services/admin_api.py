@@ -30,6 +30,7 @@ from server.services.admin_models import (
     ErrorAnswer,
     HealthAnswer,
     ModelInfo,
+    PrivacyStatus,
     RoundSummary,
     TaskStatus,
     TaskSummary,
@@ -143,6 +144,11 @@ def _task_router(backend: AdminBackend, token: str | None) -> APIRouter:
     async def task_status(task: _TaskName) -> TaskStatus:
         """Show a task's phase, round and current model."""
         return await backend.task_status(task)
+
+    @router.get("/{task}/privacy")
+    async def privacy(task: _TaskName) -> PrivacyStatus:
+        """Show what a task has spent of its privacy budget; scoring may take a second."""
+        return await backend.privacy(task)
 
     @router.get("/{task}/rounds")
     async def finished_rounds(task: _TaskName, limit: _Limit = 50) -> list[RoundSummary]:

@@ -1,10 +1,24 @@
 """The admin API's questions, answered from the round store."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
 
-from server.services.admin_models import ModelInfo, RoundSummary, TaskStatus, TaskSummary
+from privacy.budget import ACCOUNTANTS, LedgerState, charged_counts
+from privacy.charge import Charge
+from server.round.private_rounds import PrivateRounds
+from server.services.admin_models import (
+    ModelInfo,
+    PrivacyStatus,
+    RoundSummary,
+    TaskStatus,
+    TaskSummary,
+)
 from server.storage.ports import FinishedRound, ModelVersion, RoundStore
 from server.tasks import TaskDirectory
+
+_NONE_PRIVATE: Final[Mapping[str, PrivateRounds]] = MappingProxyType({})
 
 
 class StoreBackend:
@@ -14,6 +28,7 @@ class StoreBackend:
         store: what is asked.
         tasks: what is served.
         on_rollback: told the task and the version that an operator made current.
+        private: the tasks whose rounds are private, by name.
     """
 
     def __init__(
@@ -22,10 +37,12 @@ class StoreBackend:
         store: RoundStore,
         tasks: TaskDirectory,
         on_rollback: Callable[[str, int], None],
+        private: Mapping[str, PrivateRounds] = _NONE_PRIVATE,
     ) -> None:
         self._store = store
         self._tasks = tasks
         self._on_rollback = on_rollback
+        self._private = private
 
     async def list_tasks(self) -> list[TaskSummary]:
         """Every task, in the order of the configuration."""
@@ -50,8 +67,58 @@ class StoreBackend:
             cohort_size=round_.cohort_size if round_ else 0,
             accepted=snapshot.accepted,
             waiting=snapshot.waiting,
+            budget_exhausted=snapshot.is_exhausted,
             model=_model_info(await self._store.model(task, snapshot.current_version)),
         )
+
+    async def privacy(self, task: str) -> PrivacyStatus:
+        """Budget, ledger and participations of one task, private or not."""
+        config = self._tasks[task].config
+        ledger = await self._store.ledger(task)
+        private = self._private.get(task)
+        plan = None if private is None else await private.plan(ledger)
+        scores = await self._scores(private, ledger)
+        left = max(0, config.num_rounds - (await self._store.snapshot(task)).published_rounds)
+        if private is not None and plan is not None:
+            left = await private.remaining(ledger, plan, limit=left)
+        settings = config.privacy
+        return PrivacyStatus(
+            task=task,
+            noise=settings.noise,
+            mechanism=settings.mechanism,
+            sampling=settings.sampling,
+            noise_multiplier=Charge.from_text(plan.charge).noise_multiplier if plan else None,
+            clipping_norm=plan.clipping_norm if plan else None,
+            charge=plan.charge if plan else None,
+            accountant=settings.accountant,
+            delta=settings.delta,
+            epsilon_budget=settings.epsilon,
+            epsilon_spent=scores.get(settings.accountant),
+            epsilon_by_accountant=scores,
+            rounds_committed=ledger.rounds_committed,
+            rounds_reserved=len(ledger.reserved),
+            rounds_remaining=left,
+            uncharged_versions=ledger.uncharged,
+            budget_exhausted=ledger.is_exhausted,
+            max_participations=config.max_participations,
+            participations=await self._store.participations(task),
+        )
+
+    async def _scores(
+        self, private: PrivateRounds | None, ledger: LedgerState
+    ) -> dict[str, float | None]:
+        """Epsilon by each accountant; None where it has no bound, nothing where nobody asks."""
+        if private is None:
+            return {}
+        cap = private.budget.max_participations
+        counts = charged_counts(ledger, max_participations=cap)
+        told = {charge.to_text(): count for charge, count in counts.items()}
+        found: dict[str, float | None] = {}
+        for accountant in ACCOUNTANTS:
+            epsilon = await private.epsilon(told, accountant)
+            is_bound = math.isfinite(epsilon) and not ledger.uncharged
+            found[accountant] = epsilon if is_bound else None
+        return found
 
     async def finished_rounds(self, task: str, *, limit: int) -> list[RoundSummary]:
         """The latest finished rounds, newest first."""

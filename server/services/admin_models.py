@@ -43,6 +43,9 @@ class TaskSummary(_Answer):
     published_rounds: int = Field(ge=0)
     num_rounds: int = Field(ge=1, description="rounds after which the task is finished")
     model_version: int = Field(ge=1, description="current version")
+    budget_exhausted: bool = Field(
+        default=False, description="the privacy budget allows no further round: the task has ended"
+    )
 
 
 class ModelInfo(_Answer):
@@ -87,6 +90,36 @@ class RoundSummary(_Answer):
     metrics: dict[str, float]
 
 
+class PrivacyStatus(_Answer):
+    """What a task may spend of its devices' privacy, and what it has spent."""
+
+    task: str
+    noise: str = Field(description="who adds it: none, central, holders or device")
+    mechanism: str
+    sampling: str = Field(description="what amplification is claimed")
+    noise_multiplier: float | None = Field(description="z of the next round; null: not private")
+    clipping_norm: float | None = Field(description="C of the next round; null: not private")
+    charge: str | None = Field(description="what the next round costs; null: not private")
+    accountant: str = Field(description="what enforces the budget: pld or rdp")
+    delta: float
+    epsilon_budget: float
+    epsilon_spent: float | None = Field(
+        description="by charged and open rounds, as the enforcing accountant says; null: no bound"
+    )
+    epsilon_by_accountant: dict[str, float | None] = Field(description="the same by each of them")
+    rounds_committed: int = Field(ge=0, description="rounds charged")
+    rounds_reserved: int = Field(ge=0, description="open rounds")
+    rounds_remaining: int = Field(
+        ge=0, description="further rounds that the budget and num-rounds allow"
+    )
+    uncharged_versions: int = Field(ge=0, description="versions published without any charge")
+    budget_exhausted: bool
+    max_participations: int | None = Field(description="cap of one device; null: none")
+    participations: dict[int, int] = Field(
+        description="rounds selected for -> devices selected for so many; none for 0"
+    )
+
+
 class AdminBackend(Protocol):
     """What the admin API asks of the server; refusals are raised as `ServiceError`.
 
@@ -100,6 +133,10 @@ class AdminBackend(Protocol):
 
     async def task_status(self, task: str) -> TaskStatus:
         """One task and its latest round."""
+        ...
+
+    async def privacy(self, task: str) -> PrivacyStatus:
+        """Budget, ledger and participations of one task, private or not."""
         ...
 
     async def finished_rounds(self, task: str, *, limit: int) -> list[RoundSummary]:

@@ -33,7 +33,12 @@ _RETRY_REASONS: Final = {
     CheckInVerdict.NOT_SELECTED: pb.RetryLater.Reason.NOT_SELECTED,
     CheckInVerdict.NO_OPEN_ROUND: pb.RetryLater.Reason.NO_OPEN_ROUND,
     CheckInVerdict.TASK_FINISHED: pb.RetryLater.Reason.TASK_FINISHED,
+    CheckInVerdict.BUDGET_EXHAUSTED: pb.RetryLater.Reason.BUDGET_EXHAUSTED,
 }
+
+_DECIDED: Final = frozenset(
+    {CheckInVerdict.ASSIGNED, CheckInVerdict.TASK_FINISHED, CheckInVerdict.BUDGET_EXHAUSTED}
+)
 
 
 class News(Protocol):
@@ -44,6 +49,12 @@ class News(Protocol):
     def wake(self, task: str) -> None: ...
 
     async def wait(self, task: str, *, timeout_s: float, since: int) -> None: ...
+
+
+class RoundPlans(Protocol):
+    """Makes the plan of one round's assignment; the same on every replica."""
+
+    async def plan(self, task: TaskInfo, answer: CheckInAnswer) -> pb.Plan: ...
 
 
 class ServiceObserver(Protocol):
@@ -67,6 +78,7 @@ class ServicePorts:
     observer: ServiceObserver
     check_in_ttl_s: float
     check_ins_held: int
+    plans: RoundPlans | None = None  # None: every round has the task's plan
 
 
 class FederationService:
@@ -198,11 +210,10 @@ class FederationService:
                 device_id=offer.device_id,
                 check_in_id=offer.check_in_id,
                 ttl_ms=int(self._ports.check_in_ttl_s * 1000),
-                wanted=task.cohort_wanted,
+                wanted=task.offers_wanted,
             )
             left = deadline - time.monotonic()
-            decided = {CheckInVerdict.ASSIGNED, CheckInVerdict.TASK_FINISHED}
-            if answer.verdict in decided or left <= 0 or self._is_draining:
+            if answer.verdict in _DECIDED or left <= 0 or self._is_draining:
                 return answer
             # Half the offer's life, so that it is renewed while the device waits.
             pause = min(left, self._ports.check_in_ttl_s / 2)
@@ -210,6 +221,8 @@ class FederationService:
 
     async def _assignment(self, task: TaskInfo, answer: CheckInAnswer) -> pb.Assignment:
         model = await self._ports.models.version(task.name, answer.base_version)
+        plans = self._ports.plans
+        plan = task.plan if plans is None else await plans.plan(task, answer)
         return pb.Assignment(
             task=task.name,
             round=answer.round_number,
@@ -219,7 +232,7 @@ class FederationService:
             dim=task.dim,
             ttl_ms=answer.ttl_ms,
             max_update_bytes=task.max_update_bytes,
-            plan=task.plan,
+            plan=plan,
             traceparent=answer.traceparent,
             shared_parameters=answer.shared_parameters,
             direct_delivery=task.shared is not None and task.shared.is_direct,
@@ -227,7 +240,7 @@ class FederationService:
 
     def _retry_ms(self, device_id: str, answer: CheckInAnswer) -> int:
         match answer.verdict:
-            case CheckInVerdict.TASK_FINISHED:
+            case CheckInVerdict.TASK_FINISHED | CheckInVerdict.BUDGET_EXHAUSTED:
                 return FINISHED_RETRY_MS
             case CheckInVerdict.WAITING:
                 return WAITING_RETRY_MS

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
+from compression.codec import dense_payload_bytes
 from protos.fedagg.v1 import federation_pb2 as pb
 from security.shared_round.parameters import RoundParameters
 from server import errors
@@ -25,7 +26,7 @@ from server.services.pace import OVERLOAD_RETRY_MS
 from server.services.uploads import Uploads
 from server.storage.ports import Admission, AdmissionVerdict, RoundStore, Submission
 from server.tasks import TaskDirectory, TaskInfo
-from server.upload import DensePayload, PayloadFormat, SealedPayload, check_inline
+from server.upload import PayloadFormat, SealedPayload
 
 MAX_KNOWN_ROUNDS: Final = 64  # whose parameters are kept parsed
 INLINE_LIMIT_BYTES: Final = 1 << 20  # SubmitInlineUpdate and one SubmitUpdatesRequest
@@ -55,7 +56,7 @@ _REFUSALS: Final[dict[AdmissionVerdict, tuple[type[ServiceError], str]]] = {
 class SubmissionObserver(Protocol):
     """Told of every submission; must not fail."""
 
-    def accepted(self, submission: Submission) -> None: ...
+    def accepted(self, submission: Submission, *, dense_bytes: int) -> None: ...
 
     def refused(self, task: str, reason: str) -> None: ...
 
@@ -191,8 +192,11 @@ class Submissions:
         good: defaultdict[str, list[int]] = defaultdict(list)
         for i, submission in enumerate(submissions):
             try:
-                await self._check(submission)
-                good[submission.task].append(i)
+                known = await self._check(submission)
+                if known is None:
+                    good[submission.task].append(i)
+                else:
+                    outcomes[i] = self._outcome(submission, known)
             except errors.UnknownRound as error:
                 # The round may be over and this a retry: what is stored answers first.
                 admission = await self._store.probe(submission)
@@ -207,15 +211,22 @@ class Submissions:
                 outcomes[i] = self._outcome(submissions[i], verdict)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    async def _check(self, submission: Submission) -> None:
+    async def _check(self, submission: Submission) -> Admission | None:
+        """Check the payload, unless the answer is known without it; then return that."""
         task = self._tasks[submission.task]
         size = len(submission.inline_payload or b"")
         if size > self._inline_max_bytes:
             msg = f"{size} bytes are too many for one message: use SubmitUpdate"
             raise UpdateTooLarge(msg)
         check_size(submission.payload_bytes, limit=task.max_update_bytes)
-        # A few microseconds for payloads this small: a thread would cost more than the work.
-        check_inline(submission, await self._format_of(task, submission.round_number))
+        payload_format = await self._format_of(task, submission.round_number)
+        if not payload_format.is_quick:
+            # A few bytes may decode to many: not for whoever would be refused at the end.
+            known = await self._store.probe(submission)
+            if known.verdict is not AdmissionVerdict.ACCEPTED:
+                return known
+        await self._uploads.check(submission, payload_format)
+        return None
 
     async def _format_of(self, task: TaskInfo, round_number: int) -> PayloadFormat:
         """What the payloads of a round must be.
@@ -224,7 +235,7 @@ class Submissions:
             UnknownRound: if the round is shared and not the one that is open.
         """
         if task.shared is None:
-            return DensePayload(dim=task.dim)
+            return task.plain_payload
         key = (task.name, round_number)
         known = self._sealed.get(key)
         if known is None:
@@ -258,7 +269,8 @@ class Submissions:
         self, submission: Submission, admission: Admission, *, counted: bool = True
     ) -> Admission | ServiceError:
         if admission.verdict is AdmissionVerdict.ACCEPTED and counted:
-            self._observer.accepted(submission)
+            dense_bytes = dense_payload_bytes(self._tasks[submission.task].dim)
+            self._observer.accepted(submission, dense_bytes=dense_bytes)
         refusal = _REFUSALS.get(admission.verdict)
         if refusal is None:
             return admission

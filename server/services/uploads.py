@@ -22,7 +22,7 @@ from server.services.pace import OVERLOAD_RETRY_MS, Pace, too_slow
 from server.storage.blobs import BlobStore
 from server.storage.keys import payload_blob
 from server.storage.ports import BlobNotFound, Submission
-from server.upload import PayloadFormat, UploadSink
+from server.upload import PayloadFormat, UploadSink, check_inline
 
 WRITE_BYTES: Final = 2 << 20  # handed to a thread at once: larger saves hops, smaller saves memory
 MESSAGE_COST_BYTES: Final = 4096  # what a held message weighs at least, however little it brings
@@ -59,6 +59,18 @@ class Uploads:
             return part
         msg = "the first message must hold the header"
         raise MalformedRequest(msg)
+
+    async def check(self, submission: Submission, payload_format: PayloadFormat) -> None:
+        """Check a payload that came in one message; in a thread where that may take long.
+
+        Raises:
+            ServiceError: the subclass that says what is wrong.
+        """
+        if payload_format.is_quick:
+            # Some microseconds: a thread would cost more than the work.
+            check_inline(submission, payload_format)
+        else:
+            await self._workers.run(check_inline, submission, payload_format)
 
     async def receive(
         self,

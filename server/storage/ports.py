@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from privacy.budget import LedgerState
+from server.round.privacy import RoundCost, RoundPrivacy
 from server.round.selection import Candidate
 from server.round.shared import SharedRound
 from server.round.state import Round
@@ -70,6 +72,7 @@ class Submission:
     loss_before: float | None
     loss_after: float | None
     inline_payload: bytes | None  # None: the payload lies in the blob store
+    within_clipping_norm: bool | None = None  # before it was clipped; None: not told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,7 @@ class Contribution:
     loss_before: float | None
     loss_after: float | None
     model_version: int = 0  # trained from it; 0: not recorded
+    within_clipping_norm: bool | None = None  # as the device said; None: it did not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,7 @@ class FinishedRound:
     traceparent: str
     metrics: dict[str, float]
     shared: SharedRound | None = None  # for the audit log, as the contributors
+    privacy: RoundCost | None = None  # for the audit log, as the contributors
 
 
 class CheckInVerdict(Enum):
@@ -141,6 +146,7 @@ class CheckInVerdict(Enum):
     NOT_SELECTED = 2
     NO_OPEN_ROUND = 3
     TASK_FINISHED = 4
+    BUDGET_EXHAUSTED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +159,7 @@ class CheckInAnswer:
     base_version: int
     traceparent: str
     shared_parameters: bytes = b""  # serialized; empty: the round is plain
+    privacy: RoundPrivacy | None = None  # of the assigned round; None: it is not private
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +173,7 @@ class Snapshot:
     current_version: int
     latest_version: int
     published_rounds: int
+    is_exhausted: bool = False  # the next round would exceed the privacy budget
 
 
 class RoundStore(Protocol):
@@ -181,6 +189,10 @@ class RoundStore(Protocol):
 
     async def commit(self, round_: Round, *, lease: Lease) -> CommitResult: ...
 
+    async def open_round(
+        self, round_: Round, *, ledger_revision: int, lease: Lease
+    ) -> CommitResult: ...
+
     async def open_cohort(
         self, round_: Round, *, cohort: Sequence[str], lease: Lease
     ) -> CommitResult: ...
@@ -188,6 +200,16 @@ class RoundStore(Protocol):
     async def finish(
         self, round_: Round, *, record: FinishedRound, model: ModelVersion | None, lease: Lease
     ) -> CommitResult: ...
+
+    async def exhaust(
+        self, round_: Round, *, record: FinishedRound, ledger_revision: int, lease: Lease
+    ) -> CommitResult: ...
+
+    async def ledger(self, task: str) -> LedgerState: ...
+
+    async def noise_key(self, task: str) -> bytes: ...
+
+    async def participations(self, task: str) -> dict[int, int]: ...
 
     async def candidates(self, task: str) -> tuple[Candidate, ...]: ...
 

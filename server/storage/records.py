@@ -7,6 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
+from server.round.privacy import RoundCost, RoundPrivacy
 from server.round.shared import SharedRound
 from server.round.state import AbandonReason, CandidateModel, Phase, Round
 from server.storage.ports import Contribution, FinishedRound, ModelVersion, Submission
@@ -26,6 +27,8 @@ def load_round(text: bytes) -> Round:
     tree["candidate"] = _candidate(tree["candidate"]) if tree["candidate"] else None
     shared = tree.get("shared")  # rounds stored by an older release have none
     tree["shared"] = _shared(shared) if shared else None
+    privacy = tree.get("privacy")
+    tree["privacy"] = RoundPrivacy(**privacy) if privacy else None
     return Round(**tree)
 
 
@@ -46,25 +49,31 @@ def load_finished(text: bytes) -> FinishedRound:
     tree["contributors"] = tuple(tree["contributors"])
     if tree.get("shared"):
         tree["shared"] = _shared(tree["shared"])
+    if tree.get("privacy"):
+        tree["privacy"] = RoundCost(**tree["privacy"])
     return FinishedRound(**tree)
 
 
 def dump_facts(submission: Submission) -> str:
     """The part of a stored submission between its digest and its time.
 
-    The model version stands last: lines of an older release end before it.
+    What later releases added stands last, in the order of their coming: older lines end before it.
     """
     inline = int(submission.inline_payload is not None)
     before = "" if submission.loss_before is None else repr(submission.loss_before)
     after = "" if submission.loss_after is None else repr(submission.loss_after)
-    facts = (submission.num_samples, submission.payload_bytes, inline, before, after)
-    return "|".join(map(str, (*facts, submission.model_version)))
+    facts: list[object] = [submission.num_samples, submission.payload_bytes, inline, before, after]
+    facts.append(submission.model_version)
+    if submission.within_clipping_norm is not None:
+        facts.append(int(submission.within_clipping_norm))
+    return "|".join(map(str, facts))
 
 
 def load_contribution(device: bytes, line: bytes) -> Contribution:
-    submission_id, digest, samples, size, inline, before, after, *version, at = line.decode().split(
+    submission_id, digest, samples, size, inline, before, after, *later, at = line.decode().split(
         "|"
     )
+    version, within = (*later, "", "")[:2]
     return Contribution(
         device_id=device.decode(),
         submission_id=submission_id,
@@ -75,7 +84,8 @@ def load_contribution(device: bytes, line: bytes) -> Contribution:
         loss_before=float(before) if before else None,
         loss_after=float(after) if after else None,
         accepted_at_ms=int(at),
-        model_version=int(version[0]) if version else 0,
+        model_version=int(version) if version else 0,
+        within_clipping_norm=within == "1" if within else None,
     )
 
 

@@ -31,7 +31,7 @@ PIPELINES: Final = 2  # one is answered while the next one fills
 _SCRIPTS: Final = resources.files("server.storage") / "scripts"
 SERVER_CLOCK: Final = (_SCRIPTS / "clock.lua").read_text(encoding="utf-8")
 _TRANSITION: Final = (_SCRIPTS / "transition.lua").read_text(encoding="utf-8")
-_TRANSITIONS: Final = frozenset({"commit", "open_cohort", "finish"})
+_TRANSITIONS: Final = frozenset({"commit", "open_round", "open_cohort", "finish", "exhaust"})
 
 
 class StoreRefused(StoreUnavailable):

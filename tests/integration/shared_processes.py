@@ -81,6 +81,7 @@ max-wait-s = {max_wait_s}
 quorum = {quorum}
 checks = "{checks}"
 degraded = "{degraded}"
+{more}
 """
 _POLICY: Final = """
 min-sketch-dim = 64
@@ -97,6 +98,7 @@ class TaskSettings:
     checks: str = "sum"
     degraded: str = "wait"
     max_wait_s: float = 30.0
+    more: str = ""  # further settings, as TOML
 
 
 @dataclass
@@ -336,5 +338,6 @@ def _write_config(
             quorum=settings.quorum,
             checks=settings.checks,
             degraded=settings.degraded,
+            more=settings.more,
         )
     (folder / "server.toml").write_text(text, encoding="utf-8")

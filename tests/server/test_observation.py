@@ -14,9 +14,12 @@ from monitoring.audit_entry import MAX_STRING_CHARS
 from monitoring.audit_logger import AuditLogger
 from monitoring.logs import get_logger
 from monitoring.metrics import Metrics
+from privacy.budget import Budget, LedgerState
+from privacy.charge import Charge
 from server.errors import StoreUnavailable
 from server.kernels import Workers
 from server.observation import AuditTrail, Observation, audit_entry
+from server.round.privacy import RoundCost
 from server.round.shared import SharedRound
 from server.round.state import AbandonReason, Phase, Round
 from server.storage.ports import FinishedRound
@@ -211,3 +214,64 @@ def test_what_holders_do_is_counted(observation: Observation, registry: Collecto
     ):
         found = registry.get_sample_value(f"fedagg_{name}", {"task": TASK, "holder": "3", **labels})
         assert found == 1
+
+
+COST: Final = RoundCost(
+    charge=Charge(noise_multiplier=2.0).to_text(),
+    is_charged=True,
+    clipping_norm=0.25,
+    counts={},
+    epsilon=0.75,
+    delta=1e-5,
+)
+
+
+def test_a_private_rounds_audit_entry_tells_its_charge_and_what_is_spent() -> None:
+    entry = audit_entry(replace(FINISHED, privacy=COST))
+    assert entry.privacy_spent == {"epsilon": 0.75, "delta": 1e-5}
+    assert entry.details["privacy_charge"] == COST.charge
+    assert entry.details["privacy_charged"] is True
+    assert entry.details["clipping_norm"] == 0.25
+
+
+def test_what_has_no_bound_is_told_as_none() -> None:
+    unknown = replace(COST, epsilon=None)
+    for record in (FINISHED, replace(FINISHED, privacy=unknown)):
+        assert audit_entry(record).privacy_spent is None
+
+
+def test_a_shared_private_rounds_details_fit_an_entry() -> None:
+    details = audit_entry(replace(FINISHED, shared=SHARED, privacy=COST)).details
+    assert details["mode"] == "shared"
+    assert details["privacy_charged"] is True
+
+
+@pytest.mark.parametrize("is_exhausted", [False, True])
+def test_the_ledger_is_metered(
+    observation: Observation, registry: CollectorRegistry, is_exhausted: bool
+) -> None:
+    ledger = LedgerState(
+        committed={COST.charge: 3},
+        reserved={4: COST.charge},
+        clipping_norm=0.5,
+        is_exhausted=is_exhausted,
+    )
+    observation.ledger_changed(TASK, ledger)
+    observation.privacy_spent(TASK, epsilon=0.5, budget=Budget(epsilon=1.0, delta=1e-5))
+    expected = {
+        "rounds_committed": 3,
+        "rounds_reserved": 1,
+        "clipping_norm": 0.5,
+        "budget_exhausted": is_exhausted,
+        "epsilon_spent": 0.5,
+        "epsilon_budget": 1.0,
+    }
+    for name, value in expected.items():
+        assert registry.get_sample_value(f"fedagg_privacy_{name}", {"task": TASK}) == value
+
+
+def test_a_clipping_norm_that_does_not_adapt_is_not_metered(
+    observation: Observation, registry: CollectorRegistry
+) -> None:
+    observation.ledger_changed(TASK, LedgerState())
+    assert registry.get_sample_value("fedagg_privacy_clipping_norm", {"task": TASK}) is None

@@ -10,18 +10,32 @@ import pytest
 import xxhash
 
 from compression.codec import encode_dense
+from compression.compressor import compress
+from compression.plan import CompressionPlan, Method
+from compression.stage import zstd_version
+from compression.update_codec import codec_for
 from security.shared_round.bundle import SealedUpdate
 from server.errors import (
     DigestMismatch,
     MalformedUpdate,
+    NonCanonicalUpdate,
     ServiceError,
     TruncatedStream,
     UpdateTooLarge,
+    WrongDtype,
     WrongModelVersion,
     WrongRoundParameters,
+    WrongShape,
 )
 from server.storage.ports import Submission
-from server.upload import DensePayload, SealedPayload, UploadSink, check_inline
+from server.upload import (
+    QUICK_VALUES,
+    CompressedPayload,
+    DensePayload,
+    SealedPayload,
+    UploadSink,
+    check_inline,
+)
 from tests.security.shared_round.sealed_round import COMMITTEE, PHONE, make_round
 from tests.server.sharing.updates import update_of
 
@@ -173,3 +187,80 @@ def test_what_is_no_bundle_is_refused() -> None:
     for payload in (b"", b"FSU", b"FSU1\xff\xff\xff\xff", encode_dense(np.ones(5, np.float32))):
         with pytest.raises(MalformedUpdate):
             check_inline(of_bundle(payload), payload_format)
+
+
+COMPRESSED_DIM: Final = 1000
+
+
+def compressed(
+    method: Method = Method.TOP_K, *, num_values: int = 100
+) -> tuple[CompressedPayload, bytes]:
+    plan = CompressionPlan(
+        method=method,
+        dim=COMPRESSED_DIM,
+        num_values=num_values,
+        map_seed=b"" if method is Method.TOP_K else bytes(32),
+        zstd_version=zstd_version(),
+    )
+    updates = codec_for(plan, (900, 100))
+    vector = np.linspace(-1, 1, COMPRESSED_DIM, dtype=np.float32)
+    payload = updates.encode(compress(plan, vector), seed=b"")
+    return CompressedPayload(codec=updates, num_values=num_values), payload
+
+
+@pytest.mark.parametrize("method", [Method.TOP_K, Method.PROJECTION])
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_a_compressed_payload_may_come_in_any_parts(method: Method, size: int) -> None:
+    payload_format, payload = compressed(method)
+    check_inline(replace(submission(payload), inline_payload=payload), payload_format)
+    writer = SlowWriter()
+    writer.go_on.set()
+    sink = UploadSink(submission(payload), payload_format=payload_format, writer=writer)
+    sink.feed([payload[i : i + size] for i in range(0, len(payload), size)])
+    sink.commit()
+    assert writer.calls[-1] == "commit"
+
+
+def receive(sink: UploadSink, payload: bytes) -> None:
+    sink.feed([payload])
+    sink.commit()
+
+
+def damaged(payload: bytes) -> list[tuple[bytes, type[ServiceError]]]:
+    """Payloads that are none, with the refusal of each."""
+    dense = encode_dense(np.zeros(COMPRESSED_DIM, np.float32))
+    other_dim = payload[:8] + (COMPRESSED_DIM + 1).to_bytes(8, "little") + payload[16:]
+    return [
+        (b"", MalformedUpdate),
+        (payload[:-1], MalformedUpdate),
+        (payload + b"\0", MalformedUpdate),
+        (dense, MalformedUpdate),
+        (payload[:7] + b"\1" + payload[8:], NonCanonicalUpdate),
+        (payload[:5] + b"\2" + payload[6:], WrongDtype),
+        (other_dim, WrongShape),
+    ]
+
+
+@pytest.mark.parametrize("index", range(7))
+def test_whatever_is_no_update_is_refused_alike_on_every_path(index: int) -> None:
+    payload_format, payload = compressed()
+    wrong, refusal = damaged(payload)[index]
+    with pytest.raises(ServiceError) as whole:
+        check_inline(replace(submission(wrong), inline_payload=wrong), payload_format)
+    assert isinstance(whole.value, MalformedUpdate | refusal)
+    writer = SlowWriter()
+    writer.go_on.set()
+    sink = UploadSink(submission(wrong), payload_format=payload_format, writer=writer)
+    with pytest.raises(ServiceError) as parts:
+        receive(sink, wrong)
+    assert isinstance(parts.value, MalformedUpdate | refusal)
+    assert "commit" not in writer.calls
+
+
+def test_large_compressed_payloads_are_checked_in_a_thread() -> None:
+    small, _ = compressed(num_values=100)
+    assert small.is_quick
+    large = CompressedPayload(codec=small.codec, num_values=QUICK_VALUES + 1)
+    assert not large.is_quick
+    assert DensePayload(dim=5).is_quick
+    assert SealedPayload(params=make_round(dim=300)).is_quick

@@ -19,6 +19,7 @@ if selected_by then
   end
 end
 if tonumber(task[1]) >= tonumber(task[2]) then return {4, number, 0, '0', ''} end
+if redis.call('HGET', prefix .. 'privacy', 'exhausted') then return {5, number, 0, '0', ''} end
 -- Each offer clears away a few that lapsed, so that devices which never return leave nothing.
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'waiting', '-inf',
   string.format('(%.0f', now), 'LIMIT', 0, 16)) do

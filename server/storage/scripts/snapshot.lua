@@ -3,4 +3,5 @@ local now = now_ms()
 local task = redis.call('HMGET', KEYS[1] .. 'task', 'current', 'latest', 'published')
 local round = redis.call('HMGET', KEYS[1] .. 'round', 'state', 'accepted')
 local waiting = redis.call('ZCOUNT', KEYS[1] .. 'waiting', now, '+inf')
-return {now, task[1], task[2], task[3], round[1], round[2], waiting}
+local exhausted = redis.call('HGET', KEYS[1] .. 'privacy', 'exhausted')
+return {now, task[1], task[2], task[3], round[1], round[2], waiting, exhausted}

@@ -10,6 +10,7 @@ local function transition(prefix)
     local open = stored[3] and stored[3] ~= 'published' and stored[3] ~= 'abandoned'
     if open or tonumber(ARGV[2]) ~= before + 1 then return 1 end
     redis.call('HSET', key, 'accepted', 0)
+    redis.call('HDEL', prefix .. 'privacy', 'exhausted')
   elseif stored[1] ~= ARGV[2] or stored[2] ~= ARGV[3] then
     return 1
   end

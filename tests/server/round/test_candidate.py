@@ -15,10 +15,15 @@ from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
 from aggregators.vectors import decode_model, encode_model
 from compression.codec import encode_dense
+from compression.compressor import compress
+from compression.coordinate_maps import linear_map
+from compression.plan import CompressionPlan, Method
+from compression.update_codec import codec_for
 from server.round.candidate import (
     AggregationSettings,
     build_candidate,
     candidate_problem,
+    layer_sizes,
     model_dim,
 )
 from server.storage.ports import Contribution
@@ -157,3 +162,67 @@ def test_the_dimension_is_the_number_of_elements() -> None:
     assert model_dim(BASE) == 4
     with pytest.raises(AggregationError):
         model_dim(b"garbage")
+
+
+def plan_of(method: Method, num_values: int = 3) -> CompressionPlan:
+    seed = bytes(32) if method in {Method.RAND_K, Method.PROJECTION} else b""
+    return CompressionPlan(method=method, dim=4, num_values=num_values, map_seed=seed)
+
+
+@pytest.mark.parametrize("method", [Method.PROJECTION, Method.RAND_K])
+def test_a_rule_picks_among_what_the_map_gave(method: Method) -> None:
+    """Four devices agree and one does not; what is expanded is the mean of those that do."""
+    plan = plan_of(method)
+    codec = codec_for(plan, (3, 1))
+    rows = [np.full(4, value, np.float32) for value in (1.0, 1.1, 0.9, 1.05, -90.0)]
+    payloads = [codec.encode(compress(plan, row), seed=b"") for row in rows]
+    contributions = [contribution(f"d{i}", payload) for i, payload in enumerate(payloads)]
+    built = build_candidate(BASE, contributions, payloads, MULTI_KRUM, plan)
+    assert "d4" in built.excluded
+    kept = [row for i, row in enumerate(rows) if f"d{i}" not in built.excluded]
+    map_ = linear_map(plan)
+    mean = np.stack([map_.compress(row) for row in kept]).astype(np.float64).mean(axis=0)
+    expected: NDArray[np.float64] = BASE_VALUES + map_.expand(np.asarray(mean))
+    np.testing.assert_allclose(values_of(built.data), expected, rtol=1e-5, atol=1e-6)
+    order = [4, 2, 0, 1, 3]
+    again = build_candidate(
+        BASE, [contributions[i] for i in order], [payloads[i] for i in order], MULTI_KRUM, plan
+    )
+    assert again.data == built.data
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean"])
+def test_devices_that_send_nothing_do_not_stop_a_rule_that_ranks(rule: str) -> None:
+    """The settings were checked when the task began; no device makes a round fail after that."""
+    plan = plan_of(Method.TOP_K, 2)
+    codec = codec_for(plan, (3, 1))
+    rows = [np.array([2, 0, -1, 0], np.float32)] * 3 + [np.zeros(4, np.float32)] * 2
+    payloads = [codec.encode(compress(plan, row), seed=b"") for row in rows]
+    contributions = [contribution(f"d{i}", payload) for i, payload in enumerate(payloads)]
+    settings = AggregationSettings(aggregator=AggregatorConfig(rule=rule, num_malicious_nodes=2))
+    built = build_candidate(BASE, contributions, payloads, settings, plan)
+    np.testing.assert_array_equal(values_of(built.data), BASE_VALUES + rows[0])
+
+
+def test_chosen_coordinates_are_averaged_with_the_zeros_of_others() -> None:
+    plan = plan_of(Method.TOP_K, 1)
+    codec = codec_for(plan, (3, 1))
+    rows = np.array([[4, 0, 0, 1], [0, -2, 1, 0]], np.float32)
+    payloads = [codec.encode(compress(plan, row), seed=b"") for row in rows]
+    contributions = [contribution(f"d{i}", payload) for i, payload in enumerate(payloads)]
+    built = build_candidate(BASE, contributions, payloads, MEAN, plan)
+    np.testing.assert_array_equal(
+        values_of(built.data), BASE_VALUES + np.array([2, -1, 0, 0], np.float32)
+    )
+
+
+def test_losses_are_not_told_of_private_devices() -> None:
+    payload = encode_dense(np.zeros(4, np.float32))
+    contributions = [contribution("d1", payload, losses=(1.0, 0.5))]
+    settings = AggregationSettings(aggregator=AggregatorConfig(), tells_losses=False)
+    metrics = build_candidate(BASE, contributions, [payload], settings).metrics
+    assert not {"loss_before", "loss_after"} & set(metrics)
+
+
+def test_the_sizes_are_those_of_the_tensors_in_order() -> None:
+    assert layer_sizes(BASE) == (3, 1)

@@ -5,229 +5,24 @@ asleep between any two steps.
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
 import pytest
-import xxhash
-from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry
 
-from aggregators.config import AggregatorConfig
-from aggregators.vectors import decode_model, encode_model
 from compression.codec import encode_dense
-from monitoring.audit_logger import AuditLogger
-from monitoring.metrics import Metrics
-from server.config import RoundsConfig, TaskConfig
 from server.errors import StoreUnavailable
-from server.kernels import Workers
-from server.observation import AuditTrail
 from server.round import driver as driver_module
-from server.round.aggregation import Aggregation
-from server.round.candidate import AggregationSettings
-from server.round.driver import DriverPorts, RoundDriver
-from server.round.state import CandidateModel, Phase, Round
-from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob, payload_blob, task_prefix
-from server.storage.notifier import News
+from server.round.state import Phase
+from server.storage.keys import model_blob, task_prefix
 from server.storage.ports import (
-    AdmissionVerdict,
-    Durability,
-    FinishedRound,
-    ModelVersion,
     Snapshot,
-    Submission,
 )
-from server.storage.redis_client import RedisClient
-from server.storage.redis_store import RedisRoundStore
-from server.tasks import task_info
+from tests.server.round.driver_bench import DIM, LEASE_MS, TASK, Bench
 
-TASK: Final = "digits"
-DIM: Final = 3
-CLOCK: Final = "local function now_ms() return tonumber(redis.call('GET', 'test:clock')) end"
-LEASE_MS: Final = 10_000
 DEADLINE_S: Final = 20.0
-MODEL: Final = encode_model({"w": np.zeros(DIM, np.float32)})
-
-
-@dataclass
-class Recorder:
-    """Remembers what a driver told."""
-
-    phases: list[Phase] = field(default_factory=list)
-    finished: list[FinishedRound] = field(default_factory=list)
-    leads: list[bool] = field(default_factory=list)
-    failures: list[Exception] = field(default_factory=list)
-
-    def new_traceparent(self, task: str, round_number: int) -> str:
-        del task, round_number
-        return ""
-
-    def phase_entered(self, round_: Round, *, before: Round | None) -> None:
-        del before
-        self.phases.append(round_.phase)
-
-    def round_finished(self, record: FinishedRound) -> None:
-        self.finished.append(record)
-
-    def leading(self, task: str, *, leads: bool) -> None:
-        del task
-        self.leads.append(leads)
-
-    def span(self, name: str, round_: Round) -> AbstractContextManager[object]:
-        del name, round_
-        return nullcontext()
-
-    def tick_failed(self, task: str, error: Exception) -> None:
-        del task
-        self.failures.append(error)
-
-    def aggregated(self, round_: Round, **told: object) -> None:
-        del round_, told
-
-
-class SleepyAggregation(Aggregation):
-    """Falls asleep between its work and what follows, where it is told to."""
-
-    asleep: asyncio.Event | None = None
-    wake_up: asyncio.Event | None = None
-
-    async def aggregate(self, round_: Round) -> CandidateModel | str | None:
-        outcome = await super().aggregate(round_)
-        if self.asleep and self.wake_up:
-            self.asleep.set()
-            await self.wake_up.wait()
-        return outcome
-
-
-class FailingAudit(AuditTrail):
-    """A disk that is full for a while."""
-
-    failures_left = 0
-
-    async def record(self, finished: FinishedRound) -> None:
-        if self.failures_left:
-            self.failures_left -= 1
-            raise OSError("no space left on device")
-        await super().record(finished)
-
-
-@dataclass(kw_only=True)
-class Process:
-    """One coordinator, as far as driving goes."""
-
-    driver: RoundDriver
-    observer: Recorder
-    audit: FailingAudit
-    aggregation: SleepyAggregation
-
-    async def tick_until_idle(self) -> int:
-        ticks = 0
-        while await self.driver.tick():
-            ticks += 1
-            assert ticks < 50, "the driver never comes to rest"
-        return ticks
-
-
-@dataclass(kw_only=True)
-class Bench:
-    """What all processes share."""
-
-    client: RedisClient
-    store: RedisRoundStore
-    blobs: BlobStore
-    workers: Workers
-    folder: Path
-    task: TaskConfig
-
-    def process(self, owner: str) -> Process:
-        observer = Recorder()
-        aggregation = SleepyAggregation(
-            store=self.store,
-            blobs=self.blobs,
-            workers=self.workers,
-            settings=AggregationSettings(aggregator=AggregatorConfig()),
-            observer=observer,
-        )
-        audit = FailingAudit(
-            AuditLogger(self.folder / "audit.jsonl"),
-            self.workers,
-            Metrics.declare(CollectorRegistry()),
-        )
-        driver = RoundDriver(
-            task_info(self.task, dim=DIM),
-            rounds=RoundsConfig(lease_ttl_s=LEASE_MS / 1000, poll_interval_s=0.01),
-            ports=DriverPorts(
-                store=self.store,
-                aggregation=aggregation,
-                observer=observer,
-                audit=audit,
-                wakeup=News(),
-            ),
-            owner=owner,
-        )
-        return Process(driver=driver, observer=observer, audit=audit, aggregation=aggregation)
-
-    async def advance(self, ms: int) -> None:
-        await self.client.command("INCRBY", "test:clock", ms)
-
-    async def offer(self, *devices: str, check_in_id: str = "c1") -> None:
-        for device in devices:
-            await self.store.check_in(
-                TASK, device_id=device, check_in_id=check_in_id, ttl_ms=10**6, wanted=2
-            )
-
-    async def admit(self, device: str, value: float, *, round_number: int = 1) -> None:
-        """A payload in the blob store, admitted."""
-        payload = encode_dense(np.full(DIM, value, np.float32))
-        digest = xxhash.xxh3_128_digest(payload)
-        key = payload_blob(TASK, round_number, device_id=device, submission_id="s1", digest=digest)
-        await self.blobs.put(key, payload)
-        submission = Submission(
-            task=TASK,
-            round_number=round_number,
-            device_id=device,
-            submission_id="s1",
-            model_version=(await self.snapshot()).current_version,
-            num_samples=1,
-            payload_bytes=len(payload),
-            digest=digest,
-            loss_before=None,
-            loss_after=None,
-            inline_payload=None,
-        )
-        (admission,) = await self.store.admit([submission])
-        assert admission.verdict is AdmissionVerdict.ACCEPTED
-
-    async def collecting(self, process: Process, *, round_number: int = 1) -> None:
-        """Bring `process` to a round whose two contributions are in."""
-        await process.tick_until_idle()
-        await self.offer("d1", "d2", check_in_id=f"c{round_number}")
-        await process.tick_until_idle()
-        await self.admit("d1", 1.0, round_number=round_number)
-        await self.admit("d2", 3.0, round_number=round_number)
-
-    async def snapshot(self) -> Snapshot:
-        return await self.store.snapshot(TASK)
-
-    async def round(self) -> Round:
-        round_ = (await self.snapshot()).round
-        assert round_ is not None
-        return round_
-
-    async def weights(self) -> NDArray[np.float32]:
-        model = await self.store.model(TASK, (await self.snapshot()).current_version)
-        tensors, _ = decode_model(await self.blobs.get(model_blob(TASK, model.sha256)))
-        return tensors["w"]
-
-    def audit_lines(self) -> int:
-        path = self.folder / "audit.jsonl"
-        return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -236,45 +31,6 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             if await condition():
                 return
             await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-async def bench(tmp_path: Path, redis_url: str) -> AsyncIterator[Bench]:
-    client = RedisClient(redis_url, clock=CLOCK)
-    found = Bench(
-        client=client,
-        store=RedisRoundStore(client),
-        blobs=BlobStore(str(tmp_path / "blobs"), durability=Durability.PROCESS, num_threads=1),
-        workers=Workers("test", threads=1),
-        folder=tmp_path,
-        task=TaskConfig(
-            name=TASK,
-            initial_model=tmp_path / "unused",
-            num_rounds=2,
-            reporting_goal=2,
-            over_selection=1.0,
-            selection_timeout_s=60,
-            collection_timeout_s=600,
-        ),
-    )
-    await client.command("SET", "test:clock", 1_000_000)
-    sha256 = hashlib.sha256(MODEL).hexdigest()
-    await found.blobs.put(model_blob(TASK, sha256), MODEL)
-    first = ModelVersion(
-        version=1,
-        parent=None,
-        round_number=None,
-        sha256=sha256,
-        size_bytes=len(MODEL),
-        dim=DIM,
-        created_at_ms=0,
-        metrics={},
-    )
-    await found.store.create_task(TASK, model=first, num_rounds=2)
-    yield found
-    found.workers.close()
-    found.blobs.close()
-    await client.close()
 
 
 async def test_a_round_goes_through_every_phase(bench: Bench) -> None:

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privacy.charge import Charge, Sampling
+from server.round.privacy import RoundPrivacy
 from server.round.shared import SharedRound
 from server.round.state import (
     ALLOWED,
+    COMPUTING,
     AbandonReason,
     AggregationFailed,
     BaseVersionChanged,
@@ -66,7 +69,14 @@ def validating() -> Round:
 
 SHARED = SharedRound(parameters="00", min_members=2)
 MEMBERS = (("d1", "a1"), ("d2", "a2"), ("d3", "a3"))
-FROZEN = SetFrozen(at_ms=300, members=MEMBERS, set_sha256="5e", excluded=(("d4", "SEAL_BROKEN"),))
+DEALERS = (("noise:1", "b1"), ("noise:2", "b2"))
+FROZEN = SetFrozen(
+    at_ms=300,
+    members=MEMBERS,
+    set_sha256="5e",
+    excluded=(("d4", "SEAL_BROKEN"),),
+    dealers=DEALERS,
+)
 CHECKED = ChecksDone(
     at_ms=400,
     mode="checked",
@@ -150,6 +160,7 @@ def test_a_shared_round_is_frozen_and_checked_before_it_is_aggregated() -> None:
     assert after.shared == replace(
         SHARED,
         members=MEMBERS,
+        dealers=DEALERS,
         set_sha256="5e",
         mode="checked",
         sums=((0, 2),),
@@ -158,6 +169,11 @@ def test_a_shared_round_is_frozen_and_checked_before_it_is_aggregated() -> None:
         holders=(1, 2, 3),
         liars=(3,),
     )
+
+
+def test_dealers_are_kept_in_order() -> None:
+    with pytest.raises(ValueError, match="dealers must ascend"):
+        replace(SHARED, dealers=DEALERS[::-1])
 
 
 def test_another_attempt_keeps_the_phase_and_its_clock() -> None:
@@ -384,3 +400,74 @@ def _can_end(phase: Phase, seen: frozenset[Phase] = frozenset()) -> bool:
         return True
     targets = {target for group in ALLOWED[phase].values() for target in group} - seen
     return any(_can_end(target, seen | {phase}) for target in targets)
+
+
+POISSON = Charge(noise_multiplier=1.0, sampling=Sampling.POISSON, sampling_probability=0.5)
+
+
+def privacy_of(charge: Charge) -> RoundPrivacy:
+    return RoundPrivacy(
+        charge=charge.to_text(), clipping_norm=1.0, sensitivity=1.0, expected_updates=4.0
+    )
+
+
+def sampled() -> Round:
+    return new_round(privacy=privacy_of(POISSON), min_contributions=0)
+
+
+@pytest.mark.parametrize("cohort_size", [0, 1, 40])
+def test_the_goal_of_a_sampled_round_is_its_whole_cohort(cohort_size: int) -> None:
+    after = step(sampled(), CohortSelected(at_ms=100, cohort_size=cohort_size))
+    assert (after.phase, after.reporting_goal) == (Phase.COLLECTING, cohort_size)
+    done = step(after, GoalReached(at_ms=200, accepted=cohort_size))
+    assert done.phase is Phase.AGGREGATING
+
+
+@pytest.mark.parametrize("accepted", [0, 1])
+def test_a_sampled_round_is_not_abandoned_for_its_count(accepted: int) -> None:
+    round_ = step(sampled(), CohortSelected(at_ms=100, cohort_size=3))
+    after = step(round_, DeadlineReached(at_ms=1_100, accepted=accepted))
+    assert after.phase is Phase.AGGREGATING
+
+
+def test_only_sampled_rounds_need_no_contribution() -> None:
+    with pytest.raises(ValueError, match="1 <= min_contributions"):
+        new_round(min_contributions=0)
+    with pytest.raises(ValueError, match="1 <= min_contributions"):
+        new_round(min_contributions=0, privacy=privacy_of(Charge(noise_multiplier=1.0)))
+
+
+def test_a_private_round_without_sampling_ends_as_any_other() -> None:
+    round_ = new_round(privacy=privacy_of(Charge(noise_multiplier=1.0)))
+    assert not round_.is_sampled
+    after = step(round_, CohortSelected(at_ms=100, cohort_size=6))
+    assert after.reporting_goal == 4
+    late = step(after, DeadlineReached(at_ms=1_100, accepted=1))
+    assert late.reason is AbandonReason.TOO_FEW_CONTRIBUTIONS
+
+
+@pytest.mark.parametrize("noise", ["central", "device", "holders"])
+@pytest.mark.parametrize("phase", [phase for phase in Phase if ALLOWED[phase]])
+def test_what_may_have_been_released_is_spent(phase: Phase, noise: str) -> None:
+    privacy = replace(privacy_of(Charge(noise_multiplier=1.0)), noise=noise)
+    is_sent = noise == "device" and phase is not Phase.SELECTING
+    assert new_round(privacy=privacy, phase=phase).is_spent is (is_sent or phase in COMPUTING)
+    assert not new_round(phase=phase).is_spent
+
+
+def test_noise_is_added_by_somebody_known() -> None:
+    with pytest.raises(ValueError, match="noise='gateway' must be one of central, device, holders"):
+        replace(privacy_of(POISSON), noise="gateway")
+
+
+def test_noise_is_drawn_in_no_phase_before_aggregating() -> None:
+    """What ends a round in these phases is charged; the phases before lead to none of them back."""
+    assert {Phase.AGGREGATING, Phase.VALIDATING} == COMPUTING
+    before = {Phase.SELECTING, Phase.COLLECTING, Phase.FREEZING, Phase.CHECKING}
+    for phase in COMPUTING:
+        for targets in ALLOWED[phase].values():
+            assert not targets & before
+    publishing = {
+        phase for phase, on in ALLOWED.items() if Phase.PUBLISHED in set().union(*on.values())
+    }
+    assert publishing == {Phase.VALIDATING}

@@ -18,6 +18,7 @@ from server.services.admin_api import HTTP_STATUS, create_admin_app, create_metr
 from server.services.admin_models import (
     AdminBackend,
     ModelInfo,
+    PrivacyStatus,
     RoundSummary,
     TaskStatus,
     TaskSummary,
@@ -59,6 +60,29 @@ def round_summary(number: int) -> RoundSummary:
     )
 
 
+PRIVACY = PrivacyStatus(
+    task="digits",
+    noise="central",
+    mechanism="gaussian",
+    sampling="none",
+    noise_multiplier=2.0,
+    clipping_norm=0.5,
+    charge="{}",
+    accountant="pld",
+    delta=1e-5,
+    epsilon_budget=1.0,
+    epsilon_spent=0.5,
+    epsilon_by_accountant={"pld": 0.5, "rdp": None},
+    rounds_committed=3,
+    rounds_reserved=1,
+    rounds_remaining=2,
+    uncharged_versions=0,
+    budget_exhausted=False,
+    max_participations=None,
+    participations={1: 5, 2: 1},
+)
+
+
 class MemoryBackend:
     """One task, "digits", with three versions, held in memory."""
 
@@ -83,6 +107,10 @@ class MemoryBackend:
             waiting=7,
             model=model_info(self.current),
         )
+
+    async def privacy(self, task: str) -> PrivacyStatus:
+        self._check(task)
+        return PRIVACY
 
     async def finished_rounds(self, task: str, *, limit: int) -> list[RoundSummary]:
         self._check(task)
@@ -191,8 +219,17 @@ async def test_tasks_are_listed(service: Service) -> None:
             "published_rounds": 2,
             "num_rounds": 5,
             "model_version": 3,
+            "budget_exhausted": False,
         }
     ]
+
+
+async def test_a_tasks_privacy_is_told(service: Service) -> None:
+    found = (await get(service, "/api/v1/tasks/digits/privacy")).json()
+    assert PrivacyStatus.model_validate(found) == PRIVACY
+    assert found["participations"] == {"1": 5, "2": 1}
+    assert (await get(service, "/api/v1/tasks/other/privacy")).status_code == 404
+    assert (await get(service, "/api/v1/tasks/digits/privacy", headers={})).status_code == 401
 
 
 async def test_a_task_tells_its_round_and_model(service: Service) -> None:

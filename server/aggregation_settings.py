@@ -1,0 +1,131 @@
+"""From a task's settings to how its updates become one model."""
+
+from dataclasses import replace
+
+from aggregators.compressed import sparse_problem
+from aggregators.config import AggregatorConfig
+from aggregators.errors import AggregationError
+from aggregators.kernels.threads import num_cores
+from aggregators.registry import rule_spec
+from privacy.charge import Charge
+from privacy.noise import device_noise
+from privacy.noisy_distances import norm_gate
+from server.config import AggregationConfig, ConfigError, TaskConfig
+from server.round.candidate import AggregationSettings
+from server.round.privacy import RoundPrivacy
+from server.round.private_candidate import PrivateSettings
+from server.sharing_config import SELECTING_RULES
+
+
+def aggregator_config(task: TaskConfig) -> AggregatorConfig:
+    """The rule, checked.
+
+    Raises:
+        ConfigError: if it is unknown, needs what a coordinator does not have, or cannot work on
+            what the task's devices send.
+    """
+    settings: AggregationConfig = task.aggregation
+    try:
+        config = AggregatorConfig(
+            rule=_row_rule(task),
+            num_malicious_nodes=settings.num_malicious_nodes,
+            num_to_select=settings.num_nodes_to_select,
+            trim=settings.trim,
+            max_num_samples=weight_cap(task),
+            clipping_norm=settings.clipping_norm,
+            norm_factor=settings.norm_factor,
+            bucket_size=settings.bucket_size,
+            clipping_radius=settings.clipping_radius,
+            max_steps=settings.max_steps,
+        )
+        needs = rule_spec(config).traits.needs
+    except AggregationError as error:
+        msg = f"task {task.name}, aggregation: {error}"
+        raise ConfigError(msg) from error
+    if needs:
+        msg = f"task {task.name}, aggregation: rule={settings.rule!r} needs {', '.join(needs)},"
+        msg += " which a coordinator does not have"
+        raise ConfigError(msg)
+    if task.compression.method == "top-k":
+        problem = sparse_problem(config, ratio=task.compression.ratio)
+        if problem is not None:
+            msg = f"task {task.name}, compression: {problem}"
+            raise ConfigError(msg)
+    return config
+
+
+def aggregation_settings(
+    task: TaskConfig, rule: AggregatorConfig, *, dim: int, privacy: RoundPrivacy | None
+) -> AggregationSettings:
+    """How a round's updates are combined where the coordinator adds no noise.
+
+    Args:
+        task: settings.
+        rule: as `aggregator_config` gives it.
+        dim: numbers of an update as it is compared.
+        privacy: of the task's rounds; None: they are not private.
+    """
+    if task.privacy.noise == "device" and privacy is not None:
+        rule = replace(rule, clipping_norm=_gate(privacy, dim))
+    return AggregationSettings(
+        aggregator=rule,
+        server_learning_rate=task.aggregation.server_learning_rate,
+        num_threads=_num_threads(),
+        tells_losses=not task.privacy.is_on,
+    )
+
+
+def private_settings(task: TaskConfig) -> PrivateSettings | None:
+    """How a round's updates are combined and noised; None: the coordinator adds no noise."""
+    privacy, rule = task.privacy, task.aggregation
+    if privacy.noise != "central":
+        return None
+    return PrivateSettings(
+        rule=rule.rule,
+        num_malicious_nodes=rule.num_malicious_nodes,
+        num_to_select=rule.num_nodes_to_select,
+        max_num_samples=weight_cap(task),
+        server_learning_rate=rule.server_learning_rate,
+        adapts=privacy.adaptive_clipping,
+        target_quantile=privacy.target_quantile,
+        clipping_learning_rate=privacy.clipping_learning_rate,
+        count_noise=privacy.count_noise,
+        num_threads=_num_threads(),
+    )
+
+
+def weight_cap(task: TaskConfig) -> int:
+    """Cap of the sample counts that weights follow from.
+
+    Noise does not hide how many samples a device says it has. So where a task is private, all
+    updates weigh the same unless the settings name a cap.
+    """
+    settings = task.aggregation
+    if task.privacy.is_on and "max_num_samples" not in settings.model_fields_set:
+        return 1
+    return settings.max_num_samples
+
+
+def _gate(privacy: RoundPrivacy, dim: int) -> float:
+    """The norm that honest updates stay within though devices added noise to them."""
+    noise = device_noise(
+        noise_multiplier=Charge.from_text(privacy.charge).noise_multiplier,
+        clip_norm=privacy.clipping_norm,
+        dim=dim,
+    )
+    return norm_gate(privacy.clipping_norm, stddev=noise.real_stddev, dim=dim)
+
+
+def _num_threads() -> int:
+    # One core is left to the event loop: check-ins go on while models are made.
+    return max(1, num_cores() - 1)
+
+
+def _row_rule(task: TaskConfig) -> str:
+    """The rule for what the coordinator sees: updates, or in a shared round means of groups.
+
+    Rules that pick by distances have done so before. Where a degraded round opens groups instead,
+    the median of their means withstands what a rule on so few rows would not.
+    """
+    rule = task.aggregation.rule
+    return "median" if task.is_shared and rule in SELECTING_RULES else rule

@@ -1,0 +1,35 @@
+"""Loads what counts privacy only where a task is private: accountants take seconds to import."""
+
+from typing import TYPE_CHECKING
+
+from privacy.errors import PrivacyError
+from server.config import ConfigError, TaskConfig
+from server.kernels import Workers
+
+if TYPE_CHECKING:
+    from server.private_task import PrivateTask
+
+
+def load_private_task(config: TaskConfig, *, dim: int, workers: Workers) -> "PrivateTask":
+    """Make the private side of a task whose privacy is on.
+
+    Args:
+        config: of the task.
+        dim: numbers of an update as it is noised.
+        workers: where accountants will run.
+
+    Raises:
+        ConfigError: if the settings cannot be private, or the extra `fedagg[server]` is not
+            installed.
+    """
+    try:
+        # Its packages come with an extra, and importing them takes seconds.
+        from server.private_task import private_task  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        msg = f"privacy needs the extra fedagg[server]: there is no package {error.name}"
+        raise ConfigError(msg) from error
+    try:
+        return private_task(config, dim=dim, workers=workers)
+    except PrivacyError as error:
+        msg = f"task {config.name}, privacy: {error}"
+        raise ConfigError(msg) from error
