@@ -12,7 +12,9 @@
 from enum import IntEnum
 
 from aggregators.errors import AggregationError
+from compression.errors import CompressionError
 from monitoring.audit_entry import AuditError
+from privacy.errors import PrivacyError
 from security.errors import SecurityError
 from server.config import ConfigError
 from server.storage.embedded import EmbeddedStoreError
@@ -47,6 +49,8 @@ _KNOWN: dict[type[Exception], ExitCode] = {
     ScenarioError: ExitCode.USAGE,
     SimulationError: ExitCode.FAILURE,
     AggregationError: ExitCode.USAGE,
+    CompressionError: ExitCode.USAGE,
+    PrivacyError: ExitCode.USAGE,
     AuditError: ExitCode.FAILURE,
     SecurityError: ExitCode.FAILURE,
     EmbeddedStoreError: ExitCode.FAILURE,

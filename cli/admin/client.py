@@ -13,6 +13,7 @@ from cli.exit_codes import CliError, ExitCode
 from server.services.admin_models import (
     ErrorAnswer,
     ModelInfo,
+    PrivacyStatus,
     RoundSummary,
     TaskStatus,
     TaskSummary,
@@ -85,6 +86,11 @@ class AdminClient:
     def task(self, name: str) -> TaskStatus:
         """One task and its latest round."""
         return self._parsed(TypeAdapter(TaskStatus), self._call("GET", f"{_PREFIX}/{name}"))
+
+    def privacy(self, task: str) -> PrivacyStatus:
+        """What a task has spent of its privacy budget."""
+        answer = self._call("GET", f"{_PREFIX}/{task}/privacy")
+        return self._parsed(TypeAdapter(PrivacyStatus), answer)
 
     def rounds(self, task: str, *, limit: int) -> Sequence[RoundSummary]:
         """Finished rounds, newest first."""

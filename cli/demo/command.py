@@ -14,15 +14,19 @@ from rich.console import Console
 from cli.demo.report import DemoReport
 from cli.demo.run import Demo
 from cli.demo.settings import NUM_COORDINATORS, PLAIN, SHARED, DemoSettings, SharedSettings
+from cli.demo.terms import CompressionTerms, PrivacyTerms
 from cli.demo.view import DemoView
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
 from cli.signals import terminate_as_interrupt
+from compression.plan import Method
 from server.config import ENVIRONMENT_PREFIX
 from simulation.scenarios import Scenario
 
 _DEFAULTS: Final = Scenario()
 _SHARED: Final = SharedSettings()
+_COMPRESSION: Final = CompressionTerms()
+_PRIVACY: Final = PrivacyTerms()
 _ATTACKERS_SHARE: Final = 0.2
 
 
@@ -84,6 +88,27 @@ def demo(
             "--group-size", min=0, help="Updates in each opened sum; 0: one sum of all selected."
         ),
     ] = _SHARED.group_size,
+    compression: Annotated[
+        str,
+        typer.Option("--compression", help="dense, top-k, rand-k, announced or projection."),
+    ] = _COMPRESSION.method,
+    compression_ratio: Annotated[
+        float, typer.Option("--compression-ratio", help="Numbers sent, as a share of all.")
+    ] = _COMPRESSION.ratio,
+    value_type: Annotated[
+        str | None,
+        typer.Option("--value-type", help="float32, float16, bfloat16, int8 or int4."),
+    ] = _COMPRESSION.value_type,
+    dp: Annotated[
+        bool, typer.Option("--dp", help="Publish differentially private models only.")
+    ] = False,
+    epsilon: Annotated[
+        float, typer.Option("--epsilon", help="Privacy budget of the whole run, with --dp.")
+    ] = _PRIVACY.epsilon,
+    delta: Annotated[float, typer.Option("--delta", help="Of that budget.")] = _PRIVACY.delta,
+    clipping_norm: Annotated[
+        float, typer.Option("--clipping-norm", help="Longest update, with --dp.")
+    ] = _PRIVACY.clipping_norm,
     output_format: FormatOption = OutputFormat.TEXT,
 ) -> None:
     """Train one model with simulated devices through two coordinators and a store of their own.
@@ -107,6 +132,14 @@ def demo(
             aggregator=aggregator,
             kill_coordinator_at_round=kill_coordinator_at_round,
             shared=_shared(mode, holders=holders, threshold=threshold, group_size=group_size),
+            compression=CompressionTerms(
+                method=compression, ratio=compression_ratio, value_type=value_type
+            ),
+            privacy=(
+                PrivacyTerms(epsilon=epsilon, delta=delta, clipping_norm=clipping_norm)
+                if dp
+                else None
+            ),
         )
         stack.enter_context(terminate_as_interrupt())
         folder = _folder(keep_dir, stack)
@@ -166,7 +199,20 @@ def _opening(settings: DemoSettings) -> str:
     return (
         f"{scenario.num_devices} devices, {attack}{scenario.dataset}, alpha {scenario.alpha:g}, "
         f"{settings.aggregator}; {NUM_COORDINATORS} coordinators, 1 store{committee}"
+        f"{_terms(settings)}"
     )
+
+
+def _terms(settings: DemoSettings) -> str:
+    compression, privacy = settings.compression, settings.privacy
+    parts = []
+    if not compression.is_dense:
+        kept = "" if compression.method == Method.DENSE.value else f" {compression.ratio:.2%}"
+        kind = f" as {compression.value_type}" if compression.value_type else ""
+        parts.append(f"{compression.method}{kept}{kind}")
+    if privacy is not None:
+        parts.append(f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}")
+    return "; " + ", ".join(parts) if parts else ""
 
 
 def _tell(report: DemoReport, output: Output) -> None:

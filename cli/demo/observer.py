@@ -15,7 +15,7 @@ from cli.demo.settings import TASK, DemoAddresses
 from cli.exit_codes import CliError, ExitCode
 from client import ClientConfig, FederationTransport, RetryPolicy
 from client.messages import ModelRequest
-from server.services.admin_models import ModelInfo, RoundSummary, TaskStatus
+from server.services.admin_models import ModelInfo, PrivacyStatus, RoundSummary, TaskStatus
 from simulation.datasets import Dataset
 from simulation.models import Evaluation, evaluate
 
@@ -66,6 +66,10 @@ class TaskObserver:
     async def status(self) -> TaskStatus:
         """The task and its latest round."""
         return TaskStatus.model_validate_json(await self._get(""))
+
+    async def privacy(self) -> PrivacyStatus:
+        """The task's privacy budget and what is spent of it."""
+        return PrivacyStatus.model_validate_json(await self._get("/privacy"))
 
     async def models(self) -> Sequence[ModelInfo]:
         """Every model version."""

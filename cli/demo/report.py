@@ -58,6 +58,8 @@ class DemoReport:
             10^6 bytes, sampled a few times a second.
         acknowledged_updates, lost_updates, duplicate_updates: see `cli.demo.tally`.
         killed: coordinators killed on purpose.
+        dense_update_bytes: an update without compression, as it would travel in plain mode.
+        epsilon_spent: of the privacy budget, at its delta; None without one.
         problem: why the task was not finished; empty where it was.
     """
 
@@ -70,6 +72,8 @@ class DemoReport:
     initial_accuracy: float = 0.0
     peak_server_rss_mb: float = 0.0
     killed: int = 0
+    dense_update_bytes: int = 0
+    epsilon_spent: float | None = None
     problem: str = ""
 
     @property
@@ -99,9 +103,18 @@ class DemoReport:
             "lost_updates": self.lost_updates,
             "duplicate_updates": self.duplicate_updates,
             "coordinators_killed": self.killed,
+            "bytes_on_wire": self.bytes_on_wire,
+            "dense_update_bytes": self.dense_update_bytes,
+            "epsilon_spent": _json_number(self.epsilon_spent),
             "problem": self.problem,
             **(self._shared_json() if self.settings.shared is not None else {}),
         }
+
+    @property
+    def bytes_on_wire(self) -> int:
+        """Mean payload of an accepted update, in bytes; of a sealed one, for all holders."""
+        accepted = sum(one.accepted for one in self.rounds)
+        return round(sum(one.bytes_up for one in self.rounds) / accepted) if accepted else 0
 
     @property
     def share_bytes_up(self) -> int:
@@ -135,8 +148,29 @@ class DemoReport:
         return (
             f"Accuracy {self.initial_accuracy:.4f} -> {self.final_accuracy:.4f} on held-out data. "
             f"{counted} {self.wall_s:.1f} s; store and coordinators took at most "
-            f"{self.peak_server_rss_mb:.0f} MB.{killed}{self._shared_summary()}"
+            f"{self.peak_server_rss_mb:.0f} MB.{killed}{self._terms_summary()}"
+            f"{self._shared_summary()}"
         )
+
+    def _terms_summary(self) -> str:
+        """What was sent, and what was spent, where the demonstration asks for either."""
+        lines = []
+        if not self.settings.compression.is_dense and self.bytes_on_wire:
+            ratio = self.dense_update_bytes / self.bytes_on_wire
+            lines.append(
+                f"{self.bytes_on_wire:,} bytes on the wire for each update, 1/{ratio:.1f} of"
+                f" {self.dense_update_bytes:,} without compression."
+            )
+        privacy = self.settings.privacy
+        if privacy is not None and self.epsilon_spent is not None:
+            lines.append(
+                f"Epsilon {self.epsilon_spent:.4g} of {privacy.epsilon:g} spent at delta"
+                f" {privacy.delta:g}."
+            )
+        if self.settings.scenario.attack != "none":
+            rejected = sum(one.rejected + one.excluded for one in self.rounds)
+            lines.append(f"{rejected} updates were refused or left out of the sums.")
+        return "".join(f"\n{line}" for line in lines)
 
     def _shared_summary(self) -> str:
         shared = self.settings.shared

@@ -34,6 +34,7 @@ from cli.demo.view import DemoView
 from cli.exit_codes import CliError, ExitCode
 from cli.local_committee import LocalCommittee
 from cli.service import COORDINATOR, Service
+from compression.codec import dense_payload_bytes
 from server.config import load_config
 from server.services.admin_models import TaskStatus
 from server.supervisor import StartupError, Supervisor
@@ -221,6 +222,8 @@ class Demo:
                 self._view.finished(one)
             if status.published_rounds >= status.num_rounds:
                 return ""
+            if status.budget_exhausted:
+                return "the privacy budget allows no further round"
             latest = self._rounds[-_MAX_ABANDONED:]
             if len(latest) == _MAX_ABANDONED and all(r.decision != "published" for r in latest):
                 return f"{_MAX_ABANDONED} rounds in a row were abandoned: {latest[-1].reason}"
@@ -249,9 +252,11 @@ class Demo:
         contributors = await self._evidence.contributors([one.round for one in self._rounds])
         events = self._evidence.device_events()
         counted = tally(events, contributors, self._evidence.pseudonym)
-        sizes = {model.version: model.size_bytes for model in await observer.models()}
+        models = await observer.models()
+        sizes = {model.version: model.size_bytes for model in models}
         down = model_bytes_down(events, sizes)
         openings = self._evidence.openings() if self._settings.shared else {}
+        spent = None if self._settings.privacy is None else await observer.privacy()
         return DemoReport(
             settings=self._settings,
             rounds=[
@@ -267,6 +272,8 @@ class Demo:
             lost_updates=counted.lost,
             duplicate_updates=counted.duplicate,
             killed=self._killed,
+            dense_update_bytes=dense_payload_bytes(models[0].dim),
+            epsilon_spent=None if spent is None else spent.epsilon_spent,
             problem=problem,
         )
 

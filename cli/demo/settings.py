@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
 from aggregators.registry import RuleSpec, rule_spec
+from cli.demo.terms import CompressionTerms, PrivacyTerms, TomlValue
 from cli.exit_codes import CliError, ExitCode
 from security.shared_round.committee import MAX_HOLDERS
 from server.sharing_config import SELECTING_RULES
@@ -34,8 +35,6 @@ _POLL_INTERVAL_S: Final = 0.2
 _SHARED_CLIPPING_NORM: Final = 2.0
 _SHARED_FRACTION_BITS: Final = 19
 _HOLDER_TIMEOUT_S: Final = 15.0
-
-TomlValue = str | float | int | bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +68,8 @@ class DemoSettings:
         kill_coordinator_at_round: when this round collects, the leading coordinator is killed;
             None: none is.
         shared: the share holders; None: plain mode.
+        compression: how updates are compressed.
+        privacy: the privacy budget; None: none, and no noise.
 
     Raises:
         CliError: if there is no such rule.
@@ -78,6 +79,8 @@ class DemoSettings:
     aggregator: str = "mean"
     kill_coordinator_at_round: int | None = None
     shared: SharedSettings | None = None
+    compression: CompressionTerms = field(default_factory=CompressionTerms)
+    privacy: PrivacyTerms | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -117,6 +120,10 @@ class DemoSettings:
             "coordinators": NUM_COORDINATORS,
             "kill_coordinator_at_round": self.kill_coordinator_at_round,
             **(asdict(self.shared) if self.shared is not None else {}),
+            "compression": self.compression.method,
+            "compression_ratio": None if self.compression.is_dense else self.compression.ratio,
+            "value_type": self.compression.value_type,
+            "privacy": None if self.privacy is None else asdict(self.privacy),
         }
 
 
@@ -160,6 +167,11 @@ def server_toml(
     }
     if settings.shared is not None:
         sections["[task.sharing]"] = _sharing(settings, settings.shared, committee)
+    if not settings.compression.is_dense:
+        sections["[task.compression]"] = settings.compression.section()
+    if settings.privacy is not None:
+        is_shared = settings.shared is not None
+        sections["[task.privacy]"] = settings.privacy.section(is_shared=is_shared)
     return "\n".join(f"{header}\n{_keys(values)}" for header, values in sections.items())
 
 
@@ -203,6 +215,8 @@ def _plan(settings: DemoSettings) -> Mapping[str, TomlValue]:
     }
     if settings.shared is not None:
         values["clipping-norm"] = _SHARED_CLIPPING_NORM
+    if settings.privacy is not None:
+        values["clipping-norm"] = settings.privacy.clipping_norm
     return values
 
 
@@ -212,6 +226,8 @@ def _sharing(
     picks = settings.aggregator in SELECTING_RULES and not shared.group_size
     return {
         "committee": str(committee),
+        # One vector for each update instead of three, where bytes are what matters.
+        "format": "shamir-seeded" if settings.compression.is_dense else "cnf-seeded",
         "fraction-bits": _SHARED_FRACTION_BITS,
         "checks": "distances" if picks else "norm",
         "group-size": shared.group_size,

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cli.demo.settings import (
     min_members,
     server_toml,
 )
+from cli.demo.terms import CompressionTerms, PrivacyTerms
 from cli.exit_codes import CliError, ExitCode
 from server.config import ServerConfig, load_config
 from simulation.scenarios import Scenario
@@ -118,4 +120,47 @@ def test_other_rules_work_on_groups_and_are_told_how_many_can_be_spoiled(tmp_pat
 def test_a_committee_that_cannot_be_is_refused(threshold: int, holders: int) -> None:
     with pytest.raises(CliError, match="threshold <= holders") as raised:
         SharedSettings(threshold=threshold, holders=holders)
+    assert raised.value.exit_code is ExitCode.USAGE
+
+
+def test_compression_and_privacy_reach_the_configuration(tmp_path: Path) -> None:
+    settings = DemoSettings(
+        scenario=Scenario(),
+        compression=CompressionTerms(method="top-k", ratio=0.01, value_type="int8"),
+        privacy=PrivacyTerms(epsilon=4.0, delta=1e-6, clipping_norm=0.5),
+    )
+    (task,) = _config(settings, tmp_path).tasks
+    compression, privacy = task.compression, task.privacy
+    assert (compression.method, compression.ratio, compression.value_type) == (
+        "top-k",
+        0.01,
+        "int8",
+    )
+    assert (privacy.noise, privacy.epsilon, privacy.delta) == ("central", 4.0, 1e-6)
+    assert task.plan.clipping_norm == 0.5
+
+
+def test_share_holders_deal_the_noise_of_a_shared_demonstration(tmp_path: Path) -> None:
+    settings = DemoSettings(
+        scenario=Scenario(), shared=SharedSettings(), privacy=PrivacyTerms(clipping_norm=0.5)
+    )
+    (task,) = _config(settings, tmp_path).tasks
+    assert task.privacy.noise == "holders"
+    assert task.plan.clipping_norm == 0.5
+
+
+@pytest.mark.parametrize(
+    ("terms", "reason"),
+    [
+        (lambda: CompressionTerms(method="gzip"), "must be one of dense, top-k"),
+        (lambda: CompressionTerms(value_type="float8"), "--value-type=float8"),
+        (lambda: CompressionTerms(ratio=0.0), r"must be in \(0, 1\]"),
+        (lambda: PrivacyTerms(epsilon=0.0), "--epsilon=0.0"),
+        (lambda: PrivacyTerms(delta=1.0), "--delta=1.0"),
+    ],
+    ids=["method", "value-type", "ratio", "epsilon", "delta"],
+)
+def test_terms_out_of_range_are_usage_errors(terms: Callable[[], object], reason: str) -> None:
+    with pytest.raises(CliError, match=reason) as raised:
+        terms()
     assert raised.value.exit_code is ExitCode.USAGE
