@@ -63,6 +63,8 @@ class ClientConfig:
         progress_interval_s: while training, ask this often whether the round still waits; None:
             never ask.
         retry: backoff of every call.
+        min_device_noise_multiplier: least noise that this device adds to what a server sees, in
+            clipping norms; plain rounds that ask for less are refused. 0: what the server says.
         sharing: how updates are sealed to share holders; None: shared rounds are refused.
         state_dir: folder for what compression left out of the updates, to be sent later; its
             files can be read by their owner only, and are as sensitive as the updates. Devices
@@ -83,6 +85,7 @@ class ClientConfig:
     deadline_margin_s: float = 0.5
     progress_interval_s: float | None = 30.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    min_device_noise_multiplier: float = 0.0
     sharing: SharingConfig | None = None
     state_dir: Path | None = None
 
@@ -126,6 +129,7 @@ class ClientConfig:
             ("max_model_bytes", self.max_model_bytes, 1, math.inf),
             ("deadline_margin_s", self.deadline_margin_s, 0, math.inf),
             ("progress_interval_s", self.progress_interval_s, 0.001, math.inf),
+            ("min_device_noise_multiplier", self.min_device_noise_multiplier, 0, 1e6),
         )
         for name, value, low, high in ranges:
             if value is not None and not low <= value <= high:

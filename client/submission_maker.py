@@ -12,7 +12,7 @@ from client.errors import FedaggError, TrainingError
 from client.local_update import LocalUpdate
 from client.messages import Assignment, SealedPayload, Submission
 from client.noise_loader import load_noise
-from client.round_encoding import PlainEncoding, RoundEncoding, encoding_of
+from client.round_encoding import PlainEncoding, RoundEncoding, encoding_of, policy_refusal
 from compression.sparse import Content
 from compression.topk import Vector
 
@@ -48,7 +48,16 @@ class SubmissionMaker:
                 installed.
         """
         self.encoding = encoding_of(self._assignment, self._device.sealer)
+        least, asked = self._device.config.min_device_noise_multiplier, self._noise_asked_for()
+        if not self._assignment.shared_parameters and asked < least:
+            raise policy_refusal(
+                f"the round asks for noise of {asked:g} clipping norms, this device for {least:g}"
+            )
         self._compressor = self._compressor_of_round()
+
+    def _noise_asked_for(self) -> float:
+        plan = self._assignment.plan
+        return plan.device_noise_multiplier if plan.clipping_norm > 0 else 0.0
 
     @property
     def clips_itself(self) -> bool:

@@ -305,6 +305,13 @@ class ServerConfig(Section):
         if self.enrollment.is_complete and self.tls.is_complete and not self.listen.enrollment:
             msg = "enrollment under TLS needs an address of its own: set listen.enrollment"
             raise ValueError(msg)
+        banded = [task.name for task in self.tasks if task.privacy.mechanism == "banded"]
+        if banded and self.store.durability is not Durability.MACHINE:
+            msg = (
+                f"task {banded[0]}: mechanism banded needs store.durability = 'machine': a store"
+                " that forgets a round would give its noise to two sums"
+            )
+            raise ValueError(msg)
         names = [task.name for task in self.tasks]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:

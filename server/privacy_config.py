@@ -167,6 +167,14 @@ def privacy_problem(task: "TaskConfig") -> str | None:
             "mechanism banded needs min-rounds-between of at least bands - 1",
         ),
         (
+            privacy.mechanism == "banded"
+            and task.compression.method in {"rand-k", "announced", "projection"},
+            (
+                f"mechanism banded cancels nothing with compression.method="
+                f"{task.compression.method!r}: each round has a map of its own"
+            ),
+        ),
+        (
             privacy.mechanism != "banded" and privacy.bands != 1,
             "privacy.bands has no meaning without mechanism banded",
         ),

@@ -220,7 +220,9 @@ def check_inline(submission: Submission, payload_format: PayloadFormat) -> None:
 
 
 class UploadSink:
-    """Checks and stores a payload chunk by chunk; holds no more than one chunk.
+    """Checks and stores a payload chunk by chunk.
+
+    Holds no more than one chunk of it, or what its check holds: the whole, if it is compressed.
 
     All but `check` block: they are for worker threads, and calls of several threads run one after
     the other. Nothing is visible in the store before `commit`, and `commit` refuses unless the

@@ -412,6 +412,19 @@ async def test_a_round_of_another_map_than_the_plans_is_refused(
     assert trainer.plans == []
 
 
+@pytest.mark.parametrize("asked", [0.0, 0.49])
+async def test_less_noise_than_the_device_wants_is_refused(bench: Bench, asked: float) -> None:
+    bench.script.clipping_norm = 1.0
+    bench.script.privacy = pb.PrivacyPlan(device_noise_multiplier=asked)
+    config = dataclasses.replace(make_config(bench.address), min_device_noise_multiplier=0.5)
+    outcome = await bench.client(config=config).participate_once()
+    assert isinstance(outcome.error, RefusedError)
+    assert outcome.error.reason is ErrorReason.WEAKER_THAN_POLICY
+    assert bench.script.count("FetchModel") == 0
+    bench.script.privacy = pb.PrivacyPlan(device_noise_multiplier=0.5)
+    assert (await bench.client(config=config).participate_once()).outcome is Outcome.ACCEPTED
+
+
 async def test_a_map_that_the_plan_does_not_know_is_refused(bench: Bench, holders: Holders) -> None:
     holders.share(bench.script, compression_sha256=bytes(range(32)))
     config = sharing_config(bench, holders)

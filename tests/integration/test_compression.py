@@ -257,4 +257,4 @@ async def test_a_round_is_given_up_when_its_compression_was_changed_meanwhile(
         await service.inline(header("d2", payload), payload)
         record = await service.finished(1)
         assert record["decision"] == "abandoned"
-        assert "compression" in record["detail"]
+        assert "compression=rand-k" in record["reason"]

@@ -44,6 +44,9 @@ CLIP: Final = 2.0
 Z: Final = 1.5
 GOAL: Final = 3
 
+# Banded noise asks for a store that survives power failures; the tests' one need not.
+FORGETFUL: Final = {"store": {"durability": "machine", "allow-weaker-durability": True}}
+
 Vectors = list[NDArray[np.float32]]
 
 
@@ -200,7 +203,7 @@ async def test_banded_noise_cancels_from_round_to_round(tmp_path: Path, redis_ur
     published, contributed = [], []
     for number in (1, 2, 3):
         # A new server each time: nothing depends on what one process remembers.
-        async with serving(tmp_path, redis_url, task=task, dim=DIM) as service:
+        async with serving(tmp_path, redis_url, task=task, sections=FORGETFUL, dim=DIM) as service:
             vectors = updates(number)
             devices = [f"d{number}-{i}" for i in range(GOAL)]
             assignments = await service.open_round(*devices, check_in_id=f"c{number}")

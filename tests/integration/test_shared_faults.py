@@ -65,7 +65,7 @@ async def test_a_holder_that_lies_is_corrected_and_named(
 @pytest.mark.slow
 async def test_groups_are_opened_where_the_checks_cannot_be(tmp_path: Path, redis_url: str) -> None:
     """(3, 5): four holders are a quorum and cannot open norms; two pairs are summed."""
-    settings = {"degraded": "grouped", "group-size": 2}
+    settings: dict[str, Any] = {"degraded": "grouped", "group-size": 2}
     async with bench_of(tmp_path, redis_url, threshold=3, num_holders=5, **settings) as bench:
         process = bench.process("a")
         await bench.collected(process)

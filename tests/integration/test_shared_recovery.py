@@ -7,6 +7,7 @@ the round with the right mean, or abandon it with the reason that the task's set
 import asyncio
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -330,9 +331,8 @@ async def test_a_statement_that_its_holder_did_not_sign_is_not_believed(
 async def test_stale_updates_are_admitted_within_bounds_and_weigh_less(
     tmp_path: Path, redis_url: str
 ) -> None:
-    async with bench_of(
-        tmp_path, redis_url, threshold=2, num_holders=3, **{"max-staleness": 1}
-    ) as bench:
+    settings: dict[str, Any] = {"max-staleness": 1}
+    async with bench_of(tmp_path, redis_url, threshold=2, num_holders=3, **settings) as bench:
         process = bench.process("a")
         await bench.collected(process)
         await process.tick_until_idle()

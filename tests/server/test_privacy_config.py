@@ -9,7 +9,7 @@ from server.config import ConfigError, TaskConfig, parse_config
 COMMITTEE = {"committee": "committee.json"}
 
 
-def _task(**changes: Any) -> TaskConfig:
+def _task(durability: str = "machine", **changes: Any) -> TaskConfig:
     """A private task; keys of a section are merged into it."""
     tree: dict[str, Any] = {
         "name": "digits",
@@ -21,7 +21,8 @@ def _task(**changes: Any) -> TaskConfig:
     for key, value in changes.items():
         name = key.replace("_", "-")
         tree[name] = {**tree.get(name, {}), **value} if isinstance(value, dict) else value
-    config = parse_config({"tls": {"insecure": True}, "task": [tree]}, {})
+    store = {"durability": durability}
+    config = parse_config({"tls": {"insecure": True}, "store": store, "task": [tree]}, {})
     return config.tasks[0]
 
 
@@ -137,6 +138,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"privacy": BANDED, "max_participations": 10, "min_rounds_between": 6},
         "at least bands - 1",
     ),
+    "banded with a map for each round": (
+        {
+            "privacy": BANDED,
+            "max_participations": 10,
+            "min_rounds_between": 7,
+            "compression": {"method": "projection"},
+        },
+        "cancels nothing with compression.method='projection'",
+    ),
     "bands alone": ({"privacy": {"bands": 8}}, "bands has no meaning"),
     "adaptive clipping under banded noise": (
         {
@@ -162,6 +172,12 @@ def test_what_would_void_the_claim_is_refused(name: str) -> None:
     with pytest.raises(ConfigError) as refused:
         _task(**changes)
     assert reason in str(refused.value)
+
+
+def test_noise_that_belongs_to_its_round_alone_must_not_be_forgotten() -> None:
+    with pytest.raises(ConfigError, match="a store that forgets a round"):
+        _task(durability="process", **ACCEPTED["banded"])
+    assert _task(durability="process").privacy.is_on
 
 
 COMPRESSION_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
