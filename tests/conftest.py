@@ -3,6 +3,7 @@
 The default profile repeats the same examples; `chaos` looks for new ones.
 """
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,12 @@ from server.storage.ports import Durability
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.register_profile("chaos", deadline=None, max_examples=5_000, print_blob=True)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and the tests, a million objects that stay, out of all further searches."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -74,9 +74,9 @@ FIXED = Charge(noise_multiplier=1.0, sampling=Sampling.FIXED_SIZE, population=50
         (poisson(0.01), 1000, 1.0, "pld"),
         (poisson(0.01), 1000, 1.0, "rdp"),
         (poisson(0.3), 50, 8.0, "pld"),
-        (PLAIN, 3, 500.0, "pld"),
-        (PLAIN, 3, 500.0, "rdp"),
-        (FIXED, 10, 4.0, "pld"),
+        (PLAIN, 3, 150.0, "pld"),
+        (PLAIN, 3, 150.0, "rdp"),
+        (FIXED, 3, 1.0, "pld"),
     ],
 )
 def test_the_budget_holds_and_a_thousandth_less_breaks_it(
