@@ -11,6 +11,11 @@ COMPOSE := docker compose
 WORKERS ?= 2
 ARGS ?=
 
+# Bytecode is kept in .venv, whatever the environment says: else every process that the tests start
+# compiles the installed packages anew.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/$(VENV)/pycache \
+	$(BIN)/python -m pytest
+
 # The first of these that is new enough; `make PYTHON=/path/to/python setup` overrides it.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -38,7 +43,7 @@ demo: $(STAMP) ## Train one model on a fleet of simulated devices, on this machi
 	$(BIN)/fedagg demo $(ARGS)
 
 test: check ## Run every check and the whole test suite.
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(STAMP) ## Check format, lint, types, layers, generated code.
 	$(BIN)/ruff format --check
@@ -48,10 +53,10 @@ check: $(STAMP) ## Check format, lint, types, layers, generated code.
 	$(BIN)/python -m tools.protos --check
 
 unit: $(STAMP) ## Run the tests that start no processes.
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not process" $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not process" $(ARGS)
 
 coverage: $(STAMP) ## Run the test suite and require 90 % line and branch coverage.
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 chaos: $(STAMP) ## Run the fault simulations with thousands of examples.
 	$(BIN)/python -m pytest tests/chaos --hypothesis-profile=chaos $(ARGS)
@@ -99,5 +104,5 @@ down: ## Stop the containers and delete their volumes.
 
 clean: ## Delete caches and build outputs; .venv and demo data stay.
 	rm -rf build dist htmlcov *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache \
-		.pytest_cache .hypothesis .import_linter_cache
+		.pytest_cache .hypothesis .import_linter_cache $(VENV)/pycache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

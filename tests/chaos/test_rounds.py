@@ -10,8 +10,8 @@ from tests.chaos.operations import Operation, operation_lists
 from tests.chaos.reproductions import REPRODUCTIONS
 from tests.chaos.stores import Sabotage
 
-# The profile may ask for more: `--hypothesis-profile=chaos`.
-EXAMPLES = max(200, settings().max_examples)
+# As many as fit into 15 s; the profile may ask for more: `--hypothesis-profile=chaos`.
+EXAMPLES = max(100, settings().max_examples)
 SOUND = Sabotage()
 
 

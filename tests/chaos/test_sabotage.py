@@ -32,14 +32,23 @@ SABOTAGES: Final[Mapping[str, Sabotage]] = {
     ),
     "a_new_leader_may_use_an_old_token": Sabotage(scripts={"fence = fence + 1": "fence = 1"}),
 }
+# What is replayed first, where the first lists would not find the defect.
+_FIRST: Final[Mapping[str, str]] = {
+    "another_payload_under_the_same_id_gets_a_receipt": "two_payloads_race_under_one_id",
+    "updates_are_admitted_after_the_deadline": "updates_come_in_the_last_millisecond",
+    "updates_are_admitted_after_the_collection": "the_store_admits_and_does_not_answer",
+    "everybody_may_submit": "nobody_is_selected_and_everybody_uploads",
+    "an_outdated_leader_may_commit": "a_leader_stops_at_call_1_and_goes_on_while_another_leads",
+    "a_new_leader_may_use_an_old_token": "a_driver_dies_standing_still",
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SABOTAGES)
 def test_the_simulation_finds_it(simulate: Simulate, name: str) -> None:
     def replay_all() -> None:
-        for operations in REPRODUCTIONS.values():
-            simulate(operations, SABOTAGES[name])
+        for story in (_FIRST.get(name, "nothing_happens"), *REPRODUCTIONS):
+            simulate(REPRODUCTIONS[story], SABOTAGES[name])
 
     with pytest.raises(BrokenPromise):
         replay_all()

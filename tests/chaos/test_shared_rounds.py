@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
@@ -23,10 +24,16 @@ def simulate(store_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Runs one list of operations from a fresh start; gives the number of published rounds."""
     # One loop for all: gRPC's threads and the connections to the store belong to it.
     with asyncio.Runner() as runner:
-        lab = SharedLaboratory(store_url, tmp_path_factory.mktemp("shared"))
-        runner.run(lab.start())
+        lab = runner.run(_started(store_url, tmp_path_factory.mktemp("shared")))
         yield lambda setup, operations: runner.run(SharedSimulation(lab, setup).run(operations))
         runner.run(lab.close())
+
+
+async def _started(store_url: str, folder: Path) -> SharedLaboratory:
+    """Made within the loop: gRPC's servers take the one that runs."""
+    lab = SharedLaboratory(store_url, folder)
+    await lab.start()
+    return lab
 
 
 @pytest.mark.slow

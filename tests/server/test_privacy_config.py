@@ -192,7 +192,11 @@ COMPRESSION_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", sorted(COMPRESSION_REFUSED))
 def test_only_common_maps_are_shared(name: str) -> None:
     compression, reason = COMPRESSION_REFUSED[name]
-    shared = {"mode": "shared", "privacy": {"noise": "none"}, "sharing": COMMITTEE}
+    shared: dict[str, Any] = {
+        "mode": "shared",
+        "privacy": {"noise": "none"},
+        "sharing": COMMITTEE,
+    }
     with pytest.raises(ConfigError) as refused:
         _task(**shared, compression=compression)
     assert reason in str(refused.value)
