@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.secure.figures import Figures
+from benchmarks.tables import cells, table_of
 from cli.demo.report import DemoReport
 from cli.demo.run import Demo
 from cli.demo.settings import DemoSettings, SharedSettings
@@ -35,6 +35,7 @@ PLAIN: Final = "plain FedAvg"
 EVERYTHING: Final = "everything"
 
 _ATTACKERS: Final = 4
+_WIDTH: Final = 140  # of text that no terminal shows
 _PROJECTION: Final = CompressionTerms(method="projection", ratio=0.1)
 
 
@@ -146,12 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = {"dim": dim, "devices": scenario.num_devices, "results": rows}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return 0
-    table = Table(title=f"{scenario.num_devices} devices, {dim:,} elements, {scenario.dataset}")
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    title = f"{scenario.num_devices} devices, {dim:,} elements, {scenario.dataset}"
+    width = None if sys.stdout.isatty() else _WIDTH
+    Console(width=width).print(table_of(cells(rows), title))
     return 0
 
 

@@ -7,20 +7,16 @@ with durability on, and loads them from processes of their own.
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-import grpc
-import psutil
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import scenarios, throughput
 from benchmarks.figures import MIB
+from benchmarks.tables import cells, machine_with, markdown_of, table_of, text_of
 
 WINDOWS: Final = 5
 TARGETS: Final[Mapping[str, str]] = {
@@ -102,11 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"[bold]{name}[/] (target: {TARGETS[name]})")
         results[name] = BENCHMARKS[name](settings)
         if arguments.format == "text":
-            console.print(_table(results[name]))
+            console.print(table_of(_cells(results[name])))
         elif arguments.format == "markdown":
-            sys.stdout.write(f"\n### {name}\n\n{_markdown(results[name])}")
+            sys.stdout.write(f"\n### {name}\n\n{markdown_of(_cells(results[name]))}")
     if arguments.format == "json":
-        report = {"machine": _machine(), "quick": arguments.quick, "results": results}
+        report = {"machine": machine_with("grpcio"), "quick": arguments.quick, "results": results}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
     return 0
 
@@ -130,42 +126,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _cells(rows: Sequence[Figures]) -> list[list[str]]:
     """Heading and lines: one per measurement if there are several, one per figure if one."""
     if len(rows) == 1:
-        pairs = [[name.replace("_", " "), _text(value)] for name, value in rows[0].items()]
+        pairs = [[name.replace("_", " "), text_of(value)] for name, value in rows[0].items()]
         return [["figure", "value"], *pairs]
-    heading = [name.replace("_", " ") for name in rows[0]] if rows else []
-    return [heading, *([_text(value) for value in row.values()] for row in rows)]
-
-
-def _table(rows: Sequence[Figures]) -> Table:
-    heading, *lines = _cells(rows)
-    table = Table()
-    for number, name in enumerate(heading):
-        table.add_column(name, justify="right" if number else "left")
-    for line in lines:
-        table.add_row(*line)
-    return table
-
-
-def _markdown(rows: Sequence[Figures]) -> str:
-    heading, *lines = _cells(rows)
-    rule = ["---", *["---:"] * (len(heading) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heading, rule, *lines))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,.0f}" if value >= 100 else f"{value:g}"
-
-
-def _machine() -> Figures:
-    return {
-        "cpus": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "grpcio": grpc.__version__,
-    }
+    return cells(rows)
 
 
 if __name__ == "__main__":

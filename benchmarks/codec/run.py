@@ -5,21 +5,17 @@ The figures are processor time on one thread.
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Final
 
-import psutil
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.codec import encodings, references
 from benchmarks.codec.real_updates import RealUpdate, real_update
 from benchmarks.secure.figures import Figures
+from benchmarks.tables import cells, machine_with, markdown_of, table_of
 from compression.stage import zstd_version
 
 REPEATS: Final = 5
@@ -46,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps({**report, "results": results}, indent=2) + "\n")
     elif arguments.format == "markdown":
         for name, rows in results.items():
-            sys.stdout.write(f"\n### {name}\n\n{_markdown(rows)}")
+            sys.stdout.write(f"\n### {name}\n\n{markdown_of(cells(rows))}")
     else:
         console = Console(width=None if sys.stdout.isatty() else _WIDTH)
         console.print(f"[bold]{_about(update)}[/]")
         for name, rows in results.items():
-            console.print(f"[bold]{name}[/]", _table(rows))
+            console.print(f"[bold]{name}[/]", table_of(cells(rows)))
     return 0
 
 
@@ -76,43 +72,9 @@ def _about(update: RealUpdate) -> Figures:
     }
 
 
-def _cells(rows: Sequence[Figures]) -> list[list[str]]:
-    """Heading and lines."""
-    heading = [name.replace("_", " ") for name in rows[0]]
-    return [heading, *([_text(value) for value in row.values()] for row in rows)]
-
-
-def _table(rows: Sequence[Figures]) -> Table:
-    heading, *lines = _cells(rows)
-    table = Table()
-    for number, name in enumerate(heading):
-        table.add_column(name, justify="right" if number else "left")
-    for line in lines:
-        table.add_row(*line)
-    return table
-
-
-def _markdown(rows: Sequence[Figures]) -> str:
-    heading, *lines = _cells(rows)
-    rule = ["---", *["---:"] * (len(heading) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heading, rule, *lines))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,.0f}" if value >= 100 or isinstance(value, int) else f"{value:g}"
-
-
 def _machine() -> Figures:
-    return {
-        "cpus": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "libzstd": zstd_version(),
-        **{name: version(name) for name in ("numpy", "torch", "zstandard", "flwr")},
-    }
+    machine = machine_with("numpy", "torch", "zstandard", "flwr")
+    return {**machine, "libzstd": zstd_version()}
 
 
 if __name__ == "__main__":

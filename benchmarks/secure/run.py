@@ -6,18 +6,16 @@ The environment is that of a coordinator: its memory allocator, and one thread f
 import argparse
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Final
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.secure import against_flower, round_end, server_cost, share_generation
 from benchmarks.secure.figures import NO_TARGET, Figures
+from benchmarks.tables import cells, machine_with, markdown_of, table_of
 from server.supervisor import worker_environment
 
 MILLION: Final = 1_000_000
@@ -80,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(_table(results[name]))
             console.print(_targets(results[name]))
         elif arguments.format == "markdown":
-            sys.stdout.write(f"\n### {name}\n\n{_markdown(results[name])}")
+            sys.stdout.write(f"\n### {name}\n\n{markdown_of(cells(results[name]))}")
     if arguments.format == "json":
         report = {"machine": _machine(), "quick": arguments.quick, "results": results}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
@@ -99,21 +97,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _cells(rows: Sequence[Figures]) -> list[list[str]]:
-    """Heading and lines."""
-    heading = [name.replace("_", " ") for name in rows[0]] if rows else []
-    return [heading, *([_text(value) for value in row.values()] for row in rows)]
-
-
 def _table(rows: Sequence[Figures]) -> Table:
     """All columns but the targets, which would leave no room for the figures."""
-    heading, *lines = _cells([{k: v for k, v in row.items() if k != "target"} for row in rows])
-    table = Table()
-    for number, name in enumerate(heading):
-        table.add_column(name, justify="right" if number else "left")
-    for line in lines:
-        table.add_row(*line)
-    return table
+    return table_of(cells([{k: v for k, v in row.items() if k != "target"} for row in rows]))
 
 
 def _targets(rows: Sequence[Figures]) -> str:
@@ -125,26 +111,8 @@ def _targets(rows: Sequence[Figures]) -> str:
     return "\n".join(f"rows {', '.join(of)}: {target}" for target, of in numbers.items())
 
 
-def _markdown(rows: Sequence[Figures]) -> str:
-    heading, *lines = _cells(rows)
-    rule = ["---", *["---:"] * (len(heading) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heading, rule, *lines))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,.0f}" if value >= 100 or isinstance(value, int) else f"{value:g}"
-
-
 def _machine() -> Figures:
-    return {
-        "cpus": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("grpcio", "cryptography", "numpy", "numba", "flwr")},
-    }
+    return machine_with("grpcio", "cryptography", "numpy", "numba", "flwr")
 
 
 def _in_worker_environment() -> None:
