@@ -80,7 +80,7 @@ class DeviceLink:
         try:
             answer = await self._send(header, payload, path, link)
         except grpc.aio.AioRpcError as error:
-            answer = Refusal(reason=_reason(error))
+            answer = Silence() if _is_of_grpc(error) else Refusal(reason=_reason(error))
         return Silence() if link is Link.DROP_RESPONSE else answer
 
     async def _send(
@@ -161,6 +161,12 @@ def _payload(vector: Vector) -> bytes:
 
 def _device_id(device: int) -> str:
     return f"d{device}"
+
+
+def _is_of_grpc(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a write came too late: the server had ended the call, and its answer is lost."""
+    is_internal = error.code() is grpc.StatusCode.INTERNAL
+    return is_internal and (error.details() or "").startswith("Internal error from Core")
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:
