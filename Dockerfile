@@ -25,7 +25,7 @@ RUN pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 # The first model of the sample task in docs/samples/compose.toml.
 RUN mkdir /models && python -c "\
 from pathlib import Path; \
-from aggregators.vectors import encode_model; \
+from updates.vectors import encode_model; \
 from simulation.models import initial_weights; \
 Path('/models/digits.safetensors').write_bytes(encode_model(initial_weights('digits', seed=0)))"
 

@@ -1,7 +1,6 @@
 """Turns a round's updates into one aggregate: robust rules and the aggregators built on them.
 
-Names are loaded on first use: a device that needs `aggregators.vectors` must not load the rules
-and their compiler.
+Names are loaded on first use: who needs one of them must not load the compiler of the others.
 """
 
 from importlib import import_module

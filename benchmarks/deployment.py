@@ -16,13 +16,13 @@ from typing import Final
 
 import numpy as np
 
-from aggregators.vectors import encode_model
 from benchmarks.processes import ServerProcess, Usage, free_address, server_process
 from server.round.state import Phase
 from server.storage.embedded import EmbeddedStore
 from server.storage.ports import Durability, Snapshot
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
+from updates.vectors import encode_model
 
 WAIT_S: Final = 60.0
 _POLL_S: Final = 0.005

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
-from compression.codec import ELEMENT_BYTES, HEADER_BYTES
+from updates.codec import ELEMENT_BYTES, HEADER_BYTES
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from benchmarks.deployment import device_name
 from benchmarks.load import CHUNK_BYTES, LoadPlan
-from compression.codec import encode_dense
 from protos.fedagg.v1 import federation_pb2 as pb
+from updates.codec import encode_dense
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

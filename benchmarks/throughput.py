@@ -14,7 +14,7 @@ from benchmarks.deployment import BenchTask, Deployment, OpenRound, deployment
 from benchmarks.figures import KIB, MIB, dim_of, median, percentile_ms, size_name
 from benchmarks.load import LoadKind, LoadPlan, LoadResult, load_generator
 from benchmarks.processes import ServerProcess, free_address, server_process
-from compression.codec import ELEMENT_BYTES
+from updates.codec import ELEMENT_BYTES
 
 DEVICES: Final = 64
 STREAMS: Final = 4  # gateways, and uploads large enough to fill the link

@@ -12,7 +12,6 @@
 from enum import IntEnum
 
 from aggregators.errors import AggregationError
-from compression.errors import CompressionError
 from monitoring.audit_entry import AuditError
 from privacy.errors import PrivacyError
 from security.errors import SecurityError
@@ -20,6 +19,7 @@ from server.config import ConfigError
 from server.storage.embedded import EmbeddedStoreError
 from server.supervisor import StartupError
 from simulation.errors import ScenarioError, SimulationError
+from updates.errors import CompressionError, ModelError
 
 
 class ExitCode(IntEnum):
@@ -50,6 +50,7 @@ _KNOWN: dict[type[Exception], ExitCode] = {
     SimulationError: ExitCode.FAILURE,
     AggregationError: ExitCode.USAGE,
     CompressionError: ExitCode.USAGE,
+    ModelError: ExitCode.USAGE,
     PrivacyError: ExitCode.USAGE,
     AuditError: ExitCode.FAILURE,
     SecurityError: ExitCode.FAILURE,

@@ -14,14 +14,14 @@ import numpy as np
 
 from client.errors import TrainingError
 from client.trainer import Plan
-from compression import error_feedback
-from compression.compressor import compress, expand
-from compression.errors import CompressionError
-from compression.plan import CompressionPlan, Method, ValueType
-from compression.sparse import Content, SparseValues
-from compression.topk import Vector
 from privacy.clipping import clip_scale, l2_norm, scale_vector
 from privacy.errors import PrivacyError
+from updates import error_feedback
+from updates.compressor import compress, expand
+from updates.errors import CompressionError
+from updates.plan import CompressionPlan, Method, ValueType
+from updates.sparse import Content, SparseValues
+from updates.topk import Vector
 
 NoiseAdder: TypeAlias = Callable[[Vector, Plan], Vector]
 """Adds a device's own noise to clipped numbers, as the plan asks."""

@@ -36,10 +36,10 @@ from client.messages import (
     UploadStatus,
 )
 from client.trainer import Plan
-from compression.errors import CompressionError
-from compression.plan import CompressionPlan
-from compression.plan_message import from_message
 from protos.fedagg.v1 import errors_pb2, federation_pb2
+from updates.errors import CompressionError
+from updates.plan import CompressionPlan
+from updates.plan_message import from_message
 
 ERROR_METADATA_KEY: Final = "fedagg-error-bin"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")

@@ -19,9 +19,9 @@ from client.messages import Assignment, SealedPayload, Submission
 from client.private_files import PrivateFolder, PrivateMemory, PrivateStore
 from client.residual_store import ResidualStore
 from client.transport import FederationTransport
-from compression import error_feedback
-from compression.error_feedback import Residual
-from compression.topk import Vector
+from updates import error_feedback
+from updates.error_feedback import Residual
+from updates.topk import Vector
 
 
 class ErrorMemory:

@@ -7,15 +7,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.errors import AggregationError
-from aggregators.vectors import flatten
 from client.errors import TrainingError
 from client.model_cache import ReceivedModel
 from client.trainer import TrainingResult
-from compression.codec import CodecError, encode_dense
-from compression.sparse import Content, SparseValues
 from privacy.clipping import clip_by_norm, l2_norm
 from privacy.errors import PrivacyError
+from updates.codec import CodecError, encode_dense
+from updates.errors import ModelError
+from updates.sparse import Content, SparseValues
+from updates.vectors import flatten
 
 MAX_NUM_SAMPLES: Final = 2**31 - 1
 
@@ -55,7 +55,7 @@ def local_update(
         trained = flatten(result.weights, model.layout)
         with np.errstate(over="ignore", invalid="ignore"):  # the check below tells it better
             delta = trained - flatten(model.tensors, model.layout)
-    except AggregationError as error:
+    except ModelError as error:
         raise TrainingError(f"the trained weights do not fit the model: {error}") from error
     if not np.isfinite(delta).all():
         raise TrainingError("training diverged: the update holds NaN or infinity")

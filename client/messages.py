@@ -7,7 +7,7 @@ from typing import Protocol
 import xxhash
 
 from client.trainer import Plan
-from compression.plan import CompressionPlan, dense_plan
+from updates.plan import CompressionPlan, dense_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

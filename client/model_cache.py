@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.errors import AggregationError
-from aggregators.vectors import ModelLayout, decode_model, layout_of
 from client.errors import ModelIntegrityError
 from client.messages import Assignment
+from updates.errors import ModelError
+from updates.vectors import ModelLayout, decode_model, layout_of
 
 
 class ReceivedModel:
@@ -20,7 +20,7 @@ class ReceivedModel:
         """
         try:
             tensors, _ = decode_model(data)
-        except AggregationError as error:
+        except ModelError as error:
             raise ModelIntegrityError(f"the model file is unreadable: {error}") from error
         layout = layout_of(tensors)
         if layout.dim != assignment.dim:

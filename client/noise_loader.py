@@ -5,7 +5,7 @@ import secrets
 from client.compressing import NoiseAdder
 from client.errors import ClientConfigError
 from client.trainer import Plan
-from compression.topk import Vector
+from updates.topk import Vector
 
 _KEY_BYTES = 32
 

@@ -24,7 +24,7 @@ from client.outcome import RoundMetrics
 from client.round_encoding import RoundEncoding
 from client.submission_maker import SubmissionMaker
 from client.training import WatchedTraining
-from compression.codec import dense_payload_bytes
+from updates.codec import dense_payload_bytes
 
 
 class Participation:

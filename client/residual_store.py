@@ -10,7 +10,7 @@ it, pending is dropped and current stays. So at every moment there is one of
 and whoever asks the server before the next update neither counts anything twice nor loses it.
 
 A kept residual is the submission's name as JSON, between its length and a checksum, and the
-residual as `compression.error_feedback` writes it:
+residual as `updates.error_feedback` writes it:
 
     offset      size  field
     0           4     length n of the name, unsigned, little-endian
@@ -30,9 +30,9 @@ import xxhash
 from client.errors import ClientConfigError
 from client.messages import SubmissionKey
 from client.private_files import PrivateMemory, PrivateStore
-from compression import error_feedback
-from compression.error_feedback import Residual
-from compression.errors import CompressionError
+from updates import error_feedback
+from updates.error_feedback import Residual
+from updates.errors import CompressionError
 
 _LENGTH: Final = struct.Struct("<I")
 _MAX_NAME_BYTES: Final = 4096

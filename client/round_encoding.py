@@ -9,11 +9,11 @@ from client.delivery import DeliveryContext
 from client.errors import ErrorReason, PreconditionError, TrainingError
 from client.local_update import encode_update
 from client.messages import Assignment, SealedPayload
-from compression.codec import HEADER_BYTES, CodecError, dense_payload_bytes
-from compression.errors import CompressionError
-from compression.plan import SEED_BYTES, Method, ValueType
-from compression.sparse import Content
-from compression.update_codec import codec_for
+from updates.codec import HEADER_BYTES, CodecError, dense_payload_bytes
+from updates.errors import CompressionError
+from updates.plan import SEED_BYTES, Method, ValueType
+from updates.sparse import Content
+from updates.update_codec import codec_for
 
 _VALUE_BITS: Final = {
     ValueType.FLOAT32: 32,
@@ -107,7 +107,7 @@ class RoundSealer(Protocol):
 
 
 class PlainEncoding:
-    """Dense float32, as `compression.codec` writes it."""
+    """Dense float32, as `updates.codec` writes it."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
@@ -151,7 +151,7 @@ class PlainEncoding:
 
 
 class CompressedEncoding(PlainEncoding):
-    """What `compression.update_codec` writes by the round's compression plan."""
+    """What `updates.update_codec` writes by the round's compression plan."""
 
     @property
     def payload_bytes(self) -> int:

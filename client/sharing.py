@@ -27,7 +27,6 @@ from client.runtime import Runtime
 from client.sharing_config import SharingConfig
 from client.sharing_policy import check_agreement, check_policy
 from client.transport import Traffic
-from compression.sparse import Content, SparseValues
 from privacy.clipping import clip_by_norm
 from privacy.errors import PrivacyError
 from security.errors import SecurityError, SharingError, WrongRoundParametersError
@@ -35,6 +34,7 @@ from security.shared_round.bundle import SealedUpdate
 from security.shared_round.committee import Committee, load_committee
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import DeviceSigner
+from updates.sparse import Content, SparseValues
 
 
 class UpdateSealer:

@@ -7,10 +7,10 @@ from client.errors import ProtocolError
 from client.messages import Assignment
 from client.round_encoding import policy_refusal
 from client.sharing_config import RequiredChecks, SharingConfig
-from compression.plan_message import to_bytes
 from security.shared_round import bounds
 from security.shared_round.committee import Committee
 from security.shared_round.parameters import Checks, Degraded, RoundParameters
+from updates.plan_message import to_bytes
 
 _STRENGTH: Final[dict[Checks, int]] = {Checks.SUM_ONLY: 0, Checks.NORM: 1, Checks.DISTANCES: 2}
 _LEAST_STRENGTH: Final[dict[RequiredChecks, int]] = {

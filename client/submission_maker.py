@@ -13,8 +13,8 @@ from client.local_update import LocalUpdate
 from client.messages import Assignment, SealedPayload, Submission
 from client.noise_loader import load_noise
 from client.round_encoding import PlainEncoding, RoundEncoding, encoding_of, policy_refusal
-from compression.sparse import Content
-from compression.topk import Vector
+from updates.sparse import Content
+from updates.topk import Vector
 
 # The protocol's least; every update of a shared round weighs the same.
 _UNTOLD_NUM_SAMPLES: Final = 1

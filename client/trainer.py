@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compression.plan import CompressionPlan
+from updates.plan import CompressionPlan
 
 Weights = Mapping[str, NDArray[np.float32]]
 

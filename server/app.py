@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from aggregators.config import AggregatorConfig
-from aggregators.errors import AggregationError
 from aggregators.warm_up import warm_up
-from compression.errors import CompressionError
 from monitoring.audit_logger import AuditLogger
 from monitoring.health import Health, run_probes
 from monitoring.logs import get_logger
@@ -69,6 +67,7 @@ from server.storage.ports import ModelVersion
 from server.storage.redis_client import SERVER_CLOCK, RedisClient
 from server.storage.redis_store import RedisRoundStore
 from server.tasks import TaskDirectory, TaskInfo, noised_dim, task_info
+from updates.errors import CompressionError, ModelError
 
 if TYPE_CHECKING:
     from server.private_task import PrivateTask
@@ -351,7 +350,7 @@ async def _create_task(
     try:
         data = await asyncio.to_thread(config.initial_model.read_bytes)
         sizes = layer_sizes(data)
-    except (OSError, AggregationError) as error:
+    except (OSError, ModelError) as error:
         msg = f"task {config.name}, initial-model: {error}"
         raise ConfigError(msg) from error
     dim = sum(sizes)

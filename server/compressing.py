@@ -12,18 +12,18 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from aggregators.vectors import decode_model, flatten, layout_of
-from compression.coordinate_maps import announced_indices, map_seed_of
-from compression.errors import CompressionError
-from compression.index_coding import encode_coordinates, max_coordinates_bytes
-from compression.plan import SEED_BYTES, CompressionPlan, Method, ValueType
-from compression.stage import zstd_version
-from compression.update_codec import UpdateCodec, codec_for
 from server.compression_config import CompressionConfig, value_type_of
 from server.config import TaskConfig
 from server.kernels import Workers
 from server.storage.keys import model_blob
 from server.storage.ports import ModelVersion
+from updates.coordinate_maps import announced_indices, map_seed_of
+from updates.errors import CompressionError
+from updates.index_coding import encode_coordinates, max_coordinates_bytes
+from updates.plan import SEED_BYTES, CompressionPlan, Method, ValueType
+from updates.stage import zstd_version
+from updates.update_codec import UpdateCodec, codec_for
+from updates.vectors import decode_model, flatten, layout_of
 
 MAX_KNOWN_PLANS: Final = 8  # of one task; late devices may ask for a round that has ended
 MAX_COORDINATES_BYTES: Final = (2 << 20) - (64 << 10)
@@ -240,7 +240,7 @@ def announced_coordinates(
         parent: that of the version before; None: there is none, and all are drawn.
 
     Raises:
-        AggregationError: if a file is no model.
+        ModelError: if a file is no model.
     """
     change = np.zeros(task.dim, np.float32)
     if parent is not None:

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from compression.codec import dense_payload_bytes
-from compression.plan import COMMON_MAPS
 from privacy.charge import Charge
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.compressing import TaskCompression
@@ -16,6 +14,8 @@ from server.round.privacy import RoundPrivacy
 from server.round.selection import EligibilityCriteria, SelectionPolicy, cohort_size
 from server.sharing.planning import SharedTask
 from server.upload import CompressedPayload, DensePayload, PayloadFormat
+from updates.codec import dense_payload_bytes
+from updates.plan import COMMON_MAPS
 
 _ANY: Final = 1 << 40  # as many eligible devices as one can wish
 

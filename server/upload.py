@@ -14,8 +14,6 @@ from typing import Final, Protocol
 
 import xxhash
 
-from compression import codec
-from compression.update_codec import UpdateCodec, Validator
 from security.errors import MalformedMessageError, SharedRoundError
 from security.shared_round.bundle import MAX_PREFIX_BYTES, check_structure, parse_prefix
 from security.shared_round.parameters import RoundParameters
@@ -31,6 +29,8 @@ from server.errors import (
 from server.status import refusal
 from server.storage.blobs import PartWriter
 from server.storage.ports import Submission
+from updates import codec
+from updates.update_codec import UpdateCodec, Validator
 
 QUICK_VALUES: Final = 4096
 """Numbers of a compressed update that are decoded in well under a millisecond."""

@@ -18,18 +18,18 @@ from aggregators import AggregatorConfig, CompressedGradientAggregator, SparseUp
 from aggregators.sparse_rows import SparseVector
 from client.compressing import UpdateCompressor
 from client.trainer import Plan
-from compression import coordinate_maps
-from compression.error_feedback import Residual, carried
-from compression.index_coding import encode_coordinates
-from compression.plan import CompressionPlan, Method, ValueType
-from compression.sparse import Content, SparseValues
-from compression.stage import zstd_version
-from compression.update_codec import codec_for
 from security.secret_sharing import fixed_point
 from security.secret_sharing.field import MersenneField, Words
 from simulation import batched_training, datasets
 from simulation.batched_training import BatchedTraining, Floats, LocalSteps
 from simulation.errors import ScenarioError
+from updates import coordinate_maps
+from updates.error_feedback import Residual, carried
+from updates.index_coding import encode_coordinates
+from updates.plan import CompressionPlan, Method, ValueType
+from updates.sparse import Content, SparseValues
+from updates.stage import zstd_version
+from updates.update_codec import codec_for
 
 RANDOM_SHARE: Final = 0.5  # of announced coordinates
 SETTINGS: Final[Mapping[str, tuple[int, int]]] = {"device": (50, 20), "silo": (10, 10)}

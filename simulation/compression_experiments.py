@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from compression.plan import Method, ValueType
 from simulation import batched_training, datasets
 from simulation.compressed_training import SETTINGS, Case, Task, train
+from updates.plan import Method, ValueType
 
 RATIOS: Final = (0.01, 0.1)
 REFUSED: Final = "refused"  # of chosen coordinates in shared mode, as the server's settings do

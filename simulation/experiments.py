@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from aggregators import AggregatorConfig, GradientAggregator, Update
-from aggregators.vectors import flatten, layout_of, unflatten
 from client import Plan
 from client.torch_trainer import TorchTrainer
 from simulation import datasets
 from simulation.models import Evaluation, build_model, evaluate, initial_weights
 from simulation.scenarios import Scenario, local_data, poisoned, trainer_seed
+from updates.vectors import flatten, layout_of, unflatten
 
 Weights = Mapping[str, NDArray[np.float32]]
 

@@ -9,13 +9,13 @@ import numpy as np
 from benchmarks.codec.real_updates import RealUpdate
 from benchmarks.secure.cpu import best_of
 from benchmarks.secure.figures import Figures, Target, judged, rounded
-from compression.compressor import compress, expand
-from compression.index_coding import encode_coordinates
-from compression.plan import CompressionPlan, Method, ValueType
-from compression.sparse import Content
-from compression.stage import zstd_version
-from compression.topk import top_k
-from compression.update_codec import codec_for
+from updates.compressor import compress, expand
+from updates.index_coding import encode_coordinates
+from updates.plan import CompressionPlan, Method, ValueType
+from updates.sparse import Content
+from updates.stage import zstd_version
+from updates.topk import top_k
+from updates.update_codec import codec_for
 
 LIMITS: Final = {0.01: 1 / 100, 0.1: 1 / 12}
 """By share of coordinates, the most bytes as a share of dense float32."""

@@ -13,8 +13,8 @@ from flwr.proto.transport_pb2 import Parameters
 from benchmarks.codec.real_updates import RealUpdate
 from benchmarks.secure.cpu import best_of
 from benchmarks.secure.figures import Figures, rounded
-from compression.codec import decode, encode_dense
-from compression.stage import LEVEL
+from updates.codec import decode, encode_dense
+from updates.stage import LEVEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from benchmarks.codec import encodings, references
 from benchmarks.codec.real_updates import RealUpdate, real_update
 from benchmarks.secure.figures import Figures
 from benchmarks.tables import cells, machine_with, markdown_of, table_of
-from compression.stage import zstd_version
+from updates.stage import zstd_version
 
 REPEATS: Final = 5
 

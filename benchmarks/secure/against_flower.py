@@ -25,11 +25,11 @@ from benchmarks.secure.parties import (
 )
 from benchmarks.secure.sealing_child import read_all
 from benchmarks.secure.secagg_plus import SecAggFigures
-from compression.codec import dense_payload_bytes
 from security.shared_round.bundle import check_structure, parse_prefix
 from security.shared_round.member_set import FrozenSet, Member, Selection
 from security.shared_round.sum_opening import open_sums
 from security.shared_round.verdicts import judge
+from updates.codec import dense_payload_bytes
 
 NUM_SHARES: Final = 15
 RECONSTRUCTION_THRESHOLD: Final = 10

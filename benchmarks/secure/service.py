@@ -9,7 +9,6 @@ from typing import Final, Self
 
 import numpy as np
 
-from aggregators.vectors import encode_model
 from benchmarks.deployment import BenchTask, Deployment, OpenRound
 from benchmarks.processes import ServerProcess, free_address, server_process
 from benchmarks.secure.cpu import process_cpu_s
@@ -29,6 +28,7 @@ from security.shared_round.signing import DeviceSigner
 from server.storage.embedded import EmbeddedStore
 from server.storage.ports import Durability
 from simulation.identities import identity_files
+from updates.vectors import encode_model
 
 HOLDER_TIMEOUT_S: Final = 120.0
 

@@ -25,13 +25,13 @@ from benchmarks.secure.parties import (
     random_update,
 )
 from benchmarks.secure.sealing_child import read_all
-from compression.codec import encode_dense
 from security.secret_sharing import cnf, fixed_point, seeded
 from security.secret_sharing.expansion import SEED_BYTES, Expansion, derive_key
 from security.secret_sharing.field import M61, Words
 from security.secret_sharing.threshold import Threshold
 from security.shared_round.parameters import ShareFormat
 from security.shared_round.sealing import CHUNK_BYTES
+from updates.codec import encode_dense
 
 FRACTION_BITS: Final = 20
 STEP_WORDS: Final = CHUNK_BYTES // M61.word_bytes

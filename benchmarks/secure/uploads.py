@@ -13,9 +13,9 @@ import xxhash
 
 from benchmarks.deployment import OpenRound
 from benchmarks.load import CHUNK_BYTES
-from compression.codec import encode_dense
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.federation_pb2_grpc import FederationStub
+from updates.codec import encode_dense
 
 if TYPE_CHECKING:
     from protos.fedagg.v1.federation_pb2_grpc import FederationAsyncStub

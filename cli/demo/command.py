@@ -19,9 +19,9 @@ from cli.demo.view import DemoView
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
 from cli.signals import terminate_as_interrupt
-from compression.plan import Method
 from server.config import ENVIRONMENT_PREFIX
 from simulation.scenarios import Scenario
+from updates.plan import Method
 
 _DEFAULTS: Final = Scenario()
 _SHARED: Final = SharedSettings()

@@ -9,7 +9,6 @@ from typing import Final, Self
 import httpx
 from pydantic import TypeAdapter
 
-from aggregators.vectors import decode_model
 from cli.demo.report import RoundReport
 from cli.demo.settings import TASK, DemoAddresses
 from cli.exit_codes import CliError, ExitCode
@@ -18,6 +17,7 @@ from client.messages import ModelRequest
 from server.services.admin_models import ModelInfo, PrivacyStatus, RoundSummary, TaskStatus
 from simulation.datasets import Dataset
 from simulation.models import Evaluation, evaluate
+from updates.vectors import decode_model
 
 _OBSERVER_ID: Final = "fedagg-demo"
 _MAX_ROUNDS: Final = 1_000

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from aggregators.vectors import encode_model
 from cli.committee_files import CommitteePlan
 from cli.demo.evidence import DEVICE_LOGS, SERVER_LOGS, Evidence
 from cli.demo.leader import leader_of
@@ -34,7 +33,6 @@ from cli.demo.view import DemoView
 from cli.exit_codes import CliError, ExitCode
 from cli.local_committee import LocalCommittee
 from cli.service import COORDINATOR, Service
-from compression.codec import dense_payload_bytes
 from server.config import load_config
 from server.services.admin_models import TaskStatus
 from server.supervisor import StartupError, Supervisor
@@ -43,6 +41,8 @@ from simulation.device_fleet import DeviceSpec, device_fleet, device_id
 from simulation.errors import FleetError
 from simulation.fleet import Fleet, FleetConfig
 from simulation.models import evaluate, initial_weights
+from updates.codec import dense_payload_bytes
+from updates.vectors import encode_model
 
 _POLL_S: Final = 0.2
 _FLEET_END_S: Final = 15.0

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cli.exit_codes import CliError, ExitCode
-from compression.plan import Method, ValueType
+from updates.plan import Method, ValueType
 
 TomlValue = str | float | int | bool
 
@@ -14,9 +14,9 @@ class CompressionTerms:
     """The compression of a demonstration.
 
     Attributes:
-        method: a name of `compression.plan.Method`.
+        method: a name of `updates.plan.Method`.
         ratio: numbers sent, as a share of the model's elements, in (0, 1].
-        value_type: a name of `compression.plan.ValueType`; None: the server's choice.
+        value_type: a name of `updates.plan.ValueType`; None: the server's choice.
 
     Raises:
         CliError: if there is no such method or type, or the ratio is out of range.

@@ -9,8 +9,6 @@ from typing import Protocol
 import numpy as np
 
 from aggregators.errors import AggregationError
-from compression.codec import CodecError
-from compression.plan import CompressionPlan
 from server.compressing import RoundCompression, compression_name
 from server.errors import Unavailable
 from server.kernels import Workers
@@ -33,6 +31,9 @@ from server.round.state import CandidateModel, Round
 from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob, payload_blob, payloads_prefix
 from server.storage.ports import BlobNotFound, Contribution, RoundStore
+from updates.codec import CodecError
+from updates.errors import ModelError
+from updates.plan import CompressionPlan
 
 
 class AggregationObserver(Protocol):
@@ -97,7 +98,7 @@ class Aggregation:
                 built = await self._build(round_)
         except Unavailable:
             raise
-        except (AggregationError, CodecError, BlobNotFound) as error:
+        except (AggregationError, CodecError, ModelError, BlobNotFound) as error:
             return str(error)
         except (MemoryError, ArithmeticError, ValueError) as error:
             # A defect that repeats would stop the task for ever: give up this round only.

@@ -21,7 +21,14 @@ from aggregators.base import (
 from aggregators.compressed import CompressedGradientAggregator, SparseUpdate, ranks_values
 from aggregators.errors import AggregationError
 from aggregators.sparse_rows import SparseVector
-from aggregators.vectors import (
+from server.storage.ports import Contribution
+from updates.codec import decode
+from updates.coordinate_maps import linear_map
+from updates.errors import ModelError
+from updates.plan import CompressionPlan
+from updates.sparse import Content, SparseValues
+from updates.update_codec import codec_for
+from updates.vectors import (
     ModelLayout,
     decode_model,
     encode_model,
@@ -29,12 +36,6 @@ from aggregators.vectors import (
     layout_of,
     unflatten,
 )
-from compression.codec import decode
-from compression.coordinate_maps import linear_map
-from compression.plan import CompressionPlan
-from compression.sparse import Content, SparseValues
-from compression.update_codec import codec_for
-from server.storage.ports import Contribution
 
 Payload = bytes | memoryview
 Model = tuple[Mapping[str, NDArray[np.float32]], Mapping[str, str]]
@@ -89,6 +90,7 @@ def build_candidate(
     Raises:
         AggregationError: if the rule does not admit these contributions, or a payload is damaged.
         CodecError: if a payload does not decode.
+        ModelError: if `base` is no model.
     """
     model = decode_model(base)
     updates = updates_of(model, contributions, payloads, compression)
@@ -189,7 +191,7 @@ def candidate_problem(
     try:
         new, _ = decode_model(candidate)
         old, _ = decode_model(base)
-    except AggregationError as error:
+    except ModelError as error:
         return f"the candidate does not decode: {error}"
     if layout_of(new) != layout_of(old):
         return "the candidate's tensors are not those of its base version"
@@ -206,7 +208,7 @@ def layer_sizes(model: bytes) -> tuple[int, ...]:
     """Elements of each of the model's tensors; together, those of an update.
 
     Raises:
-        AggregationError: if `model` is no safetensors file of float32 tensors.
+        ModelError: if `model` is no safetensors file of float32 tensors.
     """
     weights, _ = decode_model(model)
     return _sizes(layout_of(weights))
@@ -216,7 +218,7 @@ def model_dim(model: bytes) -> int:
     """Elements of an update to this model.
 
     Raises:
-        AggregationError: if `model` is no safetensors file of float32 tensors.
+        ModelError: if `model` is no safetensors file of float32 tensors.
     """
     return sum(layer_sizes(model))
 

@@ -21,9 +21,6 @@ from aggregators.dp import (
     PrivateAggregate,
     RoundNoise,
 )
-from aggregators.vectors import decode_model
-from compression import plan_message
-from compression.plan import CompressionPlan
 from privacy.adaptive_clipping import AdaptiveClipping, default_count_stddev
 from privacy.charge import Charge, Mechanism
 from privacy.fixed_point import fine_fraction_bits
@@ -32,6 +29,9 @@ from privacy.rule_sensitivity import private_sum_sensitivity
 from server.round.candidate import BuiltModel, Payload, expanded, moved_model, updates_of
 from server.round.privacy import RoundPrivacy
 from server.storage.ports import Contribution
+from updates import plan_message
+from updates.plan import CompressionPlan
+from updates.vectors import decode_model
 
 _RUN_LABEL: Final = b"banded run"
 

@@ -4,13 +4,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
-from compression import plan_message
 from privacy.charge import Charge
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.compressing import RoundCompression
 from server.round.privacy import NOISE_OF_DEVICES, RoundPrivacy
 from server.storage.ports import CheckInAnswer
 from server.tasks import TaskInfo
+from updates import plan_message
 
 MAX_KNOWN_PLANS: Final = 64  # of all tasks
 

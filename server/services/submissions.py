@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from compression.codec import dense_payload_bytes
 from protos.fedagg.v1 import federation_pb2 as pb
 from security.shared_round.parameters import RoundParameters
 from server import errors
@@ -27,6 +26,7 @@ from server.services.uploads import Uploads
 from server.storage.ports import Admission, AdmissionVerdict, RoundStore, Submission
 from server.tasks import TaskDirectory, TaskInfo
 from server.upload import PayloadFormat, SealedPayload
+from updates.codec import dense_payload_bytes
 
 MAX_KNOWN_ROUNDS: Final = 64  # whose parameters are kept parsed
 INLINE_LIMIT_BYTES: Final = 1 << 20  # SubmitInlineUpdate and one SubmitUpdatesRequest

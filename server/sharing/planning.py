@@ -5,8 +5,6 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from compression import plan_message
-from compression.plan import CompressionPlan
 from privacy.charge import Charge
 from privacy.rule_sensitivity import private_sum_sensitivity
 from security.shared_round.bundle import MAX_PREFIX_BYTES, BundleIndex
@@ -22,6 +20,8 @@ from security.shared_round.parameters import (
 from server.config import TaskConfig
 from server.round.privacy import RoundPrivacy
 from server.sharing_config import SELECTING_RULES
+from updates import plan_message
+from updates.plan import CompressionPlan
 
 FULL_WEIGHT: Final = 8  # of a fresh update, where stale ones are admitted
 

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from aggregators.base import GradientAggregator, ServerKnowledge, Update
 from aggregators.errors import AggregationError
-from aggregators.vectors import decode_model
-from compression.plan import CompressionPlan
 from security.shared_round.sum_opening import OpenedSums
 from server.round.candidate import AggregationSettings, BuiltModel, expanded, moved_model
 from server.round.privacy import RoundPrivacy
 from server.sharing.released import ReleasedSums
+from updates.plan import CompressionPlan
+from updates.vectors import decode_model
 
 
 def build_shared_candidate(

@@ -27,8 +27,6 @@ def loaded_after(statement: str) -> set[str]:
     "statement",
     [
         "import aggregators",
-        "import aggregators.vectors",
-        "from aggregators.vectors import flatten, layout_of",
         "from aggregators import AggregationError, AggregatorConfig",
         "import aggregators.server_optimizer",
     ],

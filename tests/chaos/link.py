@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final, cast
 import grpc
 import xxhash
 
-from compression.codec import encode_dense
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.federation_pb2_grpc import FederationStub
 from tests.chaos.operations import Link, Path
+from updates.codec import encode_dense
 
 if TYPE_CHECKING:
     from protos.fedagg.v1.federation_pb2_grpc import FederationAsyncStub

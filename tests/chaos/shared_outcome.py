@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 
-from aggregators.vectors import decode_model
 from security.shared_round.parameters import RoundParameters
 from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob
@@ -17,6 +16,7 @@ from tests.chaos import shared_operations as ops
 from tests.chaos.promise import require
 from tests.chaos.shared_statements import StatementLog
 from tests.integration.shared_committee import Vector
+from updates.vectors import decode_model
 
 FRACTION_BITS: Final = 20
 # A group's mean is rounded to float32 once more on its way to the rule.

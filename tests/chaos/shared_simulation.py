@@ -12,7 +12,6 @@ from typing import Final, assert_never
 import numpy as np
 import xxhash
 
-from aggregators.vectors import encode_model
 from security.shared_round.parameters import RoundParameters
 from server.config import TaskConfig
 from server.round.state import Phase, Round
@@ -34,6 +33,7 @@ from tests.chaos.shared_operations import ALL, HolderOperation, Operation, Setup
 from tests.chaos.shared_outcome import Outcome, Story
 from tests.chaos.stores import CLOCK_KEY, Fences
 from tests.integration.shared_committee import update_of
+from updates.vectors import encode_model
 
 START_MS: Final = 1_000_000
 NUM_ROUNDS: Final = 50

@@ -17,7 +17,6 @@ from typing import Final, assert_never
 
 import numpy as np
 
-from aggregators.vectors import decode_model, encode_model
 from server.config import TaskConfig
 from server.round.private_rounds import PrivateRounds
 from server.round.state import Phase
@@ -34,6 +33,7 @@ from tests.chaos.link import TASK, Answer, DeviceLink, Refusal, Silence
 from tests.chaos.operations import ALL, Link, Operation
 from tests.chaos.promise import require
 from tests.chaos.stores import CLOCK_KEY, Fences, Releases
+from updates.vectors import decode_model, encode_model
 
 START_MS: Final = 1_000_000
 NUM_ROUNDS: Final = 4

@@ -14,9 +14,9 @@ from typing import Final
 import httpx
 import psutil
 
-from aggregators.vectors import encode_model
 from cli.demo.ports import ReservedPorts
 from simulation.models import initial_weights
+from updates.vectors import encode_model
 
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE_S: Final = 90.0  # only a hanging test takes that long

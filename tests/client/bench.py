@@ -9,7 +9,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from aggregators.vectors import encode_model
 from client.config import ClientConfig
 from client.hooks import ClientEvent, ClientHooks, EventKind
 from client.messages import Assignment, DeviceState
@@ -18,6 +17,7 @@ from client.runtime import Runtime
 from client.trainer import Plan, TrainingResult, Weights
 from protos.fedagg.v1 import federation_pb2 as pb
 from tests.client.federation import FakeTime, Served, make_config
+from updates.vectors import encode_model
 
 BIG = {"weight": np.zeros(100_000, dtype=np.float32)}
 

@@ -16,17 +16,17 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from aggregators.vectors import encode_model
 from client.config import ClientConfig
 from client.messages import ModelRequest, Submission
 from client.retry import RetryPolicy
-from compression.codec import encode_dense
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.federation_pb2_grpc import (
     FederationServicer,
     add_FederationServicer_to_server,
 )
+from updates.codec import encode_dense
+from updates.vectors import encode_model
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 

@@ -15,13 +15,6 @@ from client.errors import ClientConfigError, ErrorReason, ProtocolError, Refused
 from client.hooks import EventKind
 from client.outcome import Outcome, RoundMetrics
 from client.trainer import Plan, TrainingResult, Weights
-from compression.codec import decode, encode_dense
-from compression.compressor import compress
-from compression.index_coding import encode_coordinates
-from compression.plan import CompressionPlan, Method, ValueType, dense_plan
-from compression.plan_message import to_bytes, to_message
-from compression.sparse import Content, SparseValues
-from compression.update_codec import codec_for
 from privacy.clipping import clip_by_norm
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
@@ -29,6 +22,13 @@ from security.shared_round.parameters import RoundParameters
 from tests.client.bench import BIG, Bench, ShiftTrainer
 from tests.client.committee import CLIP_NORM, Holders, make_holders
 from tests.client.federation import LoseResponse, Refuse, ScriptedFederation, Status, make_config
+from updates.codec import decode, encode_dense
+from updates.compressor import compress
+from updates.index_coding import encode_coordinates
+from updates.plan import CompressionPlan, Method, ValueType, dense_plan
+from updates.plan_message import to_bytes, to_message
+from updates.sparse import Content, SparseValues
+from updates.update_codec import codec_for
 
 DIM, LAYERS = 7, (6, 1)
 SEED = bytes(range(32))

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from client.compressing import CompressedUpdate, UpdateCompressor, compresses
 from client.errors import TrainingError
 from client.trainer import Plan
-from compression.compressor import compress, expand
-from compression.coordinate_maps import linear_map
-from compression.index_coding import encode_coordinates
-from compression.plan import CompressionPlan, Method, ValueType, dense_plan
-from compression.sparse import Content, SparseValues
-from compression.update_codec import codec_for
+from updates.compressor import compress, expand
+from updates.coordinate_maps import linear_map
+from updates.index_coding import encode_coordinates
+from updates.plan import CompressionPlan, Method, ValueType, dense_plan
+from updates.sparse import Content, SparseValues
+from updates.update_codec import codec_for
 
 DIM = 40
 SEED = bytes(range(32))

@@ -7,11 +7,11 @@ from grpc.aio import AioRpcError, Metadata
 from client.convert import check_in_answer, error_from_rpc
 from client.errors import ProtocolError, ServerInternalError, TransportError
 from client.messages import Assignment, RetryLater, RetryLaterReason
-from compression.plan import CompressionPlan, Method, dense_plan
-from compression.plan_message import to_message
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.errors_pb2 import ErrorDetail, ErrorReason
 from tests.client.federation import ScriptedFederation
+from updates.plan import CompressionPlan, Method, dense_plan
+from updates.plan_message import to_message
 
 TOP_2 = CompressionPlan(method=Method.TOP_K, dim=7, num_values=2, error_feedback=True)
 

@@ -20,10 +20,6 @@ from client.retry import RetryPolicy
 from client.runtime import Runtime
 from client.trainer import Plan, TrainingResult, Weights
 from client.transport import FederationTransport
-from compression.compressor import expand
-from compression.plan import CompressionPlan, Method, ValueType
-from compression.plan_message import from_message, to_message
-from compression.update_codec import codec_for
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from tests.client.bench import Bench
@@ -34,6 +30,10 @@ from tests.client.federation import (
     Status,
     make_config,
 )
+from updates.compressor import expand
+from updates.plan import CompressionPlan, Method, ValueType
+from updates.plan_message import from_message, to_message
+from updates.update_codec import codec_for
 
 DIM = 7
 LAYERS = (6, 1)

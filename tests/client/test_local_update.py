@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aggregators.vectors import encode_model
 from client.errors import ModelIntegrityError, TrainingError
 from client.local_update import encode_update, local_update
 from client.messages import Assignment
 from client.model_cache import ModelCache, ReceivedModel
 from client.trainer import Plan, TrainingResult
-from compression.codec import decode
 from tests.client.federation import TASK, make_tensors
+from updates.codec import decode
+from updates.vectors import encode_model
 
 
 def received(dim: int = 7, data: bytes | None = None) -> ReceivedModel:

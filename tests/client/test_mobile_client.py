@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, StatusCode
 
-from aggregators.vectors import encode_model
 from client.errors import (
     AuthenticationError,
     ErrorReason,
@@ -26,7 +25,6 @@ from client.mobile_client import MobileClient
 from client.outcome import Outcome
 from client.retry import RetryPolicy
 from client.runtime import Runtime
-from compression.codec import decode
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from tests.client.bench import Bench, ShiftTrainer
@@ -40,6 +38,8 @@ from tests.client.federation import (
     make_config,
     serve,
 )
+from updates.codec import decode
+from updates.vectors import encode_model
 
 
 def only_update(script: ScriptedFederation) -> NDArray[np.float32]:

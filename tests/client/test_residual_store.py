@@ -11,7 +11,7 @@ from client.errors import ClientConfigError
 from client.messages import SubmissionKey
 from client.private_files import PrivateFolder, PrivateMemory
 from client.residual_store import ResidualStore
-from compression.error_feedback import Residual
+from updates.error_feedback import Residual
 
 TASK, DEVICE = "digits", "device-1"
 DIM = 5

@@ -16,7 +16,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.vectors import decode_model, encode_model
 from server.child_process import tied_to_parent
 from server.storage.embedded import EmbeddedStore
 from server.storage.keys import events_channel, task_prefix
@@ -24,6 +23,7 @@ from server.storage.ports import Durability
 from server.storage.redis_client import RedisClient
 from server.supervisor import worker_environment
 from tests.integration.fleet import DEVICES, PATIENCE_S, TASK, Fleet
+from updates.vectors import decode_model, encode_model
 
 NUM_ROUNDS: Final = 5
 MAX_ROUNDS: Final = 64

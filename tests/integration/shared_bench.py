@@ -12,7 +12,6 @@ import xxhash
 from prometheus_client import CollectorRegistry
 
 from aggregators.config import AggregatorConfig
-from aggregators.vectors import decode_model, encode_model
 from monitoring.audit_logger import AuditLogger
 from monitoring.metrics import Metrics
 from privacy.budget import Budget, LedgerState
@@ -43,6 +42,7 @@ from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from server.tasks import task_info
 from tests.integration.shared_committee import Holders, Vector, mean_of, running, update_of
+from updates.vectors import decode_model, encode_model
 
 TASK: Final = "digits"
 DIM: Final = 24

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import numpy as np
 
-from aggregators.vectors import decode_model, encode_model
 from cli.committee_files import HOLDER_CONFIG, CommitteePlan
 from cli.local_committee import LocalCommittee
 from protos.fedagg.v1 import federation_pb2 as pb
@@ -36,6 +35,7 @@ from simulation.identities import identity_files
 from tests.integration.processes import Worker
 from tests.integration.service import eventually, header, reserved_port
 from tests.integration.shared_committee import Vector, update_of
+from updates.vectors import decode_model, encode_model
 
 if TYPE_CHECKING:
     from protos.fedagg.v1.federation_pb2_grpc import FederationAsyncStub

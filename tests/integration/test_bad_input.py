@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compression.codec import encode_dense
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.errors_pb2 import ErrorReason
 from tests.integration.service import (
@@ -28,6 +27,7 @@ from tests.integration.service import (
     status_of,
     unless_overtaken,
 )
+from updates.codec import encode_dense
 
 DIM: Final = 7
 GOOD: Final = encode_dense(np.ones(DIM, np.float32))

@@ -12,17 +12,17 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from aggregators.vectors import decode_model, encode_model
 from client import ClientConfig, MobileClient, Plan, RetryPolicy, TrainingResult, Weights
-from compression import plan_message
-from compression.codec import dense_payload_bytes, encode_dense
-from compression.compressor import compress
-from compression.coordinate_maps import linear_map
-from compression.plan import CompressionPlan, Method
-from compression.update_codec import codec_for
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.errors_pb2 import ErrorReason
 from tests.integration.service import CLOCK, TASK, Service, header, refusal_of, serving
+from updates import plan_message
+from updates.codec import dense_payload_bytes, encode_dense
+from updates.compressor import compress
+from updates.coordinate_maps import linear_map
+from updates.plan import CompressionPlan, Method
+from updates.update_codec import codec_for
+from updates.vectors import decode_model, encode_model
 
 FEATURES: Final = 64
 CLASSES: Final = 10

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aggregators.vectors import decode_model
 from client import ClientConfig, FlowerClientAdapter, MobileClient
 from tests.integration.service import TASK, serving
+from updates.vectors import decode_model
 
 with warnings.catch_warnings():
     # Flower's own dependencies warn about each other while they are imported.

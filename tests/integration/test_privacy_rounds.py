@@ -10,13 +10,7 @@ import pytest
 import xxhash
 from numpy.typing import NDArray
 
-from aggregators.vectors import decode_model
 from client import ClientConfig, MobileClient, RetryPolicy
-from compression import plan_message
-from compression.codec import encode_dense
-from compression.compressor import compress
-from compression.coordinate_maps import linear_map
-from compression.update_codec import codec_for
 from privacy.banded_noise import BandedNoise
 from privacy.charge import Charge, Sampling
 from privacy.clipping import clip_scale, l2_norm
@@ -38,6 +32,12 @@ from tests.integration.service import (
     serving,
 )
 from tests.integration.trainers import Adding
+from updates import plan_message
+from updates.codec import encode_dense
+from updates.compressor import compress
+from updates.coordinate_maps import linear_map
+from updates.update_codec import codec_for
+from updates.vectors import decode_model
 
 DIM: Final = 40
 CLIP: Final = 2.0

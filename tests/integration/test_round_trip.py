@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aggregators.vectors import decode_model
 from client import (
     ClientConfig,
     ClientEvent,
@@ -23,7 +22,6 @@ from client import (
     Outcome,
     RetryPolicy,
 )
-from compression.codec import encode_dense
 from monitoring.audit_logger import KEY_FILE, load_or_create_key, verify
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.storage.keys import model_blob
@@ -39,6 +37,8 @@ from tests.integration.service import (
     serving,
 )
 from tests.integration.trainers import Adding
+from updates.codec import encode_dense
+from updates.vectors import decode_model
 
 COLLECTION_MS: Final = 600_000
 CHUNK_BYTES: Final = 500_000

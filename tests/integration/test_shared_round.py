@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from aggregators.vectors import decode_model, flatten, layout_of
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
 from security.credentials import (
@@ -41,6 +40,7 @@ from tests.integration.shared_committee import (
     signer,
     update_of,
 )
+from updates.vectors import decode_model, flatten, layout_of
 
 DIM: Final = 24
 DEVICES: Final = ("d1", "d2", "d3", "d4")

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compression.coordinate_maps import linear_map
-from compression.plan import CompressionPlan, Method, ValueType
-from compression.topk import top_k
-from compression.update_codec import codec_for
 from privacy.clipping import clip_by_norm, l2_norm
 from privacy.errors import PrivacyError
 from privacy.fixed_point import to_grid
 from privacy.rule_sensitivity import RuleShape, SensitivityError
 from privacy.sensitivity import COUNT_SENSITIVITY, SensitivityCalibrator, rounded_norm
 from server.sharing.planning import FULL_WEIGHT, staleness_weights
+from updates.coordinate_maps import linear_map
+from updates.plan import CompressionPlan, Method, ValueType
+from updates.topk import top_k
+from updates.update_codec import codec_for
 
 Vector = NDArray[np.float32]
 

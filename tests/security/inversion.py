@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aggregators.vectors import flatten, layout_of
 from client import Plan
 from client.torch_trainer import TorchTrainer
 from simulation import datasets
 from simulation.models import LAYER_SIZES, build_model, initial_weights
+from updates.vectors import flatten, layout_of
 
 Weights = Mapping[str, NDArray[np.float32]]
 

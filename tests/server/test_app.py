@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import redis
 
-from aggregators.vectors import encode_model
 from server.app import build_server
 from server.config import ConfigError, ServerConfig, parse_config
+from updates.vectors import encode_model
 
 Write = Callable[[int], Path]
 

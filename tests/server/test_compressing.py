@@ -8,12 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aggregators.vectors import encode_model
-from compression import plan_message
-from compression.compressor import compress
-from compression.errors import CompressionError
-from compression.index_coding import decode_coordinates
-from compression.plan import Method
 from server.compressing import (
     MAX_COORDINATES_BYTES,
     MAX_KNOWN_PLANS,
@@ -29,6 +23,12 @@ from server.kernels import Workers
 from server.production_server import MAX_MESSAGE_BYTES
 from server.storage.keys import model_blob
 from server.storage.ports import ModelVersion
+from updates import plan_message
+from updates.compressor import compress
+from updates.errors import CompressionError
+from updates.index_coding import decode_coordinates
+from updates.plan import Method
+from updates.vectors import encode_model
 
 SIZES: Final = (90, 10)
 DIM: Final = 100

@@ -9,11 +9,6 @@ import numpy as np
 import pytest
 import xxhash
 
-from compression.codec import encode_dense
-from compression.compressor import compress
-from compression.plan import CompressionPlan, Method
-from compression.stage import zstd_version
-from compression.update_codec import codec_for
 from security.shared_round.bundle import SealedUpdate
 from server.errors import (
     DigestMismatch,
@@ -38,6 +33,11 @@ from server.upload import (
 )
 from tests.security.shared_round.sealed_round import COMMITTEE, PHONE, make_round
 from tests.server.sharing.updates import update_of
+from updates.codec import encode_dense
+from updates.compressor import compress
+from updates.plan import CompressionPlan, Method
+from updates.stage import zstd_version
+from updates.update_codec import codec_for
 
 PAYLOAD: Final = encode_dense(np.arange(5, dtype=np.float32))
 DEADLINE_S: Final = 20.0

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aggregators.vectors import encode_model
 from server.worker import EXIT_CONFIG, EXIT_FAILURE
 from simulation.models import initial_weights
+from updates.vectors import encode_model
 
 pytestmark = pytest.mark.process
 

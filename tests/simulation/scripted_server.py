@@ -15,10 +15,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from aggregators.vectors import encode_model
-from compression import codec
 from protos.fedagg.v1 import errors_pb2, federation_pb2, federation_pb2_grpc
 from simulation.models import initial_weights
+from updates import codec
+from updates.vectors import encode_model
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 

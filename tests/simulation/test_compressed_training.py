@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from compression.coordinate_maps import linear_map
-from compression.plan import CompressionPlan, Method, ValueType
 from security.secret_sharing.field import MersenneField
 from simulation import batched_training, compressed_training
 from simulation.batched_training import Floats
 from simulation.compressed_training import Case, Task, plan_of, train
 from simulation.errors import ScenarioError
+from updates.coordinate_maps import linear_map
+from updates.plan import CompressionPlan, Method, ValueType
 
 TASK = Task(setting="silo", rounds=3)
 DENSE = Case(method=Method.DENSE)

@@ -5,10 +5,10 @@ from statistics import fmean, pstdev
 
 import pytest
 
-from compression.plan import Method, ValueType
 from simulation import compression_experiments
 from simulation.compressed_training import Case, Task, train
 from simulation.compression_experiments import Figures, cases, main, table
+from updates.plan import Method, ValueType
 
 TASK = Task(setting="silo", rounds=2)
 

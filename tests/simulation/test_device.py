@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from compression.plan import CompressionPlan, Method
-from compression.plan_message import to_message
 from protos.fedagg.v1 import federation_pb2 as pb
 from security.shared_round.parameters import RoundParameters
 from simulation.device import run_device
@@ -20,6 +18,8 @@ from simulation.scenarios import Scenario, local_data
 from tests.client.committee import CLIP_NORM, Holders, make_holders
 from tests.client.federation import ScriptedFederation
 from tests.simulation.scripted_server import DIM, TASK, ScriptedServer, serve
+from updates.plan import CompressionPlan, Method
+from updates.plan_message import to_message
 
 Server = tuple[ScriptedServer, str]
 

@@ -273,7 +273,7 @@ Global___Plan: _TypeAlias = Plan  # noqa: Y015
 
 @_typing.final
 class CompressionPlan(_message.Message):
-    """How the updates of a round are compressed; compression/plan.py has the same fields."""
+    """How the updates of a round are compressed; updates/plan.py has the same fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -349,7 +349,7 @@ class CompressionPlan(_message.Message):
     map_seed: _builtins.bytes
     """32 bytes with RAND_K and PROJECTION, else empty."""
     coordinates: _builtins.bytes
-    """With ANNOUNCED: positions, as compression/index_coding.py writes them; else empty."""
+    """With ANNOUNCED: positions, as updates/index_coding.py writes them; else empty."""
     error_feedback: _builtins.bool
     """True where the device keeps what it did not send and adds it to its next update."""
     residual_decay: _builtins.float
@@ -542,7 +542,7 @@ Global___ModelChunk: _TypeAlias = ModelChunk  # noqa: Y015
 
 @_typing.final
 class UpdateHeader(_message.Message):
-    """Describes one update. `payload` is an encoded update, see compression/codec.py, or in a shared
+    """Describes one update. `payload` is an encoded update, see updates/codec.py, or in a shared
     round a sealed one, see security/shared_round/bundle.py.
     """
 

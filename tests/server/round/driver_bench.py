@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from aggregators.config import AggregatorConfig
-from aggregators.vectors import decode_model, encode_model
-from compression.codec import encode_dense
 from monitoring.audit_logger import AuditLogger
 from monitoring.metrics import Metrics
 from privacy.budget import Budget, LedgerState
@@ -38,6 +36,8 @@ from server.storage.ports import (
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from server.tasks import task_info
+from updates.codec import encode_dense
+from updates.vectors import decode_model, encode_model
 
 TASK: Final = "digits"
 DIM: Final = 3

@@ -13,12 +13,6 @@ from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
-from aggregators.vectors import decode_model, encode_model
-from compression.codec import encode_dense
-from compression.compressor import compress
-from compression.coordinate_maps import linear_map
-from compression.plan import CompressionPlan, Method
-from compression.update_codec import codec_for
 from server.round.candidate import (
     AggregationSettings,
     build_candidate,
@@ -27,6 +21,13 @@ from server.round.candidate import (
     model_dim,
 )
 from server.storage.ports import Contribution
+from updates.codec import encode_dense
+from updates.compressor import compress
+from updates.coordinate_maps import linear_map
+from updates.errors import ModelError
+from updates.plan import CompressionPlan, Method
+from updates.update_codec import codec_for
+from updates.vectors import decode_model, encode_model
 
 BASE_VALUES: Final = np.array([1.0, -2.0, 0.5, 4.0], np.float32)
 BASE: Final = encode_model({"w": BASE_VALUES[:3].reshape(3, 1), "b": BASE_VALUES[3:]}, {"k": "v"})
@@ -160,7 +161,7 @@ def test_a_candidate_must_be_a_model_like_its_base(candidate: bytes, words: str)
 
 def test_the_dimension_is_the_number_of_elements() -> None:
     assert model_dim(BASE) == 4
-    with pytest.raises(AggregationError):
+    with pytest.raises(ModelError):
         model_dim(b"garbage")
 
 

@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 import pytest
 
-from compression.codec import encode_dense
 from server.errors import StoreUnavailable
 from server.round import driver as driver_module
 from server.round.state import Phase
@@ -21,6 +20,7 @@ from server.storage.ports import (
     Snapshot,
 )
 from tests.server.round.driver_bench import DIM, LEASE_MS, TASK, Bench
+from updates.codec import encode_dense
 
 DEADLINE_S: Final = 20.0
 

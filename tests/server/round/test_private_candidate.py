@@ -9,12 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from aggregators.errors import TooFewUpdatesError
-from aggregators.vectors import decode_model, encode_model
-from compression.codec import encode_dense
-from compression.compressor import compress
-from compression.coordinate_maps import linear_map
-from compression.plan import CompressionPlan, Method
-from compression.update_codec import codec_for
 from privacy.charge import Charge, Mechanism
 from privacy.fixed_point import grid_norm
 from server.round.candidate import BuiltModel
@@ -29,6 +23,12 @@ from server.round.private_candidate import (
 )
 from server.storage.ports import Contribution
 from tests.server.round.test_candidate import contribution
+from updates.codec import encode_dense
+from updates.compressor import compress
+from updates.coordinate_maps import linear_map
+from updates.plan import CompressionPlan, Method
+from updates.update_codec import codec_for
+from updates.vectors import decode_model, encode_model
 
 DIM: Final = 60
 CLIP: Final = 1.0

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compression import plan_message
-from compression.plan import Method
 from privacy.charge import Charge
 from server.compressing import RoundCompression, task_compression
 from server.config import TaskConfig
@@ -16,6 +14,8 @@ from server.services.plans import MAX_KNOWN_PLANS, RoundPlans
 from server.storage.ports import CheckInAnswer, CheckInVerdict
 from server.tasks import TaskInfo, task_info
 from tests.server.test_compressing import DIM, SIZES, Models
+from updates import plan_message
+from updates.plan import Method
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from compression import plan_message
-from compression.plan import CompressionPlan, Method
 from privacy.charge import Charge
 from security.errors import SharingError
 from security.shared_round.bundle import SealedUpdate
@@ -21,6 +19,8 @@ from server.sharing.planning import BaseModel, SharedTask, staleness_weights
 from server.tasks import task_info
 from tests.security.shared_round.sealed_round import COMMITTEE, PHONE
 from tests.server.sharing.updates import update_of
+from updates import plan_message
+from updates.plan import CompressionPlan, Method
 
 DIM = 300
 BASE = BaseModel(version=4, sha256="ab" * 32, dim=DIM)

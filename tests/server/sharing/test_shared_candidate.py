@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
-from aggregators.vectors import decode_model, encode_model
-from compression.coordinate_maps import linear_map
-from compression.plan import CompressionPlan, Method
 from privacy.charge import Charge
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.sum_opening import OpenedSums
@@ -20,6 +17,9 @@ from server.round.privacy import RoundPrivacy
 from server.sharing.released import ReleasedSums
 from server.sharing.shared_candidate import build_shared_candidate
 from tests.security.shared_round.sealed_round import make_round
+from updates.coordinate_maps import linear_map
+from updates.plan import CompressionPlan, Method
+from updates.vectors import decode_model, encode_model
 
 DIM: Final = 40
 BASE: Final = encode_model({"w": np.zeros(DIM, np.float32)})

@@ -1,1 +1,0 @@
-"""What crosses the wire: the encoding of model updates."""

@@ -1,0 +1,1 @@
+"""What a device sends: model files and vectors, maps, codes, error feedback."""
