@@ -23,9 +23,9 @@ from security.shared_round.committee import (
     load_committee,
 )
 from security.shared_round.holder_keys import HolderSecrets
+from server.config.holder_config import load_holder_config
 from server.errors import ServiceError
 from server.holder.app import HolderServer
-from server.holder.config import load_holder_config
 from server.holder.process import serve_until_stopped
 from server.storage.ports import Durability
 from simulation.device_fleet import device_id

@@ -11,10 +11,10 @@ from privacy.charge import Charge
 from privacy.noise import device_noise
 from privacy.noisy_distances import norm_gate
 from server.config import AggregationConfig, ConfigError, TaskConfig
+from server.config.sharing_config import SELECTING_RULES
 from server.round.candidate import AggregationSettings
 from server.round.privacy import RoundPrivacy
 from server.round.private_candidate import PrivateSettings
-from server.sharing_config import SELECTING_RULES
 
 
 def aggregator_config(task: TaskConfig) -> AggregatorConfig:

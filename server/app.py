@@ -35,6 +35,7 @@ from server.aggregation_settings import (
 )
 from server.compressing import RoundCompression, task_compression
 from server.config import ConfigError, ServerConfig, TaskConfig
+from server.config.sharing_config import SharingConfig
 from server.errors import StoreUnavailable
 from server.http import HttpServer
 from server.kernels import Workers
@@ -58,7 +59,6 @@ from server.sharing.planning import SharedTask
 from server.sharing.pool import HolderPool
 from server.sharing.shared_aggregation import SharedAggregation
 from server.sharing.shared_rounds import SharedRoundPhases
-from server.sharing_config import SharingConfig
 from server.storage.blobs import BlobStore
 from server.storage.embedded import durability_problem
 from server.storage.keys import installation_blob, model_blob

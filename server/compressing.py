@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from server.compression_config import CompressionConfig, value_type_of
 from server.config import TaskConfig
+from server.config.compression_config import CompressionConfig, value_type_of
 from server.kernels import Workers
 from server.storage.keys import model_blob
 from server.storage.ports import ModelVersion

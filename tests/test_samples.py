@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from server.config import ServerConfig, load_config
 
 ROOT: Final = Path(__file__).parents[1]
-# A share holder's sample has another tree; tests/server/holder/test_config.py reads it.
+# A share holder's sample has another tree; tests/server/config/test_holder_config.py reads it.
 SAMPLES: Final = sorted(
     path for path in (ROOT / "docs/samples").glob("*.toml") if path.name != "share-holder.toml"
 )

@@ -13,7 +13,7 @@ from aggregators.registry import RuleSpec, rule_spec
 from cli.demo.terms import CompressionTerms, PrivacyTerms, TomlValue
 from cli.exit_codes import CliError, ExitCode
 from security.shared_round.committee import MAX_HOLDERS
-from server.sharing_config import SELECTING_RULES
+from server.config.sharing_config import SELECTING_RULES
 from simulation.scenarios import Scenario
 
 TASK: Final = "demo"

@@ -25,7 +25,7 @@ from security.shared_round.committee import Committee, load_committee
 from security.shared_round.holder_keys import HolderSecrets
 from security.shared_round.signing import DeviceAuthority
 from server.config import ConfigError
-from server.holder.config import HolderConfig, HolderTlsConfig
+from server.config.holder_config import HolderConfig, HolderTlsConfig
 from server.holder.gate import MAX_MESSAGE_BYTES, Gate
 from server.holder.intake import Intake, IntakeParts, OpenedFrames
 from server.holder.keyring import Keyring

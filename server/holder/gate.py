@@ -13,8 +13,8 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
+from server.config.holder_config import CheckLevel, HolderConfig, PolicyConfig
 from server.errors import MalformedRequest
-from server.holder.config import CheckLevel, HolderConfig, PolicyConfig
 from server.services.identity import PeerIdentity
 from server.services.pace import too_slow
 

@@ -6,8 +6,8 @@ from aggregators.shared_selection import DEGRADED_GROUP_SIZE
 from security.secret_sharing.threshold import Threshold
 from security.shared_round.committee import Committee
 from security.shared_round.parameters import Checks, Degraded, RoundParameters
+from server.config.holder_config import CheckLevel, DegradedMode, PolicyConfig
 from server.errors import MalformedRequest, WeakerThanPolicy, WrongRoundParameters
-from server.holder.config import CheckLevel, DegradedMode, PolicyConfig
 
 # A request that shows every holder's openings must fit into one message.
 MAX_EVIDENCE_BYTES: Final = 56 << 20

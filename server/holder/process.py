@@ -20,9 +20,9 @@ import uvloop
 
 from monitoring.logs import LogFormat, configure_logging
 from server.config import ConfigError
+from server.config.holder_config import HolderConfig, load_holder_config
 from server.errors import ServiceError
 from server.holder.app import HolderServer, build_holder
-from server.holder.config import HolderConfig, load_holder_config
 
 EXIT_FAILURE: Final = 1
 EXIT_CONFIG: Final = 3

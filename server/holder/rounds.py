@@ -15,6 +15,7 @@ from security.shared_round.member_set import FrozenSet, Selection, SelectionMode
 from security.shared_round.openings import compute_blame, compute_openings, sum_shares
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.statements import words_to_bytes
+from server.config.holder_config import PolicyConfig
 from server.errors import (
     MalformedRequest,
     Overloaded,
@@ -22,7 +23,6 @@ from server.errors import (
     ServiceError,
     SumConflict,
 )
-from server.holder.config import PolicyConfig
 from server.holder.intake import OpenedFrames
 from server.holder.judgement import Judgement
 from server.holder.keyring import Keyring

@@ -19,8 +19,8 @@ from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderServicer
 from security.errors import SharedRoundError
+from server.config.holder_config import HolderLimitsConfig
 from server.errors import MalformedRequest, ServiceError
-from server.holder.config import HolderLimitsConfig
 from server.holder.gate import MAX_DATA_BYTES
 from server.holder.intake import Intake, Receipt
 from server.holder.keyring import Keyring

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
+from server.config.holder_config import HolderLimitsConfig
 from server.errors import MalformedRequest, TruncatedStream
-from server.holder.config import HolderLimitsConfig
 from server.holder.gate import MAX_DATA_BYTES
 from server.holder.intake import IncomingShare, Intake, OfferedShare, Receipt
 from server.holder.metrics import HolderMetrics

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
+from server.config.holder_config import HolderLimitsConfig
 from server.errors import Overloaded
-from server.holder.config import HolderLimitsConfig
 from server.kernels import Workers
 
 STREAMS_PER_DEVICE: Final = 2  # a device that lost its connection may be back before we notice

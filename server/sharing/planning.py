@@ -18,8 +18,8 @@ from security.shared_round.parameters import (
     plan_parameters,
 )
 from server.config import TaskConfig
+from server.config.sharing_config import SELECTING_RULES
 from server.round.privacy import RoundPrivacy
-from server.sharing_config import SELECTING_RULES
 from updates import plan_message
 from updates.plan import CompressionPlan
 

@@ -12,7 +12,7 @@ from privacy.budget import Budget, LedgerState, spent
 from privacy.charge import Charge
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.config import PlanConfig, TaskConfig
-from server.privacy_config import PrivacyConfig
+from server.config.privacy_config import PrivacyConfig
 from server.private_task import PrivateTask, private_task
 from server.round.private_rounds import PrivateRounds
 from server.storage.ports import Snapshot

@@ -17,6 +17,7 @@ from monitoring.metrics import Metrics
 from privacy.budget import Budget, LedgerState
 from security.shared_round.parameters import RoundParameters
 from server.config import RoundsConfig, TaskConfig
+from server.config.sharing_config import SharingConfig
 from server.kernels import Workers
 from server.observation import AuditTrail
 from server.round.candidate import AggregationSettings
@@ -27,7 +28,6 @@ from server.sharing.planning import SharedTask
 from server.sharing.pool import HolderPool
 from server.sharing.shared_aggregation import SharedAggregation
 from server.sharing.shared_rounds import SharedRoundPhases
-from server.sharing_config import SharingConfig
 from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob
 from server.storage.notifier import News

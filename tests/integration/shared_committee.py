@@ -18,8 +18,8 @@ from security.shared_round.committee import Committee, dump_committee
 from security.shared_round.holder_keys import HolderSecrets
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import DeviceSigner
+from server.config.holder_config import parse_holder_config
 from server.holder.app import HolderServer, build_holder
-from server.holder.config import parse_holder_config
 
 NOW_S: Final = 1_800_000_000.0
 ISSUER: Final = create_authority(name="devices", now_s=NOW_S, valid_for_s=1e6)

@@ -17,8 +17,8 @@ from server.compressing import (
     compression_name,
     task_compression,
 )
-from server.compression_config import CompressionConfig
 from server.config import TaskConfig
+from server.config.compression_config import CompressionConfig
 from server.kernels import Workers
 from server.production_server import MAX_MESSAGE_BYTES
 from server.storage.keys import model_blob

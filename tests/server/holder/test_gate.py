@@ -20,7 +20,7 @@ from security.credentials import (
     private_key_pem,
 )
 from security.shared_round.parameters import ShareFormat
-from server.holder.config import HolderConfig, HolderTlsConfig, PolicyConfig
+from server.config.holder_config import HolderConfig, HolderTlsConfig, PolicyConfig
 from server.holder.gate import MAX_MESSAGE_BYTES, OPEN_METHODS, request_limits
 from server.holder.rpc import METHODS
 from tests.server.holder.conversation import Conversation

@@ -7,7 +7,7 @@ import pytest
 
 from privacy.charge import Charge, Mechanism, Sampling
 from server.config import TaskConfig
-from server.privacy_config import PrivacyConfig
+from server.config.privacy_config import PrivacyConfig
 from server.round.cohort import draw_cohort, offers_needed
 from server.round.privacy import RoundPrivacy
 from server.round.selection import Candidate

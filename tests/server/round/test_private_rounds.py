@@ -13,8 +13,8 @@ from privacy import renyi_accountant
 from privacy.budget import Accountant, Budget, LedgerState
 from privacy.charge import Charge, Sampling
 from server.config import PlanConfig
+from server.config.privacy_config import PrivacyConfig
 from server.errors import StoreUnavailable
-from server.privacy_config import PrivacyConfig
 from server.private_task import PrivateTask, private_task
 from server.round.state import AbandonReason, Phase
 from server.storage.keys import task_prefix

@@ -9,7 +9,7 @@ from privacy import renyi_accountant
 from privacy.budget import charged_counts
 from privacy.charge import Charge, Sampling
 from server.config import PlanConfig
-from server.privacy_config import PrivacyConfig
+from server.config.privacy_config import PrivacyConfig
 from server.private_task import private_task
 from server.round.private_rounds import BudgetGate
 from server.round.records import finished_round, published_version

@@ -10,9 +10,9 @@ from privacy import renyi_accountant
 from privacy.budget import ACCOUNTANTS
 from privacy.charge import Charge, Sampling
 from server.config import PlanConfig, TaskConfig
+from server.config.privacy_config import PrivacyConfig
 from server.errors import UnknownTask
 from server.kernels import Workers
-from server.privacy_config import PrivacyConfig
 from server.private_task import private_task
 from server.services.admin_backend import StoreBackend
 from server.storage.keys import task_prefix

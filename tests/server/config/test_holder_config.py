@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from server.config import ConfigError
-from server.holder.config import HolderConfig, load_holder_config, parse_holder_config
+from server.config.holder_config import HolderConfig, load_holder_config, parse_holder_config
 
 SAMPLE: Final = Path(__file__).parents[3] / "docs/samples/share-holder.toml"
 NOT_A_DEFAULT: Final = {"tls.insecure"}

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from server.config_section import Section
+from server.config.section import Section
 
 if TYPE_CHECKING:
-    from server.config import TaskConfig
+    from server.config.task_config import TaskConfig
 
 
 class CompressionConfig(Section):

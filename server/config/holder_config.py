@@ -12,8 +12,8 @@ from typing import Final
 
 from pydantic import Field, ValidationError, model_validator
 
-from server.config import ConfigError
-from server.config_section import Section, explain
+from server.config.loading import ConfigError
+from server.config.section import Section, explain
 from server.storage.ports import Durability
 
 MAX_HOLDERS: Final = 7

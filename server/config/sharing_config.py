@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field
 
-from server.config_section import Section
+from server.config.section import Section
 
 if TYPE_CHECKING:
-    from server.config import TaskConfig
+    from server.config.task_config import TaskConfig
 
 # Rules that shared rounds apply to opened distances. Others work on sums of groups.
 SELECTING_RULES: Final = frozenset({"multi-krum", "distance-outliers"})

@@ -1,0 +1,44 @@
+"""What coordinators and share holders are told, read once and checked as a whole."""
+
+from server.config.loading import ENVIRONMENT_PREFIX, ConfigError, load_config, parse_config
+from server.config.server_config import (
+    EMBEDDED,
+    AdminConfig,
+    EnrollmentConfig,
+    LimitsConfig,
+    ListenConfig,
+    ObservabilityConfig,
+    RoundsConfig,
+    ServerConfig,
+    StoreConfig,
+    TlsConfig,
+)
+from server.config.task_config import (
+    AggregationConfig,
+    CriteriaConfig,
+    PlanConfig,
+    TaskConfig,
+    ValidationConfig,
+)
+
+__all__ = [
+    "EMBEDDED",
+    "ENVIRONMENT_PREFIX",
+    "AdminConfig",
+    "AggregationConfig",
+    "ConfigError",
+    "CriteriaConfig",
+    "EnrollmentConfig",
+    "LimitsConfig",
+    "ListenConfig",
+    "ObservabilityConfig",
+    "PlanConfig",
+    "RoundsConfig",
+    "ServerConfig",
+    "StoreConfig",
+    "TaskConfig",
+    "TlsConfig",
+    "ValidationConfig",
+    "load_config",
+    "parse_config",
+]

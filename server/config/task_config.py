@@ -1,0 +1,137 @@
+"""Settings of one learning task."""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from server.config.compression_config import CompressionConfig, compression_problem
+from server.config.privacy_config import PrivacyConfig, privacy_problem
+from server.config.section import Section
+from server.config.sharing_config import MIN_MEMBERS_SHARE, SharingConfig, sharing_problem
+
+
+class CriteriaConfig(Section):
+    """What a device must fulfil to be selected."""
+
+    min_battery_percent: int = Field(default=15, ge=0, le=100)
+    require_charging: bool = False
+    require_unmetered: bool = False
+    require_idle: bool = False
+    min_ram_mib: int = Field(default=0, ge=0)
+    min_app_version: str = Field(default="", max_length=64)
+
+
+class PlanConfig(Section):
+    """What a device does."""
+
+    local_epochs: int = Field(default=1, ge=1, le=1000)
+    batch_size: int = Field(default=32, ge=1, le=1 << 20)
+    learning_rate: float = Field(default=0.1, gt=0, le=1000, allow_inf_nan=False)
+    clipping_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    hyperparameters: dict[str, float] = Field(default_factory=dict)
+
+
+class AggregationConfig(Section):
+    """How contributions become one model."""
+
+    rule: str = Field(
+        default="mean",
+        description="a rule, after any steps, such as nnm+trimmed-mean; docs/Aggregation.md",
+    )
+    num_malicious_nodes: int = Field(default=0, ge=0, description="f, attackers to withstand")
+    num_nodes_to_select: int | None = Field(default=None, ge=1, description="m of Multi-Krum")
+    trim: int | None = Field(default=None, ge=0)
+    max_num_samples: int = Field(default=1000, ge=1, description="cap on one device's weight")
+    clipping_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    norm_factor: float = Field(
+        default=1.5, ge=1, allow_inf_nan=False, description="of clip and norm-threshold, in medians"
+    )
+    bucket_size: int = Field(default=2, ge=1, description="updates in a bucket of bucketing")
+    clipping_radius: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="tau of centered-clipping"
+    )
+    max_steps: int | None = Field(
+        default=None, ge=1, description="of geometric-median and centered-clipping"
+    )
+    server_learning_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+
+class ValidationConfig(Section):
+    """What a candidate must pass."""
+
+    max_update_norm: float | None = Field(
+        default=None, gt=0, description="largest L2 norm of the aggregate; none: any finite one"
+    )
+
+
+class TaskConfig(Section):
+    """One learning task."""
+
+    name: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,63}$")
+    initial_model: Path = Field(description="safetensors file, float32 tensors")
+    mode: Literal["plain", "shared"] = Field(
+        default="plain", description="shared: the coordinator never sees an update"
+    )
+    num_rounds: int = Field(default=100, ge=1, description="model versions to publish")
+    reporting_goal: int = Field(default=10, ge=1, le=100_000, description="updates wanted a round")
+    min_contributions: int = Field(default=0, ge=0, description="0: the reporting goal")
+    over_selection: float = Field(default=1.3, ge=1, le=10)
+    selection_timeout_s: float = Field(
+        default=60, gt=0, description="after it, a cohort of min-contributions will do"
+    )
+    collection_timeout_s: float = Field(default=600, gt=0, le=7 * 86_400)
+    max_participations: int | None = Field(default=None, ge=1)
+    min_rounds_between: int = Field(default=0, ge=0)
+    fairness: float = Field(default=1.0, ge=0, le=10)
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="makes selection repeatable, and guessable by devices; none: a secret draw",
+    )
+    criteria: CriteriaConfig = CriteriaConfig()
+    plan: PlanConfig = PlanConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    validation: ValidationConfig = ValidationConfig()
+    sharing: SharingConfig = SharingConfig()
+    compression: CompressionConfig = CompressionConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+
+    @model_validator(mode="after")
+    def _check_goal(self) -> "TaskConfig":
+        if self.min_contributions > self.reporting_goal:
+            msg = (
+                f"min-contributions={self.min_contributions} must not exceed "
+                f"reporting-goal={self.reporting_goal}"
+            )
+            raise ValueError(msg)
+        problem = sharing_problem(self) if self.is_shared else None
+        if problem:
+            raise ValueError(problem)
+        if not self.is_shared and self.sharing != SharingConfig():
+            msg = 'sharing has no meaning where mode = "plain"'
+            raise ValueError(msg)
+        problem = compression_problem(self)
+        if problem is None and self.privacy.is_on:
+            problem = privacy_problem(self)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    @property
+    def is_shared(self) -> bool:
+        return self.mode == "shared"
+
+    @property
+    def quorum(self) -> int:
+        """Contributions below which a round is abandoned."""
+        return self.min_contributions or self.reporting_goal
+
+    @property
+    def min_members(self) -> int:
+        """Fewest updates that a shared round opens together."""
+        wanted = self.sharing.min_members or math.ceil(MIN_MEMBERS_SHARE * self.quorum)
+        if self.sharing.group_size and not self.sharing.min_members:
+            wanted = min(wanted, self.sharing.group_size)
+        return max(2, wanted)
