@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import as_rows
+from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
 from aggregators.registry import make_rule
@@ -107,18 +107,18 @@ class Aggregate:
 class GradientAggregator:
     """Combines a round's updates with one rule. Holds no state: safe to share between threads."""
 
-    def __init__(self, config: AggregatorConfig, *, num_threads: int | None = None) -> None:
+    def __init__(self, config: AggregatorConfig, *, engine: Engine = LOCAL) -> None:
         """Prepare the rule.
 
         Args:
             config: the rule and its settings.
-            num_threads: threads that read the updates, None: one a core. Never changes a result.
+            engine: what computes with the updates. Never changes a result.
 
         Raises:
             AggregationError: if the configuration names no known rule.
         """
         self._config = config
-        self._num_threads = num_threads
+        self._engine = engine
         self._rule = make_rule(config)
 
     def aggregate(
@@ -148,7 +148,7 @@ class GradientAggregator:
         require_updates(ordered)
         for update in ordered:
             _require_vector(update, ordered[0])
-        rows = as_rows([update.vector for update in ordered], num_threads=self._num_threads)
+        rows = self._engine.rows([update.vector for update in ordered])
         try:
             return self.aggregate_rows(ordered, rows, knowledge)
         except AggregationError:

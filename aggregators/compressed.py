@@ -14,6 +14,7 @@ from aggregators.base import (
     require_updates,
 )
 from aggregators.config import AggregatorConfig
+from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
 from aggregators.sparse_rows import MIN_RANKABLE_DENSITY, SparseRows, SparseVector
 
@@ -37,17 +38,18 @@ class SparseUpdate(UpdateFacts):
 class CompressedGradientAggregator:
     """Combines sparse and dense updates with one rule. Safe to share between threads."""
 
-    def __init__(self, config: AggregatorConfig, *, num_threads: int | None = None) -> None:
+    def __init__(self, config: AggregatorConfig, *, engine: Engine = LOCAL) -> None:
         """Prepare the rule.
 
         Args:
             config: the rule and its settings.
-            num_threads: as of `GradientAggregator`; of dense updates.
+            engine: what computes with rounds of dense updates alone. Rounds with sparse ones are
+                combined in this process whatever it is: `SparseRows` has no other home.
 
         Raises:
             AggregationError: if the configuration names no known rule.
         """
-        self._aggregator = GradientAggregator(config, num_threads=num_threads)
+        self._aggregator = GradientAggregator(config, engine=engine)
 
     def aggregate(
         self,

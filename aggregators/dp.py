@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from aggregators.base import Update, require_updates
 from aggregators.compressed import SparseUpdate
-from aggregators.dense_rows import as_rows
 from aggregators.dp_config import PRIVATE_RULES, DPConfig
+from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
 from aggregators.registry import make_rule
 from aggregators.rows import Floats, Rows, Vector
@@ -123,15 +123,16 @@ class PrivateAggregate:
 class DPGradientAggregator:
     """Combines a round's updates privately. Holds no state: safe to share between threads."""
 
-    def __init__(self, config: DPConfig, *, num_threads: int | None = None) -> None:
+    def __init__(self, config: DPConfig, *, engine: Engine = LOCAL) -> None:
         """Prepare the rule and the noise.
 
         Args:
             config: the rule, the bounds and the noise.
-            num_threads: threads that compare updates, None: one a core. Never changes a result.
+            engine: what compares dense updates, for multi-krum; sparse ones are compared, and
+                every sum is made, in this process. Never changes a result.
         """
         self._config = config
-        self._num_threads = num_threads
+        self._engine = engine
         self._rule = make_rule(config.aggregator)
 
     def aggregate(
@@ -219,7 +220,7 @@ class DPGradientAggregator:
         scores = None
         if config.rule != "mean":
             clips = np.array([clip_scale(norm, config.clipping_norm) for norm in norms.tolist()])
-            rows = _rows(updates, self._num_threads).scaled(clips)
+            rows = _rows(updates, self._engine).scaled(clips)
             result = self._rule(rows, Context(weights=np.ones(len(updates))))
             weights, scores = result.selected.astype(np.float64), result.scores
         weighted = (weights * norms).tolist()
@@ -309,9 +310,8 @@ def _finite_norm(update: AnyUpdate) -> float:
     return norm
 
 
-def _rows(updates: Sequence[AnyUpdate], num_threads: int | None) -> Rows:
+def _rows(updates: Sequence[AnyUpdate], engine: Engine) -> Rows:
     sparse = [update.vector for update in updates if isinstance(update, SparseUpdate)]
     if sparse:
         return SparseRows.of(sparse)
-    dense = [update.vector for update in updates if isinstance(update, Update)]
-    return as_rows(dense, num_threads=num_threads)
+    return engine.rows([update.vector for update in updates if isinstance(update, Update)])

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from aggregators.compressed import sparse_problem
 from aggregators.config import AggregatorConfig
+from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
-from aggregators.kernels.threads import num_cores
 from aggregators.registry import rule_spec
 from privacy.charge import Charge
 from privacy.noise import device_noise
@@ -55,7 +55,12 @@ def aggregator_config(task: TaskConfig) -> AggregatorConfig:
 
 
 def aggregation_settings(
-    task: TaskConfig, rule: AggregatorConfig, *, dim: int, privacy: RoundPrivacy | None
+    task: TaskConfig,
+    rule: AggregatorConfig,
+    *,
+    dim: int,
+    privacy: RoundPrivacy | None,
+    engine: Engine = LOCAL,
 ) -> AggregationSettings:
     """How a round's updates are combined where the coordinator adds no noise.
 
@@ -64,18 +69,19 @@ def aggregation_settings(
         rule: as `aggregator_config` gives it.
         dim: numbers of an update as it is compared.
         privacy: of the task's rounds; None: they are not private.
+        engine: what computes with the updates.
     """
     if task.privacy.noise == "device" and privacy is not None:
         rule = replace(rule, clipping_norm=_gate(privacy, dim))
     return AggregationSettings(
         aggregator=rule,
         server_learning_rate=task.aggregation.server_learning_rate,
-        num_threads=_num_threads(),
+        engine=engine,
         tells_losses=not task.privacy.is_on,
     )
 
 
-def private_settings(task: TaskConfig) -> PrivateSettings | None:
+def private_settings(task: TaskConfig, engine: Engine = LOCAL) -> PrivateSettings | None:
     """How a round's updates are combined and noised; None: the coordinator adds no noise."""
     privacy, rule = task.privacy, task.aggregation
     if privacy.noise != "central":
@@ -90,7 +96,7 @@ def private_settings(task: TaskConfig) -> PrivateSettings | None:
         target_quantile=privacy.target_quantile,
         clipping_learning_rate=privacy.clipping_learning_rate,
         count_noise=privacy.count_noise,
-        num_threads=_num_threads(),
+        engine=engine,
     )
 
 
@@ -114,11 +120,6 @@ def _gate(privacy: RoundPrivacy, dim: int) -> float:
         dim=dim,
     )
     return norm_gate(privacy.clipping_norm, stddev=noise.real_stddev, dim=dim)
-
-
-def _num_threads() -> int:
-    # One core is left to the event loop: check-ins go on while models are made.
-    return max(1, num_cores() - 1)
 
 
 def _row_rule(task: TaskConfig) -> str:

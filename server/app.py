@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from aggregators.config import AggregatorConfig
+from aggregators.engines import Engine, LocalEngine
+from aggregators.kernels.threads import num_cores
 from aggregators.warm_up import warm_up
 from monitoring.audit_logger import AuditLogger
 from monitoring.health import Health, run_probes
@@ -150,6 +152,8 @@ async def _wire(
         observation=observation,
         audit=audit,
         wakeup=notifier.drivers,
+        # One core is left to the event loop: check-ins go on while models are made.
+        engine=LocalEngine(num_threads=max(1, num_cores() - 1)),
     )
 
     async def health() -> Health:
@@ -229,6 +233,7 @@ class _DriverWiring:
     observation: Observation
     audit: AuditTrail
     wakeup: News
+    engine: Engine
 
     def driver(self, info: TaskInfo, rule: AggregatorConfig) -> RoundDriver:
         task = info.config
@@ -238,6 +243,7 @@ class _DriverWiring:
             rule,
             dim=info.summed_dim,
             privacy=None if private is None else private.first_round,
+            engine=self.engine,
         )
         compression = self.compressions.get(info.name)
         phases = None if info.shared is None else self._phases(info.shared, compression)
@@ -247,7 +253,7 @@ class _DriverWiring:
             workers=self.kernels,
             settings=settings,
             compression=compression,
-            private=private_settings(task),
+            private=private_settings(task, self.engine),
             max_update_norm=task.validation.max_update_norm,
             observer=self.observation,
         )

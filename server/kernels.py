@@ -1,7 +1,7 @@
 """The one place where long computations leave the event loop.
 
 Kernels run without the interpreter lock, in one thread beside the loop that may spread them over
-further ones (`AggregationSettings.num_threads`); it leaves a core to the loop. File work has
+further ones (`AggregationSettings.engine`); it leaves a core to the loop. File work has
 threads of its own, so that an upload never waits for an aggregation.
 """
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators import AggregatorConfig, CompressedGradientAggregator, SparseUpdate, Update
+from aggregators.engines import LocalEngine
 from aggregators.sparse_rows import SparseVector
 from client.compressing import UpdateCompressor
 from client.trainer import Plan
@@ -183,7 +184,9 @@ class _Fleet:
         self._shared = case.shared
         self._norm = task.shared_clipping_norm if case.shared else task.clipping_norm
         self._kept: dict[int, Residual] = {}
-        self._aggregator = CompressedGradientAggregator(AggregatorConfig(), num_threads=1)
+        self._aggregator = CompressedGradientAggregator(
+            AggregatorConfig(), engine=LocalEngine(num_threads=1)
+        )
 
     def mean(
         self, plan: CompressionPlan, number: int, devices: Sequence[int], deltas: Floats

@@ -19,6 +19,7 @@ from aggregators.base import (
     Update,
 )
 from aggregators.compressed import CompressedGradientAggregator, SparseUpdate, ranks_values
+from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
 from aggregators.sparse_rows import SparseVector
 from server.storage.ports import Contribution
@@ -47,7 +48,7 @@ class AggregationSettings:
 
     aggregator: AggregatorConfig
     server_learning_rate: float = 1.0
-    num_threads: int | None = None  # of the aggregation; None: one a core; changes no result
+    engine: Engine = LOCAL  # computes with dense updates; changes no result
     tells_losses: bool = True  # of the devices, in the candidate's metrics
 
 
@@ -97,7 +98,7 @@ def build_candidate(
     if ranks_values(settings.aggregator):
         # A device may send fewer entries than it was asked for: that must not end the round.
         updates = [_dense(update) for update in updates]
-    aggregator = CompressedGradientAggregator(settings.aggregator, num_threads=settings.num_threads)
+    aggregator = CompressedGradientAggregator(settings.aggregator, engine=settings.engine)
     aggregate = aggregator.aggregate(updates, ServerKnowledge(seed=_seed(contributions)))
     step = expanded(aggregate.vector, compression)
     data = moved_model(model, step, settings.server_learning_rate)

@@ -21,6 +21,7 @@ from aggregators.dp import (
     PrivateAggregate,
     RoundNoise,
 )
+from aggregators.engines import LOCAL, Engine
 from privacy.adaptive_clipping import AdaptiveClipping, default_count_stddev
 from privacy.charge import Charge, Mechanism
 from privacy.fixed_point import fine_fraction_bits
@@ -51,7 +52,7 @@ class PrivateSettings:
         target_quantile: share of updates that shall be within it.
         clipping_learning_rate: how fast it moves.
         count_noise: of the count it rests on; 0: a twentieth of the expected updates.
-        num_threads: as of `AggregationSettings`.
+        engine: as of `AggregationSettings`.
     """
 
     rule: str = "mean"
@@ -63,7 +64,7 @@ class PrivateSettings:
     target_quantile: float = 0.9
     clipping_learning_rate: float = 0.2
     count_noise: float = 0.0
-    num_threads: int | None = None
+    engine: Engine = LOCAL
 
     def config(self, privacy: RoundPrivacy, *, dim: int, num_updates: int = 0) -> DPConfig:
         """How a round's updates of `dim` numbers become one aggregate.
@@ -171,7 +172,7 @@ def build_private_candidate(
     config = settings.config(round_.privacy, dim=dim, num_updates=len(contributions))
     told = {c.device_id: c.within_clipping_norm for c in contributions}
     within = {key: flag for key, flag in told.items() if flag is not None}
-    aggregate = DPGradientAggregator(config, num_threads=settings.num_threads).aggregate(
+    aggregate = DPGradientAggregator(config, engine=settings.engine).aggregate(
         updates,
         round_noise(config, contributions, round_, dim=dim, compression=compression),
         within,

@@ -55,7 +55,7 @@ def build_shared_candidate(
             Update(key=f"group-{index:05d}", vector=mean.astype(np.float32), num_samples=weight)
             for index, (mean, weight) in enumerate(zip(means, released.weights, strict=True))
         ]
-        aggregator = GradientAggregator(settings.aggregator, num_threads=settings.num_threads)
+        aggregator = GradientAggregator(settings.aggregator, engine=settings.engine)
         # What a rule draws must not be known before the sums are.
         digest = hashlib.sha256(b"".join(mean.tobytes() for mean in means)).digest()
         knowledge = ServerKnowledge(seed=int.from_bytes(digest[:8], "big"))
