@@ -17,7 +17,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
 
 FROM dependencies AS device-dependencies
 RUN --mount=type=cache,target=/var/cache/pip \
-    pip install --quiet --constraint requirements.lock --no-build-isolation '.[sim]'
+    pip install --quiet --constraint requirements.lock --no-build-isolation '.[sim,torch]'
 
 FROM dependencies AS server-build
 COPY . .

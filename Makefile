@@ -1,20 +1,25 @@
-# Everything runs inside .venv, which `make setup` fills from requirements.lock. The targets that
-# need it make it themselves, so a fresh clone needs only Python >= 3.11 with pip, and make.
+# Everything runs inside .venv. The targets that need it make it themselves, so a fresh clone needs
+# only Python >= 3.11 with pip, and make. `make demo` installs what it needs, the others install
+# what the tests need on top.
 # ARGS reaches the command behind a target: `make demo ARGS=--help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit coverage chaos bench bench-kernels bench-secure bench-pipeline experiment-privacy bench-codec experiment-compression format protos lock up down clean
+.PHONY: help setup demo demo-clean demo-pythons test check unit coverage chaos bench bench-kernels bench-secure bench-pipeline experiment-privacy bench-codec experiment-compression format protos lock up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
 COMPOSE := docker compose
 WORKERS ?= 2
 ARGS ?=
+PYTEST := $(BIN)/python -m pytest
 
-# Bytecode is kept in .venv, whatever the environment says: else every process that the tests start
-# compiles the installed packages anew.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/$(VENV)/pycache \
-	$(BIN)/python -m pytest
+PACKAGES := aggregators cli client monitoring privacy protos security server simulation updates
+# What is installed but never imported, at least by nothing that a person waits for.
+NOT_IMPORTED := /(tests?|joblib|mpmath|narwhals|pip|setuptools|sklearn)/
+
+# Bytecode is kept, whatever the environment says: else every process compiles all it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first of these that is new enough; `make PYTHON=/path/to/python setup` overrides it.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -29,18 +34,34 @@ setup: $(STAMP) ## Install everything into .venv; later runs do nothing until th
 # Where the interpreter has no ensurepip (Debian ships it apart), its own pip fills the environment.
 INSTALL = pip=$(BIN)/pip; test -x $$pip || pip="$(PYTHON) -m pip --python $(BIN)/python"; \
 	$$pip install -qq --no-compile --disable-pip-version-check --no-input
+PINNED = $(INSTALL) --constraint requirements.lock
 
-$(STAMP): pyproject.toml requirements.lock
+# Bytecode and kernels are compiled here, on all cores, and not by every process that needs them.
+$(RUNTIME): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "fedagg needs Python 3.11 or newer" >&2; exit 1; }
-	@echo "Installing the pinned packages into $(VENV) (a minute or two, once)"
+	@echo "Installing what runs into $(VENV) (about a minute, once)"
 	@$(BIN)/python -c "" 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
 		$(PYTHON) -m venv --clear --without-pip $(VENV)
-	@$(INSTALL) --no-deps --requirement requirements.lock
-	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@$(PINNED) setuptools
+	@$(PINNED) --no-build-isolation --editable '.[sim]'
+	@$(BIN)/python -m compileall -q -j 0 -x '$(NOT_IMPORTED)' $(VENV)/lib $(PACKAGES)
+	@$(BIN)/python -m aggregators.warm_up & \
+		$(BIN)/python -m security.secret_sharing.warm_up && wait $$!
 	@touch $@
 
-demo: $(STAMP) ## Train one model on a fleet of simulated devices, on this machine.
+$(STAMP): $(RUNTIME)
+	@echo "Installing what the tests need into $(VENV) (a minute or two, once)"
+	@$(INSTALL) --no-deps --requirement requirements.lock
+	@touch $@
+
+demo: $(RUNTIME) ## Train one model on a fleet of simulated devices, on this machine.
 	$(BIN)/fedagg demo $(ARGS)
+
+demo-clean: ## Run three rounds of the demo in a clean clone, with pip's own settings.
+	@$(PYTHON) -m tools.clean_demo $(ARGS)
+
+demo-pythons: ## Do so on each of Python 3.11, 3.12 and 3.13 that is here.
+	@$(PYTHON) -m tools.clean_demo 3.11 3.12 3.13 $(ARGS)
 
 test: check ## Run every check and the whole test suite.
 	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
@@ -104,5 +125,5 @@ down: ## Stop the containers and delete their volumes.
 
 clean: ## Delete caches and build outputs; .venv and demo data stay.
 	rm -rf build dist htmlcov *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache \
-		.pytest_cache .hypothesis .import_linter_cache $(VENV)/pycache
+		.pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
