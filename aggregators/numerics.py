@@ -60,34 +60,6 @@ def order_free_sum(terms: NDArray[np.float64]) -> NDArray[np.float64]:
     return total
 
 
-def compensated_sum(terms: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum each column in row order, carrying the rounding error of every addition along.
-
-    Args:
-        terms: (n, b), float32 or float64, finite. Not modified.
-
-    Returns:
-        (b,), float64.
-
-    Guarantees:
-        The error is at most one rounding of the result plus about n^2 2**-106 times the sum of
-        magnitudes, whatever cancels.
-
-    Cost: O(n b) time, O(b) memory beside `terms`.
-    References: Neumaier (1974); Ogita, Rump and Oishi (2005), Algorithm 4.3.
-    """
-    total = np.zeros(terms.shape[1])
-    rest = np.zeros(terms.shape[1])
-    for row in terms:
-        term = row.astype(np.float64)
-        new = total + term
-        part = new - total
-        rest += (total - (new - part)) + (term - part)
-        total = new
-    found: NDArray[np.float64] = total + rest
-    return found
-
-
 def _lane_sum(
     terms: NDArray[np.float64], exponents: NDArray[np.intc], scratch: NDArray[np.float64]
 ) -> NDArray[np.float64]:

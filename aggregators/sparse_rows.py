@@ -10,7 +10,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final, NoReturn, TypeAlias
 
 import numpy as np
@@ -96,7 +95,7 @@ class SparseVector:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SparseRows:
-    """n sparse vectors of one dimension. Make them with `of` or `of_csr`.
+    """n sparse vectors of one dimension. Make them with `of`.
 
     Attributes:
         vectors: the rows.
@@ -132,37 +131,6 @@ class SparseRows:
                 message += " of the first row"
                 raise AggregationError(message)
         return cls(vectors=tuple(vectors), scales=np.ones(len(vectors)))
-
-    @classmethod
-    def of_csr(
-        cls, indptr: NDArray[np.int64], indices: Indices, values: Vector, dim: int
-    ) -> "SparseRows":
-        """Make rows of a matrix in compressed sparse row format, without copying it.
-
-        Args:
-            indptr: (n + 1,), int64: row i holds the entries from indptr[i] up to indptr[i + 1].
-            indices: (entries,), int32 or int64: columns, strictly increasing within a row.
-            values: (entries,), float32, finite.
-            dim: d.
-
-        Raises:
-            AggregationError: if `indptr` does not cut the entries into rows, or a row is none.
-        """
-        if indptr.ndim != 1 or len(indptr) < 2 or indptr.dtype != np.int64:
-            message = f"indptr of {indptr.dtype}{indptr.shape} must be int64 of shape (n + 1,)"
-            raise AggregationError(message)
-        ends = (int(indptr[0]), int(indptr[-1]))
-        if ends != (0, len(indices)) or (np.diff(indptr) < 0).any():
-            message = f"indptr from {ends[0]} to {ends[1]} must rise from 0 to the number of"
-            message += f" entries, {len(indices)}"
-            raise AggregationError(message)
-        bounds = indptr.tolist()
-        return cls.of(
-            [
-                SparseVector(indices=indices[start:stop], values=values[start:stop], dim=dim)
-                for start, stop in pairwise(bounds)
-            ]
-        )
 
     @property
     def num_rows(self) -> int:

@@ -35,7 +35,7 @@ from privacy.errors import PrivacyError
 from privacy.keystream import Keystream, Words
 from privacy.sampling_table import MAX_STDDEV, MIN_STDDEV, SamplingTable, sampling_table
 
-__all__ = ["MAX_DISTANCE", "MAX_STDDEV", "MIN_STDDEV", "discrete_gaussian", "largest_sample"]
+__all__ = ["MAX_DISTANCE", "MAX_STDDEV", "MIN_STDDEV", "discrete_gaussian"]
 
 MAX_DISTANCE: Final = 2.0**-55
 """Bound of the total variation distance of one sample; d samples: d times as much."""
@@ -77,7 +77,7 @@ def discrete_gaussian(key: bytes, *, stddev: float, size: int) -> NDArray[np.int
         a mechanism on d coordinates add d MAX_DISTANCE (1 + e^epsilon) to its delta.
         The same key, s and size give the same integers on every machine, compiled or not; a
         smaller size gives the first of them.
-        No magnitude exceeds `largest_sample(stddev)`, which is at most 10 s + 1.
+        No magnitude exceeds 10 s + 1.
 
     Cost: about 3.1 words of keystream each; 20 ns each where it is compiled, some ten times as
         much where it is not. The time tells how many attempts were rejected, not which.
@@ -98,15 +98,6 @@ def discrete_gaussian(key: bytes, *, stddev: float, size: int) -> NDArray[np.int
         stream.read_into(part)
         written += attempt(out[written:], part, table)
     return out
-
-
-def largest_sample(stddev: float) -> int:
-    """The largest magnitude that `discrete_gaussian` can give.
-
-    Raises:
-        PrivacyError: if `stddev` is not in 2^-4..2^48.
-    """
-    return sampling_table(float(stddev)).largest
 
 
 @cache

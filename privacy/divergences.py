@@ -28,7 +28,6 @@ from dp_accounting import (
     SampledWithoutReplacementDpEvent,
 )
 from dp_accounting.dp_event import (
-    MixtureOfGaussiansDpEvent,
     TruncatedSubsampledGaussianDpEvent,
 )
 from dp_accounting.pld import PLDAccountant
@@ -36,7 +35,6 @@ from dp_accounting.rdp import RdpAccountant
 from numpy.typing import NDArray
 
 from privacy.charge import Charge, Sampling
-from privacy.errors import PrivacyError
 
 ORDERS: Final[tuple[int, ...]] = (*range(2, 65), 80, 96, 128, 192, 256, 512)
 """Orders of Renyi divergences. Whole ones: sums for others may fail to converge."""
@@ -111,39 +109,6 @@ def pld_event(charge: Charge) -> DpEvent:
             noise_multiplier=charge.noise_multiplier,
         )
     return _gaussian_event(charge)
-
-
-def group_event(charge: Charge, group_size: int) -> DpEvent:
-    """Write a charge as what it costs a group whose contributions are zeroed together.
-
-    Poisson sampling draws each of the group by itself: a binomial number of them moves the sum.
-    No amplification is claimed for groups under fixed-size sampling.
-    """
-    z = charge.noise_multiplier
-    if charge.sampling is Sampling.POISSON and charge.sampling_probability < 1:
-        q = charge.sampling_probability
-        sizes = range(group_size + 1)
-        chances = [math.comb(group_size, k) * q**k * (1 - q) ** (group_size - k) for k in sizes]
-        return MixtureOfGaussiansDpEvent(z, [float(size) for size in sizes], chances)
-    return GaussianDpEvent(z / group_size)
-
-
-def group_pld_epsilon(counts: Mapping[Charge, int], group_size: int, delta: float) -> float:
-    """Compute the epsilon of a group; as `pld_epsilon`, on a grid as much coarser as it is large.
-
-    Raises:
-        PrivacyError: if a multiplier is too small for the size: z / g must be at least 0.01.
-    """
-    interval = PLD_INTERVAL * group_size
-    accountant = PLDAccountant(NeighboringRelation.REPLACE_SPECIAL, interval)
-    for charge in sorted(counts, key=Charge.to_text):
-        if charge.noise_multiplier / group_size < 0.01:
-            message = f"group_size={group_size} must be at most 100 times the noise multiplier"
-            message += f" {charge.noise_multiplier}"
-            raise PrivacyError(message)
-        if counts[charge]:
-            accountant.compose(group_event(charge, group_size), counts[charge])
-    return float(accountant.get_epsilon(delta))
 
 
 def _gaussian_event(charge: Charge) -> DpEvent:

@@ -35,7 +35,6 @@ from privacy.keystream import derive_key
 _ROUND_LABEL: Final = b"round noise"
 _DEVICE_LABEL: Final = b"device noise"
 _DIGEST_BYTES: Final = 32
-_MAX_HOLDERS: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,41 +141,6 @@ def add_device_noise(
     integers = to_grid(clip_by_norm(vector, clip_norm), fraction_bits=noise.fraction_bits)
     integers += noise.draw(derive_key(key, _DEVICE_LABEL), len(vector))
     return from_grid(integers, fraction_bits=noise.fraction_bits).astype(np.float32)
-
-
-def dealer_stddev(
-    noise_multiplier: float, sensitivity_units: float, *, dealers: int, threshold: int
-) -> int:
-    """Size the noise that each of D share holders deals into a shared sum.
-
-    Args:
-        noise_multiplier: z, above 0.
-        sensitivity_units: S, the sensitivity of the opened integer sum; above 0.
-        dealers: D, holders whose noise is in every sum; `threshold` to 255.
-        threshold: t, from 2: up to t - 1 holders may pool what they know.
-
-    Returns:
-        s_d = z S / sqrt(D - t + 1), rounded up to an integer.
-
-    Raises:
-        PrivacyError: if an argument is out of range.
-
-    Guarantees:
-        Whichever t - 1 dealers subtract their own noise, the rest has a variance of at least
-        (z S)^2.
-    """
-    _require_multiplier(noise_multiplier)
-    if not 0.0 < sensitivity_units < math.inf:
-        message = f"sensitivity_units={sensitivity_units} must be finite and above 0"
-        raise PrivacyError(message)
-    if not 2 <= threshold <= dealers <= _MAX_HOLDERS:
-        message = f"threshold={threshold}, dealers={dealers} must satisfy 2 <= t <= D <= 255"
-        raise PrivacyError(message)
-    stddev = noise_multiplier * sensitivity_units / math.sqrt(dealers - threshold + 1)
-    if not stddev <= MAX_STDDEV:
-        message = f"noise_multiplier={noise_multiplier} must keep a dealer's stddev at most 2^48"
-        raise PrivacyError(message)
-    return math.ceil(stddev)
 
 
 def round_key(noise_key: bytes, *, round_number: int, manifest_sha256: bytes) -> bytes:

@@ -6,9 +6,6 @@ Notation: s, the standard deviation of the noise in each of the d coordinates of
 import math
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from privacy.errors import PrivacyError
 
 MAX_VISIBLE_MULTIPLIER: Final = 0.1 / math.sqrt(50.0)
@@ -50,59 +47,6 @@ def norm_gate(clip_norm: float, *, stddev: float, dim: int, tail: float = _TAIL)
     square, noise = clip_norm * clip_norm, stddev * stddev
     deviation = math.sqrt(2.0 * dim * noise * noise + 4.0 * square * noise)
     return math.sqrt(square + dim * noise + tail * deviation)
-
-
-def distance_bias(*, stddev: float, dim: int) -> float:
-    """Give what noise adds to the squared distance of two updates on average: 2 d s^2.
-
-    Raises:
-        PrivacyError: if an argument is out of range.
-    """
-    _require(stddev, dim)
-    return 2.0 * dim * stddev * stddev
-
-
-def distance_deviation(distance: float, *, stddev: float, dim: int) -> float:
-    """Give the standard deviation of the squared distance of two noised updates.
-
-    sqrt(8 d s^4 + 8 s^2 D^2), at most 2 s^2 sqrt(2 d) + 2 sqrt(2) s D.
-
-    Args:
-        distance: D, of the updates without noise; from 0.
-        stddev: s.
-        dim: d.
-
-    Raises:
-        PrivacyError: if an argument is out of range.
-    """
-    _require(stddev, dim)
-    if not 0.0 <= distance < math.inf:
-        message = f"distance={distance} must be finite and at least 0"
-        raise PrivacyError(message)
-    noise = stddev * stddev
-    return math.sqrt(8.0 * noise * (dim * noise + distance * distance))
-
-
-def without_bias(
-    squared_distances: NDArray[np.float64], *, stddev: float, dim: int
-) -> NDArray[np.float64]:
-    """Subtract what noise adds on average from every pair's squared distance.
-
-    Args:
-        squared_distances: (n, n), of noised updates. Not modified.
-        stddev: s.
-        dim: d.
-
-    Returns:
-        (n, n): unbiased, except that what comes out negative is 0; 0 on the diagonal.
-
-    Raises:
-        PrivacyError: if an argument is out of range.
-    """
-    corrected = squared_distances - distance_bias(stddev=stddev, dim=dim)
-    np.maximum(corrected, 0.0, out=corrected)
-    np.fill_diagonal(corrected, 0.0)
-    return corrected
 
 
 def max_visible_multiplier(dim: int) -> float:

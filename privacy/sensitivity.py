@@ -6,15 +6,11 @@ zero in one of them. What a device sends besides its update, and when, is not hi
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 from privacy.clipping import MIN_CLIP_NORM
 from privacy.errors import PrivacyError
 from privacy.fixed_point import grid_norm
 from privacy.rule_sensitivity import RuleShape, rule_sensitivity
-
-COUNT_SENSITIVITY: Final = 0.5
-"""Of a count of bits, each entered as bit - 1/2: a device's own term is 1/2, -1/2 or, zeroed, 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,35 +76,6 @@ class SensitivityCalibrator:
         """
         norm = grid_norm(self.clipping_norm, fraction_bits=fraction_bits, dim=dim)
         return self.factor * norm
-
-
-def rounded_norm(clip_norm: float, *, step: float, dim: int, stochastic: bool) -> float:
-    """Bound the norm of a vector within C after its coordinates were rounded to a grid.
-
-    What a quantized update may be decoded to: its sensitivity if the server did not clip again.
-    `privacy.fixed_point.grid_norm` is the same for the grid of private sums.
-
-    Args:
-        clip_norm: C, finite, above 0.
-        step: the largest distance of two neighbouring values of the grid; finite, from 0.
-        dim: k, coordinates that are rounded; from 1.
-        stochastic: whether they are rounded up or down at random rather than to the nearest.
-
-    Returns:
-        C + step sqrt(k), half of the step if to the nearest.
-
-    Raises:
-        PrivacyError: if an argument is out of range.
-
-    Guarantees:
-        No rounded vector is longer; some grids and vectors reach the bound to the nearest.
-    """
-    if not 0 < clip_norm < math.inf or not 0 <= step < math.inf or dim < 1:
-        message = f"clip_norm={clip_norm} must be above 0, step={step} at least 0, both finite,"
-        message += f" dim={dim} at least 1"
-        raise PrivacyError(message)
-    farthest = step if stochastic else step / 2
-    return clip_norm + farthest * math.sqrt(dim)
 
 
 def _require_clip_norm(clip_norm: float) -> None:

@@ -10,10 +10,9 @@ SecurityError
 │   ├── TooFewSharesError
 │   └── InconsistentSharesError
 └── SharedRoundError        what a party of a shared round refuses; each has a stable `reason`
-    ├── MalformedMessageError, BadHeaderSignatureError, WrongRoundParametersError,
-    │   WrongHolderError, SealBrokenError, OutOfRangeWordError, CommitmentMismatchError,
-    │   BadStatementError, EvidenceInsufficientError
-    └── WeakerThanPolicyError
+    └── MalformedMessageError, BadHeaderSignatureError, WrongRoundParametersError,
+        WrongHolderError, SealBrokenError, OutOfRangeWordError, CommitmentMismatchError,
+        BadStatementError, EvidenceInsufficientError
 """
 
 from typing import ClassVar
@@ -113,9 +112,3 @@ class EvidenceInsufficientError(SharedRoundError):
     """The statements given do not show what they must."""
 
     reason = "EVIDENCE_INSUFFICIENT"
-
-
-class WeakerThanPolicyError(SharedRoundError):
-    """The round asks for less protection than this party allows."""
-
-    reason = "WEAKER_THAN_POLICY"

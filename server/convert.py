@@ -117,14 +117,6 @@ def check_round_number(number: int) -> None:
     _between("round", number, 1, MAX_NUMBER)
 
 
-def check_submission_id(submission_id: str) -> None:
-    _match("submission_id", submission_id, CLIENT_ID)
-
-
-def check_digest(digest: bytes) -> None:
-    _between("payload_digest length", len(digest), DIGEST_BYTES, DIGEST_BYTES)
-
-
 def check_size(declared: int, *, limit: int) -> None:
     """Refuse a payload that is larger than the task's model can ask for."""
     if declared > limit:

@@ -24,7 +24,6 @@ the process afterwards; an update with `submitting` but without `acked` may or m
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -63,20 +62,6 @@ class EventLog:
         self.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AckedUpdate:
-    """One update a server promised to count, as the device holds the promise.
-
-    Attributes:
-        digest: payload digest, 32 lower-case hex digits.
-    """
-
-    device_id: str
-    round: int
-    submission_id: str
-    digest: str
-
-
 def read_events(paths: Iterable[Path]) -> Iterator[dict[str, Field]]:
     """Read event logs, file by file, in the order written.
 
@@ -94,26 +79,3 @@ def read_events(paths: Iterable[Path]) -> Iterator[dict[str, Field]]:
                 message = f"{path}:{number} is no event: {line[:80]!r}"
                 raise SimulationError(message)
             yield event
-
-
-def acked_updates(log_dir: Path) -> tuple[AckedUpdate, ...]:
-    """Collect every acknowledged update of the devices that log into a directory.
-
-    Returns:
-        One entry per `acked` line, ordered by round, device and submission; a repeated line is
-        repeated here.
-
-    Raises:
-        SimulationError: if a log is damaged.
-    """
-    acked = [
-        AckedUpdate(
-            device_id=str(event["device"]),
-            round=int(event["round"] or 0),
-            submission_id=str(event["submission_id"]),
-            digest=str(event["digest"]),
-        )
-        for event in read_events(sorted(log_dir.glob("*.jsonl")))
-        if event["event"] == "acked"
-    ]
-    return tuple(sorted(acked, key=lambda ack: (ack.round, ack.device_id, ack.submission_id)))

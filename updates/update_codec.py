@@ -90,11 +90,6 @@ class UpdateCodec(Protocol):
         """Most bytes that an encoded update has."""
         ...
 
-    @property
-    def stage_supported(self) -> bool:
-        """Whether zstd frames are made and accepted here."""
-        ...
-
     def encode(self, content: Content, *, seed: bytes) -> bytes:
         """Write an update.
 
@@ -191,10 +186,6 @@ class DenseCodec:
     def max_payload_bytes(self) -> int:
         return codec.dense_payload_bytes(self.dim)
 
-    @property
-    def stage_supported(self) -> bool:
-        return False
-
     def encode(self, content: Content, *, seed: bytes) -> bytes:
         del seed
         return codec.encode_dense(as_vector(content, num_values=self.dim))
@@ -220,10 +211,6 @@ class CodedUpdates:
     def max_payload_bytes(self) -> int:
         # A stage never makes a body larger.
         return HEADER_BYTES + self.stage.max_body_bytes
-
-    @property
-    def stage_supported(self) -> bool:
-        return self.stage.has_zstd
 
     def encode(self, content: Content, *, seed: bytes) -> bytes:
         stage, data = self.stage.pack(self.body.write(content, seed=seed))

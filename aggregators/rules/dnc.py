@@ -88,17 +88,6 @@ def dnc(  # noqa: PLR0913 -- one name per setting of the paper
     return combine_in_order(matrix, order, _keep(passes, num_dropped))
 
 
-def dnc_weights(gram: Gram, *, num_byzantine: int, filter_fraction: float = 1.0) -> Combination:
-    """Drop the ceil(c f) rows of most deviation, of equal ones the last, in one pass.
-
-    Raises:
-        TooFewUpdatesError: if n < 2 f + 1.
-        AggregationError: if another argument is out of range.
-    """
-    _require(gram.num_rows, num_byzantine, 1, filter_fraction)
-    return _keep([_deviations(gram)], _num_dropped(num_byzantine, filter_fraction))
-
-
 def _num_dropped(num_byzantine: int, filter_fraction: float) -> int:
     # A product like 0.28 * 25 comes out above the whole number that is meant.
     return math.ceil(filter_fraction * num_byzantine * (1.0 - 1e-12))

@@ -58,8 +58,6 @@ class DeviationGate:
 
 
 DEFAULT_GATE: Final = DeviationGate()
-SOURCE_GATE: Final = DeviationGate(max_deviations=2.0, scaled=False, floor=0.0)
-"""What the published code does; it drops about 18 % of honest rows with Gaussian scores."""
 
 
 def fedmi(

@@ -9,6 +9,7 @@ import numpy as np
 
 from aggregators.dense_rows import as_rows
 from aggregators.shared_selection import select
+from benchmarks.secure import classic
 from benchmarks.secure.cpu import best_of
 from benchmarks.secure.figures import Figures, Target, judged, rounded
 from benchmarks.secure.holders import Holder, flip_coin, holders_of
@@ -20,7 +21,7 @@ from benchmarks.secure.parties import (
     device_id_of,
     random_update,
 )
-from security.secret_sharing import classic, fixed_point
+from security.secret_sharing import fixed_point
 from security.secret_sharing.threshold import Threshold
 from security.shared_round.bundle import check_structure, parse_prefix
 from security.shared_round.coins import Coin

@@ -20,10 +20,8 @@ __all__ = [
     "backend",
     "dot",
     "multiply",
-    "negate",
     "nonzero_sums",
     "products",
-    "scale",
     "signed_sum",
     "subtract",
     "weighted_sum",
@@ -68,21 +66,6 @@ def subtract(field: MersenneField, a: Words, b: Words) -> Words:
     difference = a.copy()
     kernels().subtract(difference, b, field.bits)
     return difference
-
-
-def negate(field: MersenneField, words: Words) -> Words:
-    """Give -words, (d,)."""
-    negated = np.zeros_like(words)
-    kernels().subtract(negated, words, field.bits)
-    return negated
-
-
-def scale(field: MersenneField, words: Words, factor: int) -> Words:
-    """Give factor * words, (d,), for any integer taken mod p."""
-    scaled = np.empty_like(words)
-    factors = np.array([field.reduce(factor)], dtype=np.uint64)
-    kernels().multiply(scaled, words, factors, field.bits)
-    return scaled
 
 
 def multiply(field: MersenneField, a: Words, b: Words) -> Words:

@@ -48,11 +48,6 @@ def num_chunks(plaintext_bytes: int) -> int:
     return -(-plaintext_bytes // CHUNK_BYTES)
 
 
-def sealed_bytes(plaintext_bytes: int) -> int:
-    """Return the length of a body's ciphertext."""
-    return plaintext_bytes + TAG_BYTES * num_chunks(plaintext_bytes)
-
-
 class ChunkCipher:
     """Seals and opens the chunks of one body, in any order.
 

@@ -91,7 +91,7 @@ class Speaker:
     def sum_share(
         self, *, selection_sha256: bytes, num_sums: int, data_sha256: bytes
     ) -> pb.HolderStatement:
-        """State the SHA-256 of this holder's shares of the sums, as `sums_to_bytes` gives them."""
+        """State the SHA-256 of this holder's shares of the sums."""
         body = pb.SumShare(
             selection_sha256=selection_sha256, num_sums=num_sums, data_sha256=data_sha256
         )
@@ -268,11 +268,6 @@ def read_sum_share(
         msg = f"num_sums={statement.sum.num_sums} must be {num_sums}"
         raise BadStatementError(msg)
     return _digest("data_sha256", statement.sum.data_sha256)
-
-
-def sums_to_bytes(sums: Sequence[Words]) -> tuple[bytes, ...]:
-    """Return each sum's words as they are sent, in order; their concatenation is hashed."""
-    return tuple(words_to_bytes(words) for words in sums)
 
 
 def sums_from_bytes(

@@ -184,29 +184,6 @@ def squared_norm(vector: NDArray[np.float32], params: RoundParameters) -> int:
     return sum(_squares(vector, params))
 
 
-def fit_to_bound(vector: NDArray[np.float32], params: RoundParameters) -> NDArray[np.float32]:
-    """Return the update, scaled down where its encoded norm exceeds the round's bound.
-
-    An update that was clipped to the round's clip norm comes back as it is, but for the rounding
-    of a clip in single precision.
-
-    Raises:
-        SharingError: if the vector has another shape or type, or cannot be encoded; or if the
-            bound leaves no room for the rounding.
-    """
-    square = squared_norm(vector, params)
-    if square <= params.norm_bound**2:
-        return vector
-    # Rounding adds at most sqrt(d) / 2 to the norm, once in what was measured, once in what comes.
-    rounding = math.sqrt(params.dim) / 2
-    target = (params.norm_bound - rounding) * (1 - 2**-20)
-    if target <= 0:
-        msg = f"norm_bound={params.norm_bound} must exceed the rounding of {params.dim} elements"
-        raise SharingError(msg)
-    scale = target / (math.isqrt(square) + 1 + rounding)
-    return (vector * np.float64(scale)).astype(np.float32)
-
-
 def _squares(vector: NDArray[np.float32], params: RoundParameters) -> Iterator[int]:
     """Yield the sum of squares of one part after another."""
     scale = float(1 << params.fraction_bits)

@@ -119,11 +119,6 @@ class HolderServer:
             _log.warning("open_to_every_caller", address=self.address)
         _log.info("holder_started", address=self.address, index=self._config.holder.index)
 
-    @property
-    def http_ports(self) -> tuple[int, ...]:
-        """Ports of /health and of /metrics, those of them that are configured."""
-        return tuple(http.port for http in self._http)
-
     async def stop(self, drain_s: float = DRAIN_S) -> None:
         """Answer what is under way, then close everything."""
         await self._health.enter_graceful_shutdown()

@@ -140,11 +140,6 @@ class FilePart:
         self._finished = False
         self._bytes_written = 0
 
-    @property
-    def bytes_written(self) -> int:
-        """Bytes taken by `write` so far."""
-        return self._bytes_written
-
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
         with _reported("write"):

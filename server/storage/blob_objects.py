@@ -149,18 +149,11 @@ class ObjectPart:
         self._buffer = bytearray()
         self._upload: FileSystem | None = None
         self._finished = False
-        self._bytes_written = 0
-
-    @property
-    def bytes_written(self) -> int:
-        """Bytes taken by `write` so far."""
-        return self._bytes_written
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
         self._require_open()
         self._buffer += data
-        self._bytes_written += memoryview(data).nbytes
         if len(self._buffer) >= SINGLE_REQUEST_BYTES:
             self._send()
 

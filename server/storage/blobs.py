@@ -42,10 +42,6 @@ class PartWriter(Protocol):
     A writer that is neither committed nor aborted leaves what a crash would leave.
     """
 
-    @property
-    def bytes_written(self) -> int:
-        """Bytes taken by `write` so far."""
-
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes.
 

@@ -369,35 +369,6 @@ def test_stored_zeros_are_zeros() -> None:
     assert gram.inner.tolist() == [[4.0] * 3] * 3
 
 
-def test_csr_arrays_are_cut_into_rows_without_copies() -> None:
-    indptr = np.array([0, 2, 2, 5])
-    indices = np.array([1, 3, 0, 1, 4], dtype=np.int32)
-    values = np.arange(1, 6, dtype=np.float32)
-    rows = SparseRows.of_csr(indptr, indices, values, 5)
-    expected = [[0, 1, 0, 2, 0], [0, 0, 0, 0, 0], [3, 4, 0, 0, 5]]
-    assert densify(rows).tolist() == expected
-    assert all(np.shares_memory(values, rows.vectors[row].values) for row in (0, 2))
-    taken = rows.take([2, 0])
-    assert taken.vectors[0] is rows.vectors[2]
-
-
-@pytest.mark.parametrize(
-    ("indptr", "message"),
-    [
-        ([0], "indptr of int64"),
-        ([[0, 1]], "indptr of int64"),
-        ([1, 5], "indptr from 1 to 5 must rise from 0"),
-        ([0, 4], "indptr from 0 to 4 must rise from 0 to the number of entries, 5"),
-        ([0, 3, 2, 5], "must rise"),
-        ([0, 5], "strictly increasing"),
-    ],
-)
-def test_csr_arrays_that_are_no_rows_are_refused(indptr: list[int], message: str) -> None:
-    indices = np.array([1, 3, 0, 1, 4])
-    with pytest.raises(AggregationError, match=message):
-        SparseRows.of_csr(np.array(indptr), indices, np.ones(5, dtype=np.float32), 5)
-
-
 @pytest.mark.parametrize(
     ("indices", "values", "dim", "message"),
     [

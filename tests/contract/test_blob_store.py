@@ -197,7 +197,6 @@ async def test_a_part_is_invisible_until_committed(store: BlobStore) -> None:
     writer = store.open_part("r/u", part="one")
     writer.write(noise(5000))
     writer.write(memoryview(noise(300, 1)))
-    assert writer.bytes_written == 5300
     assert await store.size("r/u") is None
     assert await store.list("") == []
     writer.commit()
@@ -267,7 +266,6 @@ async def test_an_interrupted_upload_resumes_from_the_longest_part(
     resumed = store.open_part("r/u", part="resumed")
     for chunk in store.iter_part("r/u", part="long", length=5_500, chunk_bytes=1_000):
         resumed.write(chunk)
-    assert resumed.bytes_written == 5_500
     resumed.write(data[5_500:])
     resumed.commit()
     assert await store.get("r/u") == data

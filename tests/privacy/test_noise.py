@@ -2,8 +2,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from privacy.clipping import clip_by_norm
 from privacy.errors import PrivacyError
@@ -13,7 +11,6 @@ from privacy.noise import (
     GridNoise,
     add_device_noise,
     central_noise,
-    dealer_stddev,
     device_noise,
     round_key,
 )
@@ -77,35 +74,6 @@ def test_a_vector_that_is_not_finite_gets_no_noise() -> None:
         )
 
 
-@given(
-    st.floats(0.01, 100),
-    st.floats(1.0, 2.0**30),
-    st.integers(2, 9).flatmap(lambda t: st.tuples(st.just(t), st.integers(t, 12))),
-)
-def test_colluding_dealers_leave_enough(
-    multiplier: float, units: float, sizes: tuple[int, int]
-) -> None:
-    threshold, dealers = sizes
-    stddev = dealer_stddev(multiplier, units, dealers=dealers, threshold=threshold)
-    honest = dealers - (threshold - 1)
-    assert honest * stddev**2 >= (multiplier * units) ** 2 * (1 - 1e-15)
-    # One unit less, and t - 1 dealers could get below.
-    assert honest * (stddev - 1) ** 2 < (multiplier * units) ** 2
-
-
-def test_five_dealers_of_which_two_collude() -> None:
-    stddev = dealer_stddev(1.0, 2.0**20, dealers=5, threshold=3)
-    assert stddev == math.ceil(2.0**20 / math.sqrt(3))
-    noises = [
-        GridNoise(stddev=stddev, fraction_bits=20).draw(bytes([i]) * 32, 50_000) for i in range(5)
-    ]
-    everybody = np.sum(noises, axis=0)
-    assert is_variance(everybody, stddev * math.sqrt(5))
-    assert is_variance(np.sum(noises[2:], axis=0), 2.0**20)
-    # One more that subtracts its noise, and the promise is broken.
-    assert float((np.sum(noises[3:], axis=0) ** 2.0).mean()) < 0.8 * 2.0**40
-
-
 def test_a_round_key_is_bound_to_round_and_manifest() -> None:
     keys = {
         round_key(key, round_number=number, manifest_sha256=digest)
@@ -128,12 +96,3 @@ def test_arguments_out_of_range_are_refused() -> None:
         GridNoise(stddev=1.0, fraction_bits=60)
     with pytest.raises(PrivacyError, match="manifest_sha256 must have 32 bytes, got 0"):
         round_key(KEY, round_number=1, manifest_sha256=b"")
-    with pytest.raises(PrivacyError, match="sensitivity_units=0"):
-        dealer_stddev(1.0, 0.0, dealers=5, threshold=3)
-    for dealers, threshold in ((2, 3), (5, 1), (256, 3)):
-        with pytest.raises(PrivacyError, match=f"threshold={threshold}, dealers={dealers}"):
-            dealer_stddev(1.0, 1.0, dealers=dealers, threshold=threshold)
-    with pytest.raises(PrivacyError, match="noise_multiplier=nan"):
-        dealer_stddev(math.nan, 1.0, dealers=5, threshold=3)
-    with pytest.raises(PrivacyError, match="at most 2"):
-        dealer_stddev(1e10, 1e10, dealers=5, threshold=3)

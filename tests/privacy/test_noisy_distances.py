@@ -3,18 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from aggregators.dense_rows import as_rows
 from aggregators.rules.multi_krum import multi_krum
 from privacy.errors import PrivacyError
 from privacy.noisy_distances import (
     MAX_VISIBLE_MULTIPLIER,
     MEASURED_DIM,
-    distance_bias,
-    distance_deviation,
     max_visible_multiplier,
     norm_gate,
     rule_problem,
-    without_bias,
 )
 
 
@@ -39,39 +35,6 @@ def test_the_gate_is_the_formula_of_the_noise_alone_for_many_coordinates() -> No
     simple = math.sqrt(1.0 + dim * stddev**2 * (1 + 4 * math.sqrt(2 / dim)))
     assert norm_gate(1.0, stddev=stddev, dim=dim) == pytest.approx(simple, rel=1e-6)
     assert norm_gate(1.0, stddev=0.0, dim=dim) == 1.0
-
-
-def test_distances_have_the_stated_bias_and_deviation() -> None:
-    dim, stddev = 400, 0.2
-    one = np.zeros(dim)
-    other = np.full(dim, 3.0 / math.sqrt(dim))
-    pairs = noised(one, stddev, 4000, seed=1) - noised(other, stddev, 4000, seed=2)
-    squares = (pairs**2).sum(axis=1)
-    deviation = distance_deviation(3.0, stddev=stddev, dim=dim)
-    excess = float(squares.mean()) - 9.0 - distance_bias(stddev=stddev, dim=dim)
-    assert abs(excess) < 5 * deviation / math.sqrt(4000)
-    assert float(squares.std()) == pytest.approx(deviation, rel=0.06)
-    assert float(squares.std()) != pytest.approx(1.2 * deviation, rel=0.06)
-    simple = 2 * stddev**2 * math.sqrt(2 * dim) + 2 * math.sqrt(2) * stddev * 3.0
-    assert deviation <= simple
-
-
-def test_corrected_distances_are_near_those_without_noise() -> None:
-    generator = np.random.default_rng(5)
-    updates = generator.normal(0, 1, (6, 2000))
-    stddev = 0.5
-    clean = as_rows(updates.astype(np.float32)).gram().squared_distances
-    noisy = updates + generator.normal(0, stddev, updates.shape)
-    seen = as_rows(noisy.astype(np.float32)).gram().squared_distances
-    before = seen.copy()
-    corrected = without_bias(seen, stddev=stddev, dim=2000)
-    np.testing.assert_array_equal(seen, before)
-    allowed = 5 * distance_deviation(math.sqrt(clean.max()), stddev=stddev, dim=2000)
-    off = ~np.eye(6, dtype=bool)
-    assert np.abs(corrected - clean)[off].max() < allowed
-    assert np.abs(seen - clean)[off].min() > allowed  # uncorrected, all of them are off
-    assert (np.diagonal(corrected) == 0).all()
-    assert (without_bias(np.zeros((2, 2)), stddev=1.0, dim=3) == 0).all()
 
 
 def kept_attackers(total_multiplier: float, attack: str) -> float:
@@ -127,12 +90,10 @@ def test_rules_by_coordinate_are_not(rule: str) -> None:
 
 def test_arguments_out_of_range_are_refused() -> None:
     with pytest.raises(PrivacyError, match="stddev=-1"):
-        distance_bias(stddev=-1.0, dim=1)
+        norm_gate(1.0, stddev=-1.0, dim=1)
     with pytest.raises(PrivacyError, match="dim=0"):
         max_visible_multiplier(0)
     with pytest.raises(PrivacyError, match="clip_norm=0"):
         norm_gate(0.0, stddev=1.0, dim=1)
-    with pytest.raises(PrivacyError, match="distance=-1"):
-        distance_deviation(-1.0, stddev=1.0, dim=1)
     with pytest.raises(PrivacyError, match="num_updates=0"):
         rule_problem("krum", noise_multiplier=1.0, dim=1, num_updates=0)

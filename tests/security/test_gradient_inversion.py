@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from aggregators.base import Update
 from aggregators.dp import DPConfig, DPGradientAggregator, RoundNoise
+from benchmarks.secure.classic import share
 from privacy.clipping import l2_norm
-from security.secret_sharing.classic import share
 from security.secret_sharing.field import MersenneField, Words, field_of
 from security.secret_sharing.fixed_point import decode, encode
 from security.secret_sharing.reconstruction import reconstruct

@@ -51,10 +51,6 @@ class SlowWriter:
     go_on: threading.Event = field(default_factory=threading.Event)
     calls: list[str] = field(default_factory=list)
 
-    @property
-    def bytes_written(self) -> int:
-        return 0
-
     def write(self, data: bytes | memoryview) -> None:
         self.writing.set()
         assert self.go_on.wait(DEADLINE_S)

@@ -13,10 +13,11 @@ from security.shared_round.parameters import RoundParameters
 from simulation.device import run_device
 from simulation.device_fleet import DeviceSpec, device_fleet
 from simulation.errors import ScenarioError
-from simulation.event_log import AckedUpdate, acked_updates, read_events
+from simulation.event_log import read_events
 from simulation.scenarios import Scenario, local_data
 from tests.client.committee import CLIP_NORM, Holders, make_holders
 from tests.client.federation import ScriptedFederation
+from tests.simulation.acked_updates import AckedUpdate, acked_updates
 from tests.simulation.scripted_server import DIM, TASK, ScriptedServer, serve
 from updates.plan import CompressionPlan, Method
 from updates.plan_message import to_message

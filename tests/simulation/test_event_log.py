@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from simulation.errors import SimulationError
-from simulation.event_log import AckedUpdate, EventLog, acked_updates, read_events
+from simulation.event_log import EventLog, read_events
+from tests.simulation.acked_updates import AckedUpdate, acked_updates
 
 
 def test_events_are_read_back_in_order_and_survive_a_restart(tmp_path: Path) -> None:

@@ -364,15 +364,6 @@ def test_dense_float32_is_as_ever() -> None:
     assert codec.encode(vector, seed=b"x") == encode_dense(vector)
     assert codec.max_payload_bytes == HEADER_BYTES + 4 * DIM
     assert isinstance(codec.validator(), DenseValidator)
-    assert not codec.stage_supported
-
-
-def test_the_stage_is_supported_where_the_plan_names_this_libzstd() -> None:
-    for method, kind in PAIRS:
-        is_dense = (method, kind) == (Method.DENSE, ValueType.FLOAT32)
-        ours = codec_of(method, kind, version=zstd_version())
-        assert ours.stage_supported is not is_dense
-        assert not codec_of(method, kind).stage_supported
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,14 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.preaggregations.clipping import (
-    adaptive_clipping,
     adaptive_clipping_factors,
-    median_clipping,
     median_clipping_factors,
-    static_clipping,
-    static_clipping_factors,
 )
 from aggregators.rows import Rows
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices, same_bits
@@ -22,8 +19,18 @@ from tests.aggregators.preaggregations import byzfl
 # Every entry is rounded once to float32.
 ROUNDING = 2.0**-23
 
+
+def median_clipping(rows: Matrix, *, factor: float) -> Rows:
+    matrix = as_rows(rows)
+    return matrix.scaled(median_clipping_factors(matrix.norms(), factor=factor))
+
+
+def adaptive_clipping(rows: Matrix, *, num_byzantine: int) -> Rows:
+    matrix = as_rows(rows)
+    return matrix.scaled(adaptive_clipping_factors(matrix.norms(), num_byzantine=num_byzantine))
+
+
 CLIPPINGS: dict[str, Callable[[Matrix], Rows]] = {
-    "static": lambda rows: static_clipping(rows, max_norm=2.5),
     "median": lambda rows: median_clipping(rows, factor=0.8),
     "adaptive": lambda rows: adaptive_clipping(rows, num_byzantine=(len(rows) - 1) // 2),
 }
@@ -40,15 +47,6 @@ def lengths(rows: Matrix) -> list[float]:
 def uneven_rows(seed: int, num_rows: int) -> Matrix:
     factors = np.random.default_rng(seed).uniform(0.1, 5.0, (num_rows, 1))
     return (honest_rows(seed, num_rows, dim=6) * factors).astype(np.float32)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0.01, 20.0))
-def test_static_agrees_with_byzfl(seed: int, num_rows: int, max_norm: float) -> None:
-    rows = uneven_rows(seed, num_rows)
-    theirs = byzfl.Clipping(max_norm)(rows.astype(np.float64))
-    np.testing.assert_allclose(
-        values(static_clipping(rows, max_norm=max_norm)), theirs, rtol=ROUNDING
-    )
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.data())
@@ -86,7 +84,6 @@ def test_long_rows_get_the_length_of_the_bound_and_others_stay(
     norms = np.array(lengths(rows))
     k = 2 * ((num_rows - 1) // 2) * (num_rows - (num_rows - 1) // 2) // num_rows
     bound = {
-        "static": 2.5,
         "median": 0.8 * float(np.median(norms)),
         "adaptive": sorted(norms)[num_rows - k - 1],
     }[name]
@@ -145,7 +142,6 @@ def test_adaptive_with_f_zero_changes_nothing() -> None:
 
 def test_rows_of_length_zero_stay() -> None:
     norms = np.array([0.0, 0.0, 3.0])
-    assert static_clipping_factors(norms, max_norm=1.5).tolist() == [1.0, 1.0, 0.5]
     assert median_clipping_factors(norms).tolist() == [1.0, 1.0, 0.0]
     assert adaptive_clipping_factors(norms, num_byzantine=1).tolist() == [1.0, 1.0, 0.0]
     zeros = np.zeros((3, 2), dtype=np.float32)
@@ -155,16 +151,12 @@ def test_rows_of_length_zero_stay() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.inf, np.nan])
 def test_bounds_are_checked(value: float) -> None:
-    with pytest.raises(AggregationError, match=r"max_norm=.* of static-clipping must be finite"):
-        static_clipping_factors(np.ones(3), max_norm=value)
     with pytest.raises(AggregationError, match=r"factor=.* of median-clipping must be finite"):
         median_clipping_factors(np.ones(3), factor=value)
 
 
 def test_adaptive_refuses_too_few_rows() -> None:
     message = "num_byzantine=2 of adaptive-clipping .* got n=4"
-    with pytest.raises(TooFewUpdatesError, match=message):
-        adaptive_clipping(honest_rows(seed=0, num_rows=4, dim=3), num_byzantine=2)
     with pytest.raises(TooFewUpdatesError, match=message):
         adaptive_clipping_factors(np.ones(4), num_byzantine=2)
     with pytest.raises(AggregationError, match="num_byzantine=-1"):

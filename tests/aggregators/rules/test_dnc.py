@@ -4,10 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.rules import dnc as module
-from aggregators.rules.dnc import dnc, dnc_weights
+from aggregators.rules.dnc import dnc
 from aggregators.rules.mean import mean
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices
 
@@ -155,12 +154,6 @@ def test_rows_that_spare_the_sample_are_not_excluded() -> None:
 def test_equal_rows_give_that_row() -> None:
     rows = np.full((5, 3), 0.3, dtype=np.float32)
     assert dnc(rows, num_byzantine=2).vector.tolist() == rows[0].tolist()
-
-
-def test_weights_alone_follow_from_the_gram_matrix() -> None:
-    rows = honest_rows(seed=9, num_rows=8, dim=20)
-    found = dnc_weights(as_rows(rows).gram(), num_byzantine=2)
-    assert (found.weights > 0.0).tolist() == dnc(rows, num_byzantine=2).selected.tolist()
 
 
 def test_values_of_the_sample_must_be_finite() -> None:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from aggregators.errors import AggregationError
 from aggregators.mutual_information import information_scores
-from aggregators.rules.fedmi import SOURCE_GATE, TRAITS, DeviationGate, fedmi, fedmi_weights
+from aggregators.rules.fedmi import TRAITS, DeviationGate, fedmi, fedmi_weights
 from tests.aggregators.matrices import TIED_FLOAT, Matrix, honest_rows, matrices, same_bits
 
 Outputs = NDArray[np.float64]
@@ -17,6 +17,10 @@ def probe_outputs(seed: int, num_rows: int, noise: float = 0.5) -> Outputs:
     generator = np.random.default_rng(seed)
     shared = generator.standard_normal((1, 16, 5))
     return shared + noise * generator.standard_normal((num_rows, 16, 5))
+
+
+# What the published code does; it drops about 18 % of honest rows with Gaussian scores.
+PUBLISHED_GATE = DeviationGate(max_deviations=2.0, scaled=False, floor=0.0)
 
 
 def brute_force_kept(scores: list[float], k: float, two_sided: bool) -> list[bool]:
@@ -51,11 +55,11 @@ def test_agrees_with_brute_force(seed: int, num_rows: int, two_sided: bool) -> N
 def test_the_published_gate_is_twice_the_plain_deviation() -> None:
     scores = np.array([0.0, 0.9, 1.0, 1.1, 1.19, 1.21])
     # Median 1.05; deviations 1.05, 0.15, 0.05, 0.05, 0.14, 0.16, of median 0.145: bound 0.29.
-    kept = fedmi_weights(scores, gate=SOURCE_GATE).weights
+    kept = fedmi_weights(scores, gate=PUBLISHED_GATE).weights
     assert kept.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     # Scaled and threefold: bound 0.645.
     assert fedmi_weights(scores).weights.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-    assert fedmi_weights(scores[1:], gate=SOURCE_GATE).weights.all()
+    assert fedmi_weights(scores[1:], gate=PUBLISHED_GATE).weights.all()
 
 
 def test_models_that_answer_at_random_are_dropped() -> None:
@@ -104,7 +108,7 @@ def test_invariant_to_row_order_bit_for_bit(rows: Matrix, seed: int, data: st.Da
 @given(st.lists(st.floats(0.0, 7.0), min_size=1, max_size=12))
 def test_keeps_at_least_one_row(scores: list[float]) -> None:
     assert fedmi_weights(np.array(scores)).weights.any()
-    assert fedmi_weights(np.array(scores), gate=SOURCE_GATE).weights.any()
+    assert fedmi_weights(np.array(scores), gate=PUBLISHED_GATE).weights.any()
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 8])

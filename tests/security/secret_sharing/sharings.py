@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from security.secret_sharing import classic, cnf, seeded
+from benchmarks.secure import classic
+from security.secret_sharing import cnf, seeded
 from security.secret_sharing.expansion import expand_words
 from security.secret_sharing.field import MersenneField, Words
 from security.secret_sharing.threshold import Threshold

@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from security.secret_sharing import classic, cnf, seeded
+from benchmarks.secure import classic
+from security.secret_sharing import cnf, seeded
 from security.secret_sharing.expansion import expand_words
 from security.secret_sharing.field import M61, MersenneField, Words
 from security.secret_sharing.threshold import Threshold

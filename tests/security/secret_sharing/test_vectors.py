@@ -69,5 +69,6 @@ def test_pieces_and_what_they_convert_to_are_the_published_ones(case: dict[str, 
     unscale = field.inverse(cnf.conversion_scale(scheme))
     for holder in scheme.points:
         held = {i: pieces[i] for i in scheme.pieces_of(holder)}
-        share = arithmetic.scale(field, cnf.convert(field, scheme, holder, held), unscale)
+        converted = cnf.convert(field, scheme, holder, held)
+        share = arithmetic.multiply(field, converted, np.full_like(converted, unscale))
         assert summary(share, field) == case["cnf_converted"][str(holder)]

@@ -24,7 +24,6 @@ from security.shared_round.statements import (
     read_sum_share,
     read_vote,
     sums_from_bytes,
-    sums_to_bytes,
     words_from_bytes,
     words_to_bytes,
 )
@@ -257,7 +256,7 @@ def test_words_are_little_endian_on_the_wire() -> None:
 
 def test_sums_come_back() -> None:
     sums = [words(100, seed=5), words(100, seed=6)]
-    data = b"".join(sums_to_bytes(sums))
+    data = b"".join(words_to_bytes(each) for each in sums)
     digest = hashlib.sha256(data).digest()
     read = sums_from_bytes(data, data_sha256=digest, num_sums=2, dim=100, field=M61)
     np.testing.assert_array_equal(read, sums)

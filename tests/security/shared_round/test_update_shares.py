@@ -1,14 +1,13 @@
 """Norms of encoded updates: exact, bounded, and kept by honest clipping."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 
 from security.errors import SharingError
 from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
-from security.shared_round.update_shares import UpdateKeys, fit_to_bound, squared_norm
+from security.shared_round.update_shares import UpdateKeys, squared_norm
 from tests.security.shared_round.sealed_round import make_round, sealed, update_of
 
 SMALL = make_round()
@@ -48,29 +47,6 @@ def test_a_norm_at_the_bound_is_shared_and_one_above_is_not() -> None:
     assert squared_norm(vector, SMALL) == SMALL.norm_bound**2 + 1
     with pytest.raises(SharingError, match="norm_bound"):
         sealed(SMALL, vector)
-
-
-def test_an_update_within_the_bound_is_left_alone() -> None:
-    vector = update_of(100)
-    assert fit_to_bound(vector, SMALL) is vector
-
-
-@pytest.mark.parametrize("dim", [1, 2, 100, 10_000])
-@pytest.mark.parametrize("norm", [1.0021, 1.1, 50.0])
-def test_an_update_above_the_bound_is_scaled_to_it(dim: int, norm: float) -> None:
-    params = make_round(dim=dim)
-    vector = update_of(dim, norm=norm)
-    fitted = fit_to_bound(vector, params)
-    ratio = math.isqrt(squared_norm(fitted, params)) / params.norm_bound
-    assert 1 - 2e-4 < ratio <= 1
-    scale = np.dot(fitted, vector) / np.dot(vector, vector)
-    np.testing.assert_allclose(fitted, vector * scale, rtol=1e-5, atol=1e-7)
-
-
-def test_a_bound_below_the_rounding_is_refused() -> None:
-    params = dataclasses.replace(make_round(checks=Checks.SUM_ONLY, dim=10_000), norm_bound=40)
-    with pytest.raises(SharingError, match="rounding"):
-        fit_to_bound(update_of(10_000), params)
 
 
 def test_keys_do_not_show_themselves() -> None:
