@@ -13,7 +13,8 @@ from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
 from cli.signals import terminate_as_interrupt
 from simulation.attacks import SHARED_ATTACKS
-from simulation.device_fleet import DeviceSpec, device_fleet
+from simulation.device_fleet import device_fleet
+from simulation.device_spec import DeviceSpec
 from simulation.event_log import read_events
 from simulation.scenarios import Scenario
 

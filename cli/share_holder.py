@@ -28,7 +28,7 @@ from server.errors import ServiceError
 from server.holder.app import HolderServer
 from server.holder.process import serve_until_stopped
 from server.storage.ports import Durability
-from simulation.device_fleet import device_id
+from simulation.device_spec import device_id
 
 app = typer.Typer(help="Share holders of shared rounds.", no_args_is_help=True)
 

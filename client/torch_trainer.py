@@ -4,9 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ModuleNotFoundError as error:
+    message = "TorchTrainer needs torch: pip install 'fedagg[torch]'"
+    raise ModuleNotFoundError(message, name=error.name) from error
 
 from client.trainer import Evaluation, Plan, TrainingResult, Weights
 

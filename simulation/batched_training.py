@@ -10,13 +10,9 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulation.dense_layers import Floats, Labels, Layer, descend, forward
 from simulation.errors import PartitionError, ScenarioError
-
-Floats = NDArray[np.float32]
-Labels = NDArray[np.int64]
-Layer = tuple[Floats, Floats]
 
 # Keep these draws apart from each other and from other uses of the same seed.
 _SHARD_STREAM: Final = 5
@@ -91,7 +87,7 @@ def initial_model(sizes: tuple[int, ...], seed: int) -> Floats:
 
 def accuracy(model: Floats, sizes: tuple[int, ...], x: Floats, y: Labels) -> float:
     """Measure the share of samples whose largest output is the label."""
-    outputs = _forward(list(_layers(model[None], sizes)), x[None])[-1][0]
+    outputs = forward(list(_layers(model[None], sizes)), x[None])[-1][0]
     return float(np.mean(outputs.argmax(axis=1) == y))
 
 
@@ -133,9 +129,10 @@ class BatchedTraining:
         """
         models = np.repeat(model[None], len(devices), axis=0)
         chosen = np.array([self._batches(round_number, int(i), how) for i in devices])
+        layers = list(_layers(models, self._sizes))
         for step in range(how.steps):
             batch = chosen[:, step]
-            _descend(models, self._sizes, self._x[batch], self._y[batch], how.learning_rate)
+            descend(layers, self._x[batch], self._y[batch], how.learning_rate)
         models -= model
         return models
 
@@ -157,34 +154,3 @@ def _layers(models: Floats, sizes: tuple[int, ...]) -> Iterator[Layer]:
         place += a * b
         yield weight, models[:, None, place : place + b]
         place += b
-
-
-def _forward(layers: list[Layer], x: Floats) -> list[Floats]:
-    """Inputs of every layer and, last, the outputs."""
-    values = [x]
-    for weight, bias in layers[:-1]:
-        values.append(np.maximum(values[-1] @ weight.transpose(0, 2, 1) + bias, 0))
-    weight, bias = layers[-1]
-    values.append(values[-1] @ weight.transpose(0, 2, 1) + bias)
-    return values
-
-
-def _descend(models: Floats, sizes: tuple[int, ...], x: Floats, y: Labels, rate: float) -> None:
-    """Take one step of each model, in place, against the gradient of its mean cross-entropy."""
-    layers = list(_layers(models, sizes))
-    values = _forward(layers, x)
-    outputs = values[-1]
-    slope = np.exp(outputs - outputs.max(axis=2, keepdims=True))
-    slope /= slope.sum(axis=2, keepdims=True)
-    np.put_along_axis(
-        slope, y[..., None], np.take_along_axis(slope, y[..., None], axis=2) - 1, axis=2
-    )
-    slope *= np.float32(rate / y.shape[1])
-    for number in range(len(layers) - 1, -1, -1):
-        weight, bias = layers[number]
-        inputs = values[number]
-        back = (slope @ weight) * (inputs > 0) if number else None
-        weight -= slope.transpose(0, 2, 1) @ inputs
-        bias -= slope.sum(axis=1, keepdims=True)
-        if back is not None:
-            slope = back

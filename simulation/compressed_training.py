@@ -22,7 +22,8 @@ from client.trainer import Plan
 from security.secret_sharing import fixed_point
 from security.secret_sharing.field import MersenneField, Words
 from simulation import batched_training, datasets
-from simulation.batched_training import BatchedTraining, Floats, LocalSteps
+from simulation.batched_training import BatchedTraining, LocalSteps
+from simulation.dense_layers import Floats
 from simulation.errors import ScenarioError
 from updates import coordinate_maps
 from updates.error_feedback import Residual, carried

@@ -1,9 +1,8 @@
-"""Labelled images for simulations: one offline by nature, two read from files on disk."""
+"""Labelled images for simulations: one set comes with the code, two are read from files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ _IMAGE_MAX_PIXEL: Final = 255.0
 _NUM_CLASSES: Final = 10
 _SYSTEM_DATA: Final = Path("/usr/share/datasets")
 _LOCAL_DATA: Final = Path("data")
+_DIGITS: Final = Path(__file__).parent / "data" / "digits"
 
 _HOW_TO_GET: Final = {
     "fashion-mnist": (
@@ -75,7 +75,7 @@ class Dataset:
 def load(name: str, data_dir: Path | None = None) -> Dataset:
     """Load a data set; a second call in the same process returns the same object.
 
-    `digits` (1,797 images of 8x8) comes with scikit-learn and is split 80/20 once and for all,
+    `digits` (1,797 images of 8x8) comes with this package and is split 80/20 once and for all,
     in equal proportions of every class. `mnist` and `fashion-mnist` (60,000 + 10,000 images of
     28x28) are read from IDX files, compressed or not, in the published split.
 
@@ -113,20 +113,10 @@ def stratified_split(
 
 
 def _load_digits(name: str, data_dir: Path | None) -> Dataset:
-    del data_dir  # comes with scikit-learn
-    # Importing scikit-learn takes seconds, in every process, for a file of 57 KB.
-    package = find_spec("sklearn")
-    if package is None or not package.submodule_search_locations:
-        message = "digits needs scikit-learn; install it with `pip install fedagg[sim]`"
-        raise DatasetError(message)
-    path = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
-    try:
-        table = np.loadtxt(path, delimiter=",", dtype=np.int64)
-    except (OSError, ValueError) as error:
-        message = f"digits cannot be read from scikit-learn: {error}"
-        raise DatasetError(message) from error
-    x = (table[:, :-1] / _DIGITS_MAX_PIXEL).astype(np.float32)
-    y = table[:, -1].copy()
+    del data_dir  # comes with this package; see NOTICE.md beside it
+    images = read_idx(_DIGITS / "images-idx3-ubyte.gz", num_dimensions=3)
+    x = images.reshape(len(images), -1).astype(np.float32) / np.float32(_DIGITS_MAX_PIXEL)
+    y = read_idx(_DIGITS / "labels-idx1-ubyte.gz", num_dimensions=1).astype(np.int64)
     train, test = stratified_split(y, test_fraction=_TEST_FRACTION, seed=_SPLIT_SEED)
     return Dataset(
         name=name,

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from client import (
     Assignment,
     ClientConfig,
@@ -24,12 +22,11 @@ from client import (
     SharingConfig,
     TlsFiles,
 )
-from client.torch_trainer import TorchTrainer
 from simulation.attacks import SHARED_ATTACKS, Vector
-from simulation.device_fleet import DeviceSpec
+from simulation.dense_trainer import DenseTrainer
+from simulation.device_spec import DeviceSpec
 from simulation.event_log import EventLog
 from simulation.identities import identity_files
-from simulation.models import build_model
 from simulation.scenarios import attack_generator, local_data, poisoned, trainer_seed
 from simulation.shared_attacks import AttackingSealer
 
@@ -43,8 +40,6 @@ def run_all(specs: Sequence[DeviceSpec]) -> None:
 
     Exits with status 1 if a server can never accept one of them.
     """
-    # More processes than cores: a thread pool per process would only be in the way.
-    torch.set_num_threads(1)
     if not all(asyncio.run(_run_until_terminated(specs))):
         sys.exit(1)
 
@@ -113,14 +108,9 @@ def _identity(spec: DeviceSpec) -> tuple[Path | None, Path | None]:
     return files.certificate, files.private_key
 
 
-def _trainer(spec: DeviceSpec) -> TorchTrainer:
+def _trainer(spec: DeviceSpec) -> DenseTrainer:
     data = local_data(spec.scenario, spec.index, spec.data_dir)
-    return TorchTrainer(
-        build_model(spec.scenario.dataset),
-        torch.from_numpy(data.x),
-        torch.from_numpy(data.y),
-        seed=trainer_seed(spec.scenario, spec.index),
-    )
+    return DenseTrainer(data.x, data.y, seed=trainer_seed(spec.scenario, spec.index))
 
 
 def _hooks(spec: DeviceSpec, recorder: "_Recorder") -> ClientHooks:

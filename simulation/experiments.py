@@ -11,14 +11,13 @@ from statistics import fmean
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from aggregators import AggregatorConfig, GradientAggregator, Update
 from client import Plan
-from client.torch_trainer import TorchTrainer
 from simulation import datasets
-from simulation.models import Evaluation, build_model, evaluate, initial_weights
+from simulation.dense_trainer import DenseTrainer
+from simulation.models import Evaluation, evaluate, initial_weights
 from simulation.scenarios import Scenario, local_data, poisoned, trainer_seed
 from updates.vectors import flatten, layout_of, unflatten
 
@@ -57,7 +56,7 @@ def simulate(
         AggregationError: if the rule cannot combine so many updates.
 
     Guarantees:
-        The same for the same arguments, with one thread and one build of torch.
+        The same for the same arguments, with one thread and one build of numpy.
     """
     data = datasets.load(scenario.dataset, data_dir)
     aggregator = GradientAggregator(config)
@@ -87,18 +86,13 @@ def plan_of(scenario: Scenario, round_number: int) -> Plan:
     )
 
 
-def _trainer(scenario: Scenario, device: int, data_dir: Path | None) -> TorchTrainer:
+def _trainer(scenario: Scenario, device: int, data_dir: Path | None) -> DenseTrainer:
     data = local_data(scenario, device, data_dir)
-    return TorchTrainer(
-        build_model(scenario.dataset),
-        torch.from_numpy(data.x),
-        torch.from_numpy(data.y),
-        seed=trainer_seed(scenario, device),
-    )
+    return DenseTrainer(data.x, data.y, seed=trainer_seed(scenario, device))
 
 
 def _update(
-    scenario: Scenario, device: int, trainer: TorchTrainer, weights: Weights, number: int
+    scenario: Scenario, device: int, trainer: DenseTrainer, weights: Weights, number: int
 ) -> Update:
     result = trainer.train(weights, plan_of(scenario, number), lambda: False)
     layout = layout_of(weights)
@@ -119,5 +113,4 @@ def table(seeds: range, write: Callable[[str], object]) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     table(range(5), sys.stdout.write)

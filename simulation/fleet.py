@@ -1,7 +1,7 @@
 """A population of devices as operating system processes.
 
-Twenty devices that each load torch cost minutes of CPU and gigabytes of memory. A fleet loads it
-once, in a supervisor process, and forks the devices from there; see `simulation.supervisor`.
+Twenty devices that each load the client cost many seconds of CPU. A fleet loads it once, in a
+supervisor process, and forks the devices from there; see `simulation.supervisor`.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ class Fleet(Generic[ItemT]):
         items: what the fleet is made of; at least one.
         target: runs in each process with that process's items. It, `prepare` and the items are
             pickled, so both are module-level functions of an importable module.
-        prepare: runs once with all items before forking; must not start threads or import grpc.
+        prepare: runs once with all items before forking; must not start threads or open channels.
         config: processes, grace, log file.
 
     Raises:

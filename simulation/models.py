@@ -1,23 +1,19 @@
-"""The models of the simulated tasks, in numpy, and in torch where they are trained.
+"""The models of the simulated tasks, and how good one is.
 
-Every model is a stack of dense layers with a rectifier between them. Weights carry the names of
-the torch module's state, so a model file made without torch loads into the torch module.
+Every model is a stack of dense layers with a rectifier between them. Weights carry the names that
+torch gives a `Sequential` of `Linear` and `ReLU`, so that a model file loads into such a module.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulation.dense_layers import Layer, forward
 from simulation.errors import ModelError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LAYER_SIZES: Final[dict[str, tuple[int, ...]]] = {
     "digits": (64, 64, 10),
@@ -66,28 +62,12 @@ def initial_weights(dataset_name: str, seed: int) -> dict[str, NDArray[np.float3
     return weights
 
 
-def build_model(dataset_name: str) -> nn.Module:
-    """Build the torch module whose state `initial_weights` fills.
-
-    Raises:
-        ModelError: if no model is known for the data set.
-    """
-    # Torch takes seconds to load; only processes that train need it.
-    from torch import nn  # noqa: PLC0415
-
-    sizes = _layer_sizes(dataset_name)
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
 def evaluate(
     weights: Mapping[str, NDArray[np.float32]],
     x: NDArray[np.float32],
     y: NDArray[np.int64],
 ) -> Evaluation:
-    """Measure a model on labelled samples, without torch.
+    """Measure a model on labelled samples.
 
     Args:
         weights: the model, in layer order.
@@ -98,26 +78,48 @@ def evaluate(
         ModelError: if the weights are no stack of dense layers that fits `x`.
 
     Guarantees:
-        Equals what the torch module gives, up to float32 rounding. A sample with a non-finite
-        output counts as wrong.
+        Equals what a torch module of these weights gives, up to float32 rounding. A sample with a
+        non-finite output counts as wrong.
 
     Cost: O(n * parameters) time, O(4096 * widest layer) memory.
     """
     if len(x) == 0 or len(x) != len(y):
         message = f"cannot evaluate on {len(x)} samples with {len(y)} labels"
         raise ModelError(message)
-    layers = _layers(weights, x.shape[1])
+    layers = layers_of(weights, x.shape[1])
     correct = 0
     total_loss = 0.0
     # A poisoned model may overflow; that is a bad score, not a failure of the measurement.
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(x), _EVALUATION_ROWS):
             labels = y[start : start + _EVALUATION_ROWS]
-            outputs = _forward(layers, x[start : start + _EVALUATION_ROWS])
+            outputs = forward(layers, x[None, start : start + _EVALUATION_ROWS])[-1][0]
             is_finite = np.isfinite(outputs).all(axis=1)
             correct += int(np.sum((outputs.argmax(axis=1) == labels) & is_finite))
             total_loss += _cross_entropy(outputs, labels) if is_finite.all() else np.inf
     return Evaluation(accuracy=correct / len(x), loss=total_loss / len(x), num_samples=len(x))
+
+
+def layers_of(weights: Mapping[str, NDArray[np.float32]], num_features: int) -> list[Layer]:
+    """View weights as the layers of one model: a weight, (out, in), and a bias, (out,), in turn.
+
+    Raises:
+        ModelError: if the weights are no stack of dense layers of so many inputs.
+    """
+    tensors = list(weights.values())
+    if not tensors or len(tensors) % 2:
+        message = f"expected pairs of weight and bias, got {len(tensors)} tensors"
+        raise ModelError(message)
+    pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
+    width = num_features
+    for weight, bias in pairs:
+        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+            message = (
+                f"layer of shapes {weight.shape} and {bias.shape} does not take {width} inputs"
+            )
+            raise ModelError(message)
+        width = len(bias)
+    return [(weight[None], bias[None, None]) for weight, bias in pairs]
 
 
 def _layer_sizes(dataset_name: str) -> tuple[int, ...]:
@@ -126,35 +128,6 @@ def _layer_sizes(dataset_name: str) -> tuple[int, ...]:
         message = f"no model for data set {dataset_name!r}; there are {', '.join(LAYER_SIZES)}"
         raise ModelError(message)
     return sizes
-
-
-_Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
-def _layers(weights: Mapping[str, NDArray[np.float32]], num_features: int) -> list[_Layer]:
-    tensors = list(weights.values())
-    if not tensors or len(tensors) % 2:
-        message = f"expected pairs of weight and bias, got {len(tensors)} tensors"
-        raise ModelError(message)
-    layers = list(zip(tensors[::2], tensors[1::2], strict=True))
-    width = num_features
-    for weight, bias in layers:
-        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-            message = (
-                f"layer of shapes {weight.shape} and {bias.shape} does not take {width} inputs"
-            )
-            raise ModelError(message)
-        width = len(bias)
-    return layers
-
-
-def _forward(layers: list[_Layer], x: NDArray[np.float32]) -> NDArray[np.float32]:
-    activations = x
-    for position, (weight, bias) in enumerate(layers):
-        activations = activations @ weight.T + bias
-        if position < len(layers) - 1:
-            activations = np.maximum(activations, 0)
-    return activations
 
 
 def _cross_entropy(outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

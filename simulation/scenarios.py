@@ -23,9 +23,9 @@ _ATTACK_STREAM: Final = 4
 class Scenario:
     """A population of simulated devices and the task it works on.
 
-    The defaults are a task that takes a minute and still tells the rules apart. On them, over
+    The defaults are a task that takes seconds and still tells the rules apart. On them, over
     seeds 0 to 4 (`python -m simulation.experiments`), plain averaging ends at 95 % test accuracy
-    or more. Multi-Krum with f = 4 stays within two points of that on average, 3.5 on the worst
+    or more. Multi-Krum with f = 4 stays within two points of that on average, 3 on the worst
     seed, whether four devices flip the sign of their updates or not, while plain averaging falls
     to chance when they do so at scale 10. The step size is large for the sake of the 15 rounds.
 

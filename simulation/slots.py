@@ -15,7 +15,8 @@ class FleetOrder(Generic[ItemT]):
         slots: the items of each process.
         target: what a process runs, with its items; the process ends when it returns.
         prepare: run once with all items before the processes are forked, so that what it loads
-            is shared by them. It must neither start a thread nor import grpc.
+            is shared by them. It must neither start a thread nor open a gRPC
+            channel.
         grace_s: seconds between asking a process to end and killing it.
     """
 

@@ -1,7 +1,7 @@
 """The process behind a `Fleet`: loads what its devices share, forks them, sees them end.
 
-It is its own program so that it is single-threaded and free of grpc, both of which forking
-needs, whatever the program that wants the fleet has loaded. Standard input carries one pickled
+It is its own program so that it has one thread and no gRPC channel, both of which forking needs,
+whatever the program that wants the fleet does. Standard input carries one pickled
 `FleetOrder` and then stays open: its end means that the owner closed the fleet or died.
 Standard output carries one JSON object per line: {"pids": [...]} once the processes run, then
 {"exit_codes": [...]}, or {"error": "..."} instead of either.

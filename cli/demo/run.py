@@ -37,7 +37,8 @@ from server.config import load_config
 from server.services.admin_models import TaskStatus
 from server.supervisor import StartupError, Supervisor
 from simulation import datasets
-from simulation.device_fleet import DeviceSpec, device_fleet, device_id
+from simulation.device_fleet import device_fleet
+from simulation.device_spec import DeviceSpec, device_id
 from simulation.errors import FleetError
 from simulation.fleet import Fleet, FleetConfig
 from simulation.models import evaluate, initial_weights

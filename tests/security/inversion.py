@@ -10,13 +10,12 @@ Encryption, IEEE TIFS 13(5), section III.
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from client import Plan
-from client.torch_trainer import TorchTrainer
 from simulation import datasets
-from simulation.models import LAYER_SIZES, build_model, initial_weights
+from simulation.dense_trainer import DenseTrainer
+from simulation.models import LAYER_SIZES, initial_weights
 from updates.vectors import flatten, layout_of
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -35,11 +34,7 @@ def update_of(position: int) -> NDArray[np.float32]:
     data = datasets.load(DATASET)
     weights = initial_weights(DATASET, 0)
     own = slice(position, position + 1)
-    trainer = TorchTrainer(
-        build_model(DATASET),
-        torch.from_numpy(data.x_train[own].copy()),
-        torch.from_numpy(data.y_train[own].copy()),
-    )
+    trainer = DenseTrainer(data.x_train[own], data.y_train[own])
     result = trainer.train(weights, Plan(local_epochs=1, batch_size=1), lambda: False)
     layout = layout_of(weights)
     return flatten(result.weights, layout) - flatten(weights, layout)

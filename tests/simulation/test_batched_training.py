@@ -1,14 +1,10 @@
-"""The batched arithmetic against torch, one device at a time."""
-
-from itertools import pairwise
+"""Devices trained together; `test_torch_agreement` compares a row with what torch gives."""
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from simulation import batched_training, datasets
-from simulation.batched_training import BatchedTraining, Floats, Labels, LocalSteps
+from simulation.batched_training import BatchedTraining, LocalSteps
 from simulation.errors import PartitionError, ScenarioError
 
 SIZES = (6, 5, 4, 3)
@@ -21,48 +17,6 @@ HOW = LocalSteps(steps=3, batch_size=4, learning_rate=0.3)
 
 def training(seed: int = 0) -> BatchedTraining:
     return BatchedTraining(SIZES, X, Y, SHARDS, seed)
-
-
-def module_of(model: Floats) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for a, b in pairwise(SIZES):
-        layers += [nn.Linear(a, b), nn.ReLU()]
-    module = nn.Sequential(*layers[:-1])
-    nn.utils.vector_to_parameters(torch.from_numpy(model.copy()), module.parameters())
-    return module
-
-
-def vector_of(module: nn.Module) -> Floats:
-    with torch.no_grad():
-        vector: Floats = nn.utils.parameters_to_vector(module.parameters()).numpy().copy()
-    return vector
-
-
-def by_torch(model: Floats, batches: Labels) -> Floats:
-    module = module_of(model)
-    for batch in batches:
-        outputs = module(torch.from_numpy(X[batch]))
-        loss = nn.functional.cross_entropy(outputs, torch.from_numpy(Y[batch]))
-        parameters = list(module.parameters())
-        # Not torch's optimizer, whose first use takes seconds.
-        for parameter, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.data -= HOW.learning_rate * slope
-    return vector_of(module) - model
-
-
-def test_each_row_is_ordinary_sgd_on_the_devices_own_batches() -> None:
-    model = batched_training.initial_model(SIZES, 1)
-    fleet = training()
-    devices = np.array([0, 2, 3])
-    updates = fleet.updates(model, 7, devices, HOW)
-    assert updates.shape == (3, batched_training.dimension(SIZES))
-    assert updates.dtype == np.float32
-    for row, device in zip(updates, devices, strict=True):
-        batches = fleet._batches(7, int(device), HOW)
-        assert batches.shape == (3, 4)
-        assert np.isin(batches, SHARDS[device]).all()
-        # Three steps of float32 on numbers of about 1.
-        np.testing.assert_allclose(row, by_torch(model, batches), atol=3e-6)
 
 
 def test_rows_do_not_depend_on_the_other_devices_and_the_model_stays() -> None:
@@ -84,22 +38,6 @@ def test_batches_depend_on_seed_round_and_device() -> None:
     ]
     assert len({draw.tobytes() for draw in draws}) == 4
     np.testing.assert_array_equal(draws[0], training()._batches(1, 0, HOW))
-
-
-def test_accuracy_is_the_share_of_right_answers() -> None:
-    model = batched_training.initial_model(SIZES, 1)
-    with torch.no_grad():
-        answers = module_of(model)(torch.from_numpy(X)).argmax(dim=1).numpy()
-    assert batched_training.accuracy(model, SIZES, X, answers) == 1.0
-    expected = float(np.mean(answers == Y))
-    assert batched_training.accuracy(model, SIZES, X, Y) == pytest.approx(expected)
-
-
-def test_layer_sizes_are_those_of_the_torch_module() -> None:
-    module = module_of(batched_training.initial_model(SIZES, 0))
-    sizes = tuple(parameter.numel() for parameter in module.parameters())
-    assert batched_training.layer_sizes(SIZES) == sizes
-    assert batched_training.dimension(SIZES) == sum(sizes)
 
 
 def test_fresh_models_lie_within_their_bounds_and_differ_by_seed() -> None:

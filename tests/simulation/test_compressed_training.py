@@ -7,8 +7,8 @@ import pytest
 
 from security.secret_sharing.field import MersenneField
 from simulation import batched_training, compressed_training
-from simulation.batched_training import Floats
 from simulation.compressed_training import Case, Task, plan_of, train
+from simulation.dense_layers import Floats
 from simulation.errors import ScenarioError
 from updates.coordinate_maps import linear_map
 from updates.plan import CompressionPlan, Method, ValueType

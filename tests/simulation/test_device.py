@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from protos.fedagg.v1 import federation_pb2 as pb
 from security.shared_round.parameters import RoundParameters
 from simulation.device import run_device
-from simulation.device_fleet import DeviceSpec, device_fleet
+from simulation.device_fleet import device_fleet
+from simulation.device_spec import DeviceSpec
 from simulation.errors import ScenarioError
 from simulation.event_log import read_events
 from simulation.scenarios import Scenario, local_data

@@ -1,4 +1,4 @@
-"""What a fleet of devices shares before it forks. This module must not import grpc itself."""
+"""What a fleet of devices shares before it forks."""
 
 import json
 import sys
@@ -7,21 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from simulation.device_fleet import DeviceSpec, load_shared
+from simulation.device_fleet import load_shared
+from simulation.device_spec import DeviceSpec
 from simulation.errors import DatasetError
 from simulation.fleet import Fleet
 from simulation.scenarios import Scenario
 
+HEAVY = ("torch", "numba", "llvmlite", "sklearn", "scipy")
+
 
 def write_loaded_modules(specs: Sequence[DeviceSpec]) -> None:
-    names = ("torch", "torch._dynamo", "grpc")
-    facts = {name: name in sys.modules for name in names}
+    facts: dict[str, object] = {"heavy": [name for name in HEAVY if name in sys.modules]}
+    facts["client"] = {"grpc", "client.mobile_client"} <= sys.modules.keys()
     facts["threads"] = len(list(Path("/proc/self/task").iterdir())) > 1
     specs[0].log_path.write_text(json.dumps(facts))
 
 
 @pytest.mark.slow
-def test_processes_fork_with_torch_loaded_but_neither_grpc_nor_threads(tmp_path: Path) -> None:
+def test_processes_fork_with_the_client_loaded_and_neither_compiler_nor_threads(
+    tmp_path: Path,
+) -> None:
     spec = DeviceSpec(
         scenario=Scenario(), index=7, servers=("127.0.0.1:1",), task="digits", log_dir=tmp_path
     )
@@ -29,9 +34,8 @@ def test_processes_fork_with_torch_loaded_but_neither_grpc_nor_threads(tmp_path:
     with Fleet([spec], write_loaded_modules, prepare=load_shared) as fleet:
         fleet.wait(60.0)
     assert json.loads(spec.log_path.read_text()) == {
-        "torch": True,
-        "torch._dynamo": False,
-        "grpc": False,
+        "heavy": [],
+        "client": True,
         "threads": False,
     }
 

@@ -4,13 +4,12 @@ import io
 from dataclasses import replace
 
 import pytest
-import torch
 
 from aggregators import AggregatorConfig
-from client.torch_trainer import TorchTrainer
 from simulation import datasets, experiments
+from simulation.dense_trainer import DenseTrainer
 from simulation.experiments import plan_of, simulate
-from simulation.models import build_model, evaluate, initial_weights
+from simulation.models import evaluate, initial_weights
 from simulation.scenarios import Scenario, local_data, trainer_seed
 
 SMALL = Scenario(num_devices=3, num_rounds=2, local_epochs=1, batch_size=32)
@@ -21,12 +20,7 @@ def test_one_device_is_ordinary_training() -> None:
     alone = replace(SMALL, num_devices=1)
     data = datasets.load("digits")
     local = local_data(alone, 0)
-    trainer = TorchTrainer(
-        build_model("digits"),
-        torch.from_numpy(local.x),
-        torch.from_numpy(local.y),
-        seed=trainer_seed(alone, 0),
-    )
+    trainer = DenseTrainer(local.x, local.y, seed=trainer_seed(alone, 0))
     weights = initial_weights("digits", 0)
     expected = [evaluate(weights, data.x_test, data.y_test)]
     for number in (1, 2):

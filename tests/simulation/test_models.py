@@ -1,17 +1,11 @@
-"""The models: torch is the oracle of what numpy computes."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""The models; `test_torch_agreement` compares them with those of torch."""
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from simulation.errors import ModelError
-from simulation.models import LAYER_SIZES, build_model, evaluate, initial_weights
+from simulation.models import evaluate, initial_weights
 
 
 def random_samples(
@@ -20,36 +14,6 @@ def random_samples(
     rng = np.random.default_rng(seed)
     x = rng.random((num_samples, num_features), dtype=np.float32)
     return x, rng.integers(0, 10, num_samples)
-
-
-@pytest.mark.parametrize("name", LAYER_SIZES)
-def test_numpy_scores_equal_those_of_torch(name: str) -> None:
-    weights = initial_weights(name, 7)
-    # More rows than one step takes, and not a multiple of it.
-    x, y = random_samples(4100, LAYER_SIZES[name][0], 1)
-    model = build_model(name).double()
-    model.load_state_dict({key: torch.tensor(value) for key, value in weights.items()})
-    with torch.no_grad():
-        outputs = model(torch.tensor(x, dtype=torch.float64))
-    targets = torch.tensor(y)
-    ours = evaluate(weights, x, y)
-    # float32 sums of up to 784 terms against float64: relative error below 784 * 2^-24.
-    assert ours.loss == pytest.approx(
-        float(nn.functional.cross_entropy(outputs, targets)), rel=5e-5
-    )
-    assert ours.accuracy == pytest.approx(
-        float((outputs.argmax(1) == targets).double().mean()), abs=1 / 4100
-    )
-    assert ours.num_samples == 4100
-
-
-def test_weights_have_the_names_and_order_of_the_torch_module() -> None:
-    for name in LAYER_SIZES:
-        state = build_model(name).state_dict()
-        weights = initial_weights(name, 0)
-        assert list(weights) == list(state)
-        assert [w.shape for w in weights.values()] == [tuple(t.shape) for t in state.values()]
-        assert all(w.dtype == np.float32 for w in weights.values())
 
 
 def test_weights_fill_the_range_that_torch_draws_from() -> None:
@@ -106,19 +70,5 @@ def test_what_is_no_model_is_refused(names: list[str], num_features: int) -> Non
 def test_unknown_names_and_empty_samples_are_refused() -> None:
     with pytest.raises(ModelError, match="no model for data set 'cifar'"):
         initial_weights("cifar", 0)
-    with pytest.raises(ModelError, match="no model for data set 'cifar'"):
-        build_model("cifar")
     with pytest.raises(ModelError, match="0 samples"):
         evaluate(initial_weights("digits", 0), np.empty((0, 64), np.float32), np.empty(0, np.int64))
-
-
-@pytest.mark.slow
-def test_evaluating_loads_no_torch() -> None:
-    program = (
-        "import sys; from simulation.models import evaluate, initial_weights; "
-        "from simulation import datasets; d = datasets.load('digits'); "
-        "evaluate(initial_weights('digits', 0), d.x_test, d.y_test); "
-        "sys.exit('torch' in sys.modules)"
-    )
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
