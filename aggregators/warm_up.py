@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 
 from aggregators.base import GradientAggregator, Update
+from aggregators.capacity import least_updates
 from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import DenseRows
 from aggregators.errors import AggregationError
-from aggregators.registry import rule_spec
 from aggregators.stored_rows import MAX_WIDE_ROWS
 
 _DIM: Final = 33  # whole vectors, and a rest
@@ -57,20 +57,8 @@ def _aggregate(config: AggregatorConfig, num_rows: int) -> None:
 
 
 def _least_rows(config: AggregatorConfig) -> int:
-    """A number of rows that the steps and the rule admit."""
-    num_byzantine = config.num_malicious_nodes
-    tolerance = rule_spec(config).traits.tolerance
-    least = max(2, 2 * num_byzantine + 1)
-    if tolerance is not None:
-        least = max(least, tolerance.per_byzantine * num_byzantine + tolerance.base)
-    if config.trim is not None:
-        least = max(least, 2 * config.trim + 1)
-    if config.num_to_select is not None:
-        least = max(least, config.num_to_select + num_byzantine)
-    for step in config.rule.split("+")[:-1]:
-        if step == "bucketing":  # the rule after it gets so many times fewer
-            least *= config.bucket_size
-    return least
+    """A number of rows that the steps and the rule admit, and that is a cohort."""
+    return max(2, 2 * config.num_malicious_nodes + 1, least_updates(config))
 
 
 def _values(num_rows: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
