@@ -27,9 +27,9 @@ def check(
         try:
             settings = load_config(file)
         except ConfigError as error:
-            problems = str(error).split("; ")
+            problems = error.problems
         else:
-            problems = []
+            problems = ()
         if output.is_json:
             output.json({"file": str(file), "ok": not problems, "problems": problems})
         elif problems:

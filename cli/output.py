@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.exit_codes import ExitCode, exit_code_of
+from server.config import ConfigError
 
 Json = Mapping[str, object] | Sequence[object]
 
@@ -56,7 +57,8 @@ class Output:
             raise typer.Exit(ExitCode.INTERRUPTED) from exc
         code = exit_code_of(exc)
         if code is not None:
-            self.error(str(exc), code)
+            for problem in exc.problems if isinstance(exc, ConfigError) else (str(exc),):
+                self.error(problem, code)
             raise typer.Exit(code) from exc
 
     def json(self, answer: Json) -> None:

@@ -23,7 +23,7 @@ from security.shared_round.committee import (
     load_committee,
 )
 from security.shared_round.holder_keys import HolderSecrets
-from server.config.holder_config import load_holder_config
+from server.config import load_holder_config
 from server.errors import ServiceError
 from server.holder.app import HolderServer
 from server.holder.process import serve_until_stopped

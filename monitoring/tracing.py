@@ -60,8 +60,8 @@ def configure_tracing(
 
     Args:
         service_name: what the process is called in the trace store, such as "fedagg-coordinator".
-        otlp_endpoint: URL of an OTLP gRPC receiver, "http://..." without TLS or "https://...";
-            None turns tracing off.
+        otlp_endpoint: an OTLP gRPC receiver, "https://host:port", or "http://host:port" or
+            "host:port" without TLS; None turns tracing off.
         sample_ratio: share of new traces that are recorded, 0 to 1. A call that comes with a
             trace follows the decision made there.
 
@@ -73,8 +73,11 @@ def configure_tracing(
         raise ValueError(msg)
     if otlp_endpoint is None:
         return Tracing(provider=trace.NoOpTracerProvider())
-    if not otlp_endpoint.startswith(("http://", "https://")):
-        msg = f"otlp_endpoint={otlp_endpoint!r} must start with http:// or https://"
+    scheme, separator, _ = otlp_endpoint.partition("://")
+    if not separator:
+        return _exporting(service_name, f"http://{otlp_endpoint}", sample_ratio)
+    if scheme not in {"http", "https"}:
+        msg = f"otlp_endpoint={otlp_endpoint!r} must start with http:// or https://, or no scheme"
         raise ValueError(msg)
     return _exporting(service_name, otlp_endpoint, sample_ratio)
 

@@ -9,6 +9,8 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from server.config.formats import split_address
+
 BACKLOG: Final = 128
 
 
@@ -53,19 +55,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the process, which has more to stop than this."""
         yield
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Split host:port; IPv6 hosts in brackets.
-
-    Raises:
-        ValueError: if there is no port.
-    """
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit():
-        msg = f"address {address!r} must have the form host:port"
-        raise ValueError(msg)
-    return host.strip("[]"), int(port)
 
 
 def _listen(address: str) -> socket.socket:

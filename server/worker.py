@@ -4,7 +4,7 @@ Serves until SIGTERM or SIGINT, answers what is under way and ends. `fedagg serv
 as it is told to on the same addresses; see `server.supervisor`.
 
 Exit status: 0 stopped when asked, 1 could not start, 2 wrong arguments, 3 wrong configuration. A
-failed start is told in one line on standard error.
+failed start is told on standard error, one line a problem.
 """
 
 import argparse
@@ -64,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         uvloop.run(_serve(config, arguments))
     except ConfigError as error:
-        return _fail(EXIT_CONFIG, error)
+        return _fail(EXIT_CONFIG, *error.problems)
     # RuntimeError: gRPC says so of an address it cannot listen on.
     except (ServiceError, OSError, RuntimeError) as error:
-        return _fail(EXIT_FAILURE, error)
+        return _fail(EXIT_FAILURE, str(error) or type(error).__name__)
     return 0
 
 
@@ -113,9 +113,9 @@ def _write_to(path: Path) -> None:
     os.close(file)
 
 
-def _fail(status: int, error: Exception) -> int:
-    message = " ".join(str(error).split()) or type(error).__name__
-    sys.stderr.write(f"fedagg: {message}\n")
+def _fail(status: int, *problems: str) -> int:
+    for problem in problems:
+        sys.stderr.write(f"fedagg: {' '.join(problem.split())}\n")
     return status
 
 

@@ -1,8 +1,17 @@
 """What coordinators and share holders are told, read once and checked as a whole."""
 
-from server.config.loading import ENVIRONMENT_PREFIX, ConfigError, load_config, parse_config
+from server.config.formats import EMBEDDED
+from server.config.holder_config import HolderConfig
+from server.config.loading import (
+    ENVIRONMENT_PREFIX,
+    ConfigError,
+    load_config,
+    load_holder_config,
+    load_settings,
+    parse_config,
+    parse_holder_config,
+)
 from server.config.server_config import (
-    EMBEDDED,
     AdminConfig,
     EnrollmentConfig,
     LimitsConfig,
@@ -29,6 +38,7 @@ __all__ = [
     "ConfigError",
     "CriteriaConfig",
     "EnrollmentConfig",
+    "HolderConfig",
     "LimitsConfig",
     "ListenConfig",
     "ObservabilityConfig",
@@ -40,5 +50,8 @@ __all__ = [
     "TlsConfig",
     "ValidationConfig",
     "load_config",
+    "load_holder_config",
+    "load_settings",
     "parse_config",
+    "parse_holder_config",
 ]

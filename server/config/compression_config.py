@@ -1,4 +1,4 @@
-"""Settings of how updates are compressed, and what makes no sense among them."""
+"""Settings of how updates are compressed."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -51,26 +51,3 @@ def value_type_of(task: "TaskConfig") -> str:
     compression = task.compression
     exact = compression.is_dense or task.is_shared
     return compression.value_type or ("float32" if exact else "float16")
-
-
-def compression_problem(task: "TaskConfig") -> str | None:
-    """Why the task's updates cannot be compressed so, as far as its own settings tell."""
-    compression = task.compression
-    problems = (
-        (
-            task.is_shared and compression.method == "top-k",
-            (
-                "compression.method='top-k' cannot be shared: each device's choice of coordinates"
-                " would be seen, and sums of different coordinates mean nothing; use projection"
-            ),
-        ),
-        (
-            task.is_shared and value_type_of(task) != "float32",
-            "compression.value-type has no meaning in shared rounds: shares are field elements",
-        ),
-        (
-            task.is_shared and task.sharing.max_staleness > 0 and not compression.is_dense,
-            "compression does not go with sharing.max-staleness: each round has a map of its own",
-        ),
-    )
-    return next((why for failed, why in problems if failed), None)

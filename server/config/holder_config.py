@@ -1,19 +1,13 @@
-"""A share holder's configuration: one frozen tree, read once from TOML.
+"""A share holder's configuration: one frozen tree. Paths are relative to the folder it runs in."""
 
-Keys are kebab-case; an unknown one is an error that names the nearest valid one. Paths are relative
-to the folder the process runs in.
-"""
-
-import tomllib
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field
 
-from server.config.loading import ConfigError
-from server.config.section import Section, explain
+from server.config.formats import Address, OptionalAddress
+from server.config.section import Section
 from server.storage.ports import Durability
 
 MAX_HOLDERS: Final = 7
@@ -52,9 +46,9 @@ class HolderSection(Section):
 class HolderListenConfig(Section):
     """Where the holder answers. Empty: not at all."""
 
-    grpc: str = Field(default="127.0.0.1:50061", description="host:port of ShareHolder")
-    http: str = Field(default="", description="host:port of /health and /ready")
-    metrics: str = Field(default="", description="host:port of /metrics")
+    grpc: Address = Field(default="127.0.0.1:50061", description="host:port of ShareHolder")
+    http: OptionalAddress = Field(default="", description="host:port of /health and /ready")
+    metrics: OptionalAddress = Field(default="", description="host:port of /metrics")
 
 
 class HolderTlsConfig(Section):
@@ -73,19 +67,13 @@ class HolderTlsConfig(Section):
     insecure: bool = Field(default=False, description="serve without TLS")
 
     @property
+    def has_certificate(self) -> bool:
+        return self.certificate is not None and self.private_key is not None
+
+    @property
     def proves_callers(self) -> bool:
         """True where TLS shows who calls."""
         return self.client_ca is not None
-
-    @model_validator(mode="after")
-    def _check(self) -> "HolderTlsConfig":
-        if self.client_ca is not None and (self.certificate is None or self.private_key is None):
-            msg = "client-ca needs certificate and private-key"
-            raise ValueError(msg)
-        if (self.client_ca is None) is not (not self.coordinators):
-            msg = "client-ca and coordinators go together"
-            raise ValueError(msg)
-        return self
 
 
 class PolicyConfig(Section):
@@ -129,22 +117,6 @@ class PolicyConfig(Section):
         description="accept a quorum in which two need not share an honest holder",
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> "PolicyConfig":
-        if not self.checks or not self.degraded:
-            msg = "checks and degraded must each name at least one"
-            raise ValueError(msg)
-        if self.max_members < self.min_members:
-            msg = f"max-members={self.max_members} must be >= min-members={self.min_members}"
-            raise ValueError(msg)
-        if self.max_wrap_tests < self.min_wrap_tests:
-            msg = (
-                f"max-wrap-tests={self.max_wrap_tests} must be >= "
-                f"min-wrap-tests={self.min_wrap_tests}"
-            )
-            raise ValueError(msg)
-        return self
-
 
 class HolderLimitsConfig(Section):
     """Bounds on what peers may cost. They change how fast, never what comes out."""
@@ -176,7 +148,7 @@ class HolderLimitsConfig(Section):
 class HolderLogConfig(Section):
     """What is logged."""
 
-    level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class HolderConfig(Section):
@@ -188,43 +160,3 @@ class HolderConfig(Section):
     policy: PolicyConfig = PolicyConfig()
     limits: HolderLimitsConfig = HolderLimitsConfig()
     log: HolderLogConfig = HolderLogConfig()
-
-    @model_validator(mode="after")
-    def _check(self) -> "HolderConfig":
-        has_files = self.tls.certificate is not None and self.tls.private_key is not None
-        if not self.tls.insecure and not has_files:
-            msg = "tls: give certificate and private-key, or set insecure = true"
-            raise ValueError(msg)
-        if not self.listen.grpc:
-            msg = "listen.grpc must be host:port"
-            raise ValueError(msg)
-        return self
-
-
-def load_holder_config(path: Path) -> HolderConfig:
-    """Read a configuration file.
-
-    Raises:
-        ConfigError: if the file cannot be read, is no TOML, or holds a wrong key or value; the
-            message names every one of them.
-    """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{path}: {error}"
-        raise ConfigError(msg) from error
-    return parse_holder_config(tree)
-
-
-def parse_holder_config(tree: Mapping[str, object]) -> HolderConfig:
-    """Validate a tree of settings.
-
-    Raises:
-        ConfigError: naming every wrong key, with the nearest valid one, and every wrong value.
-    """
-    try:
-        return HolderConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(
-            "; ".join(explain(item, HolderConfig) for item in error.errors())
-        ) from error

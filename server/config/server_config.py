@@ -1,27 +1,26 @@
 """A coordinator's configuration: one frozen tree."""
 
 from pathlib import Path
-from typing import Final
+from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 
+from server.config.formats import EMBEDDED, Address, OptionalAddress, OtlpEndpoint, StoreUrl
 from server.config.section import Section
 from server.config.task_config import TaskConfig
 from server.storage.ports import Durability
-
-EMBEDDED: Final = "embedded"
 
 
 class ListenConfig(Section):
     """Where the coordinator answers."""
 
-    grpc: str = Field(default="127.0.0.1:50051", description="host:port of the device API")
-    enrollment: str = Field(
+    grpc: Address = Field(default="127.0.0.1:50051", description="host:port of the device API")
+    enrollment: OptionalAddress = Field(
         default="",
         description="host:port of Enrollment under TLS, where devices have no certificate yet",
     )
-    http: str = Field(default="127.0.0.1:8080", description="host:port of /health and /api/v1")
-    metrics: str = Field(default="127.0.0.1:9090", description="host:port of /metrics")
+    http: Address = Field(default="127.0.0.1:8080", description="host:port of /health and /api/v1")
+    metrics: Address = Field(default="127.0.0.1:9090", description="host:port of /metrics")
     workers: int = Field(default=1, ge=1, le=64, description="coordinator processes on this host")
 
 
@@ -41,6 +40,10 @@ class TlsConfig(Section):
     )
 
     @property
+    def is_begun(self) -> bool:
+        return {self.certificate, self.private_key, self.client_ca} != {None}
+
+    @property
     def is_complete(self) -> bool:
         return None not in {self.certificate, self.private_key, self.client_ca}
 
@@ -56,6 +59,10 @@ class EnrollmentConfig(Section):
     certificate_days: int = Field(default=90, ge=1, le=825)
 
     @property
+    def is_begun(self) -> bool:
+        return {self.ca_certificate, self.ca_private_key, self.token_key} != {None}
+
+    @property
     def is_complete(self) -> bool:
         return None not in {self.ca_certificate, self.ca_private_key, self.token_key}
 
@@ -63,7 +70,7 @@ class EnrollmentConfig(Section):
 class StoreConfig(Section):
     """Where control state and payloads live."""
 
-    url: str = Field(
+    url: StoreUrl = Field(
         default=EMBEDDED,
         description="redis://, rediss:// or unix:// URL, or 'embedded' for a server of our own",
     )
@@ -115,9 +122,12 @@ class LimitsConfig(Section):
 class ObservabilityConfig(Section):
     """Traces, logs and audit."""
 
-    otlp_endpoint: str = Field(default="", description="OTLP/gRPC collector; empty: no traces")
+    otlp_endpoint: OtlpEndpoint = Field(
+        default="",
+        description="OTLP/gRPC collector, host:port or http(s)://host:port; empty: no traces",
+    )
     trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     audit_log: str = Field(default="", description="file; empty: audit.jsonl in data-dir")
 
 
@@ -155,32 +165,6 @@ class ServerConfig(Section):
     admin: AdminConfig = AdminConfig()
     rounds: RoundsConfig = RoundsConfig()
     tasks: tuple[TaskConfig, ...] = Field(default=(), alias="task")
-
-    @model_validator(mode="after")
-    def _check(self) -> "ServerConfig":
-        if not self.tls.insecure and not self.tls.is_complete:
-            msg = "tls: give certificate, private-key and client-ca, or set insecure = true"
-            raise ValueError(msg)
-        if self.enrollment.is_complete and self.tls.is_complete and not self.listen.enrollment:
-            msg = "enrollment under TLS needs an address of its own: set listen.enrollment"
-            raise ValueError(msg)
-        banded = [task.name for task in self.tasks if task.privacy.mechanism == "banded"]
-        if banded and self.store.durability is not Durability.MACHINE:
-            msg = (
-                f"task {banded[0]}: mechanism banded needs store.durability = 'machine': a store"
-                " that forgets a round would give its noise to two sums"
-            )
-            raise ValueError(msg)
-        names = [task.name for task in self.tasks]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            msg = f"task names must differ: {', '.join(repeated)}"
-            raise ValueError(msg)
-        host = self.listen.http.rpartition(":")[0].strip("[]")
-        if self.admin.token is None and host not in {"127.0.0.1", "::1", "localhost"}:
-            msg = f"listen.http={self.listen.http} is reachable by others: set admin.token"
-            raise ValueError(msg)
-        return self
 
     @property
     def blob_url(self) -> str:

@@ -1,14 +1,11 @@
-"""Settings of tasks whose rounds are shared, and what makes no sense among them."""
+"""Settings of tasks whose rounds are shared."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from server.config.section import Section
-
-if TYPE_CHECKING:
-    from server.config.task_config import TaskConfig
 
 # Rules that shared rounds apply to opened distances. Others work on sums of groups.
 SELECTING_RULES: Final = frozenset({"multi-krum", "distance-outliers"})
@@ -66,54 +63,3 @@ class SharingConfig(Section):
     max_staleness: int = Field(
         default=0, ge=0, le=16, description="updates from as many versions before are admitted"
     )
-
-
-def sharing_problem(task: "TaskConfig") -> str | None:
-    """Why the task cannot be shared, as far as its own settings tell."""
-    sharing, rule = task.sharing, task.aggregation.rule
-    selects = rule in SELECTING_RULES
-    problems = (
-        (sharing.committee is None, "sharing.committee must name the committee's file"),
-        (
-            task.plan.clipping_norm <= 0,
-            "plan.clipping-norm must be > 0: it bounds what one device can do to the sum",
-        ),
-        (
-            task.aggregation.clipping_norm is not None,
-            "aggregation.clipping-norm cannot apply to updates nobody sees: set plan.clipping-norm",
-        ),
-        (
-            sharing.group_size == 0 and rule != "mean" and not selects,
-            f"aggregation.rule={rule!r} needs single updates or groups: set sharing.group-size",
-        ),
-        (rule == "krum", "aggregation.rule='krum' would open a single update"),
-        (
-            selects and sharing.group_size == 0 and sharing.checks != "distances",
-            f"aggregation.rule={rule!r} picks by distances: set sharing.checks = 'distances'",
-        ),
-        (
-            sharing.checks == "distances" and (not selects or sharing.group_size > 0),
-            "sharing.checks='distances' is for multi-krum and distance-outliers without groups",
-        ),
-        (
-            sharing.sketch_dim & (sharing.sketch_dim - 1) != 0,
-            f"sharing.sketch-dim={sharing.sketch_dim} must be a power of two",
-        ),
-        (
-            task.min_members > task.quorum,
-            f"sharing.min-members={sharing.min_members} must not exceed min-contributions, from 2",
-        ),
-        (
-            (sharing.holders_certificate is None) is not (sharing.holders_private_key is None),
-            "sharing.holders-certificate and sharing.holders-private-key go together",
-        ),
-        (
-            sharing.holders_certificate is not None and sharing.holders_ca is None,
-            "sharing.holders-certificate needs sharing.holders-ca",
-        ),
-        (
-            sharing.max_wait_s < sharing.holder_timeout_s,
-            "sharing.max-wait-s must not be below sharing.holder-timeout-s",
-        ),
-    )
-    return next((why for failed, why in problems if failed), None)

@@ -4,12 +4,13 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from server.config.compression_config import CompressionConfig, compression_problem
-from server.config.privacy_config import PrivacyConfig, privacy_problem
+from server.config.compression_config import CompressionConfig
+from server.config.formats import TaskName, Version
+from server.config.privacy_config import PrivacyConfig
 from server.config.section import Section
-from server.config.sharing_config import MIN_MEMBERS_SHARE, SharingConfig, sharing_problem
+from server.config.sharing_config import MIN_MEMBERS_SHARE, SharingConfig
 
 
 class CriteriaConfig(Section):
@@ -20,7 +21,7 @@ class CriteriaConfig(Section):
     require_unmetered: bool = False
     require_idle: bool = False
     min_ram_mib: int = Field(default=0, ge=0)
-    min_app_version: str = Field(default="", max_length=64)
+    min_app_version: Version = Field(default="", max_length=64)
 
 
 class PlanConfig(Section):
@@ -69,7 +70,7 @@ class ValidationConfig(Section):
 class TaskConfig(Section):
     """One learning task."""
 
-    name: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,63}$")
+    name: TaskName = Field(description="[a-z0-9-], up to 64 characters")
     initial_model: Path = Field(description="safetensors file, float32 tensors")
     mode: Literal["plain", "shared"] = Field(
         default="plain", description="shared: the coordinator never sees an update"
@@ -97,27 +98,6 @@ class TaskConfig(Section):
     sharing: SharingConfig = SharingConfig()
     compression: CompressionConfig = CompressionConfig()
     privacy: PrivacyConfig = PrivacyConfig()
-
-    @model_validator(mode="after")
-    def _check_goal(self) -> "TaskConfig":
-        if self.min_contributions > self.reporting_goal:
-            msg = (
-                f"min-contributions={self.min_contributions} must not exceed "
-                f"reporting-goal={self.reporting_goal}"
-            )
-            raise ValueError(msg)
-        problem = sharing_problem(self) if self.is_shared else None
-        if problem:
-            raise ValueError(problem)
-        if not self.is_shared and self.sharing != SharingConfig():
-            msg = 'sharing has no meaning where mode = "plain"'
-            raise ValueError(msg)
-        problem = compression_problem(self)
-        if problem is None and self.privacy.is_on:
-            problem = privacy_problem(self)
-        if problem:
-            raise ValueError(problem)
-        return self
 
     @property
     def is_shared(self) -> bool:

@@ -3,7 +3,7 @@
 Serves until SIGTERM or SIGINT, answers what is under way and ends.
 
 Exit status: 0 stopped when asked, 1 could not start, 2 wrong arguments, 3 wrong configuration. A
-failed start is told in one line on standard error.
+failed start is told on standard error, one line a problem.
 """
 
 import argparse
@@ -19,8 +19,7 @@ from typing import Final
 import uvloop
 
 from monitoring.logs import LogFormat, configure_logging
-from server.config import ConfigError
-from server.config.holder_config import HolderConfig, load_holder_config
+from server.config import ConfigError, HolderConfig, load_holder_config
 from server.errors import ServiceError
 from server.holder.app import HolderServer, build_holder
 
@@ -67,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         uvloop.run(serve_until_stopped(config, on_ready=ready))
     except ConfigError as error:
-        return _fail(EXIT_CONFIG, error)
+        return _fail(EXIT_CONFIG, *error.problems)
     # RuntimeError: gRPC says so of an address it cannot listen on.
     except (ServiceError, OSError, RuntimeError) as error:
-        return _fail(EXIT_FAILURE, error)
+        return _fail(EXIT_FAILURE, str(error) or type(error).__name__)
     return 0
 
 
@@ -115,9 +114,9 @@ def _write_to(path: Path) -> None:
     os.close(file)
 
 
-def _fail(status: int, error: Exception) -> int:
-    message = " ".join(str(error).split()) or type(error).__name__
-    sys.stderr.write(f"fedagg: {message}\n")
+def _fail(status: int, *problems: str) -> int:
+    for problem in problems:
+        sys.stderr.write(f"fedagg: {' '.join(problem.split())}\n")
     return status
 
 

@@ -10,7 +10,7 @@ from cli.main import app
 from security.credentials import device_id_of
 from security.shared_round.committee import load_committee
 from security.shared_round.holder_keys import HolderSecrets
-from server.config.holder_config import load_holder_config
+from server.config import load_holder_config
 
 NUM_HOLDERS = 3
 

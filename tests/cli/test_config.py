@@ -40,7 +40,7 @@ def test_every_problem_is_told(file: Path) -> None:
 
 
 def test_problems_as_json(file: Path) -> None:
-    file.write_text("[tls]\ninsecure = 3")
+    file.write_text(VALID.replace("true", "3"))
     result = CliRunner().invoke(app, ["config", "check", str(file), "--format", "json"])
     answer = json.loads(result.stdout)
     assert result.exit_code == ExitCode.CONFIG

@@ -13,9 +13,12 @@ METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def _config(folder: Path, url: str = "embedded") -> ServerConfig:
-    return parse_config(
-        {"tls": {"insecure": True}, "store": {"url": url, "data-dir": str(folder)}}, {}
-    )
+    tree = {
+        "tls": {"insecure": True},
+        "store": {"url": url, "data-dir": str(folder)},
+        "task": [{"name": "digits", "initial-model": "digits.safetensors"}],
+    }
+    return parse_config(tree, {})
 
 
 def test_the_store_starts_before_the_workers_that_need_it(tmp_path: Path) -> None:

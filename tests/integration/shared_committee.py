@@ -18,7 +18,7 @@ from security.shared_round.committee import Committee, dump_committee
 from security.shared_round.holder_keys import HolderSecrets
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import DeviceSigner
-from server.config.holder_config import parse_holder_config
+from server.config import parse_holder_config
 from server.holder.app import HolderServer, build_holder
 
 NOW_S: Final = 1_800_000_000.0
@@ -97,7 +97,8 @@ class Holders:
                     "tls": self._tls,
                     "policy": self._policy,
                     "limits": self._limits,
-                }
+                },
+                {},
             ),
             now_s=lambda: NOW_S,
         )

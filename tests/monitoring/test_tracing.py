@@ -88,9 +88,18 @@ def test_sample_ratio_is_checked(sample_ratio: float) -> None:
         configure_tracing(service_name="x", otlp_endpoint=None, sample_ratio=sample_ratio)
 
 
-def test_endpoint_needs_a_scheme() -> None:
+def test_an_endpoint_without_a_scheme_is_called_without_tls(receiver: Receiver) -> None:
+    address = receiver.endpoint.removeprefix("http://")
+    tracing = configure_tracing(service_name="coordinator", otlp_endpoint=address)
+    with tracing.tracer("server").start_as_current_span("round"):
+        pass
+    tracing.shutdown()
+    assert "round" in receiver.spans
+
+
+def test_another_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match="http://"):
-        configure_tracing(service_name="x", otlp_endpoint="127.0.0.1:4317")
+        configure_tracing(service_name="x", otlp_endpoint="grpc://127.0.0.1:4317")
 
 
 def test_traceparent_is_read_back() -> None:

@@ -1,4 +1,4 @@
-"""Addresses, and HTTP servers that share one."""
+"""HTTP servers that share an address."""
 
 import httpx
 import pytest
@@ -7,26 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from server.http import HttpServer, split_address
-
-
-@pytest.mark.parametrize(
-    ("address", "host", "port"),
-    [
-        ("127.0.0.1:8080", "127.0.0.1", 8080),
-        ("localhost:0", "localhost", 0),
-        ("[::1]:9090", "::1", 9090),
-        (":8080", "", 8080),
-    ],
-)
-def test_an_address_is_host_and_port(address: str, host: str, port: int) -> None:
-    assert split_address(address) == (host, port)
-
-
-@pytest.mark.parametrize("address", ["", "localhost", "localhost:", "localhost:http", "8080"])
-def test_an_address_without_a_port_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match="must have the form host:port"):
-        split_address(address)
+from server.http import HttpServer
 
 
 def app(name: str) -> Starlette:

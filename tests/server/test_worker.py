@@ -102,13 +102,18 @@ def test_it_tells_that_it_serves_and_stops_in_order(
     assert '"server_stopped"' in log.read_text()
 
 
-def test_a_wrong_configuration_is_one_line_and_a_status_of_its_own(tmp_path: Path) -> None:
+def test_a_wrong_configuration_is_a_line_a_problem_and_a_status_of_its_own(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "server.toml"
     path.write_text("[listn]\ngrpc = 3")
     status, text = _failure("--config", str(path))
     assert status == EXIT_CONFIG
-    assert len(text.splitlines()) == 1
-    assert "did you mean listen?" in text
+    assert text.splitlines() == [
+        "fedagg: listn: unknown key, did you mean listen?",
+        "fedagg: tls: give certificate, private-key and client-ca, or set insecure = true",
+        "fedagg: task: at least one [[task]] must be given",
+    ]
 
 
 def test_a_rule_that_does_not_exist_is_a_wrong_configuration(config: Path, redis_url: str) -> None:

@@ -40,6 +40,7 @@ def test_the_files_make_a_configuration_with_tls_and_enrollment(tmp_path: Path) 
                 "ca-private-key": str(out / "ca-key.pem"),
                 "token-key": (out / "enrollment.key").read_text().strip(),
             },
+            "task": [{"name": "digits", "initial-model": "digits.safetensors"}],
         },
         {},
     )

@@ -4,9 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from server.config import ConfigError, ServerConfig, TaskConfig, load_config, parse_config
+from server.config import (
+    ConfigError,
+    ServerConfig,
+    load_config,
+    load_holder_config,
+    load_settings,
+    parse_config,
+    parse_holder_config,
+)
 from server.storage.ports import Durability
 
+SAMPLES = Path(__file__).parents[3] / "docs/samples"
 TREE: dict[str, object] = {
     "tls": {"insecure": True},
     "task": [{"name": "keyboard", "initial-model": "model.safetensors"}],
@@ -40,7 +49,7 @@ def test_an_unknown_key_names_the_nearest_valid_one() -> None:
 
 def test_an_unknown_key_of_a_task_names_the_nearest_valid_one() -> None:
     task = {"name": "t", "initial-model": "m", "num-round": 5}
-    with pytest.raises(ConfigError, match=r"task\.0\.num-round: .* did you mean num-rounds"):
+    with pytest.raises(ConfigError, match=r"task\[1\]\.num-round: .* did you mean num-rounds"):
         parse({"task": [task]})
 
 
@@ -51,45 +60,15 @@ def test_an_unknown_section_names_the_nearest_valid_one() -> None:
 
 def test_every_problem_is_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse({"store": {"receipt-retention-s": 1}, "limits": {"uploads-in-flight": 0}})
-    assert "store.receipt-retention-s" in str(caught.value)
-    assert "limits.uploads-in-flight" in str(caught.value)
-
-
-def test_without_tls_one_must_say_so() -> None:
-    with pytest.raises(ConfigError, match="or set insecure = true"):
-        parse({"tls": {}})
-
-
-def test_half_a_tls_configuration_is_refused() -> None:
-    with pytest.raises(ConfigError, match="give certificate, private-key and client-ca"):
-        parse({"tls": {"certificate": "c.pem"}})
-
-
-def test_an_admin_api_that_others_reach_needs_a_token() -> None:
-    with pytest.raises(ConfigError, match=r"set admin\.token"):
-        parse({"listen": {"http": "0.0.0.0:8080"}})
-    parse({"listen": {"http": "0.0.0.0:8080"}, "admin": {"token": "a-token-of-16-characters"}})
-
-
-def test_enrollment_under_tls_needs_a_port_of_its_own() -> None:
-    tls = {"certificate": "c", "private-key": "k", "client-ca": "a"}
-    enrollment = {"ca-certificate": "a", "ca-private-key": "k", "token-key": "x" * 32}
-    with pytest.raises(ConfigError, match=r"set listen\.enrollment"):
-        parse({"tls": tls, "enrollment": enrollment})
-    parse({"tls": tls, "enrollment": enrollment, "listen": {"enrollment": "127.0.0.1:50052"}})
-
-
-def test_two_tasks_may_not_share_a_name() -> None:
-    task = {"name": "t", "initial-model": "m"}
-    with pytest.raises(ConfigError, match="task names must differ: t"):
-        parse({"task": [task, task]})
-
-
-def test_a_quorum_above_the_goal_is_refused() -> None:
-    task = {"name": "t", "initial-model": "m", "reporting-goal": 2, "min-contributions": 3}
-    with pytest.raises(ConfigError, match="min-contributions=3 must not exceed reporting-goal=2"):
-        parse({"task": [task]})
+        parse(
+            {"store": {"receipt-retention-s": 1}, "limits": {"uploads-in-flight": 0}},
+            FEDAGG__STOER__URL="redis://db",
+        )
+    assert caught.value.problems == (
+        "FEDAGG__STOER__URL: no such setting, did you mean store.url?",
+        "store.receipt-retention-s: must be a whole number, at least 60, got 1",
+        "limits.uploads-in-flight: must be a whole number, at least 1 and at most 1024, got 0",
+    )
 
 
 def test_the_environment_overrides_a_key() -> None:
@@ -99,12 +78,48 @@ def test_the_environment_overrides_a_key() -> None:
 
 
 def test_an_override_of_no_key_is_refused() -> None:
-    with pytest.raises(ConfigError, match="FEDAGG__STORE must have the form"):
+    with pytest.raises(ConfigError, match="FEDAGG__STORE: must have the form"):
         parse(FEDAGG__STORE="x")
 
 
+@pytest.mark.parametrize(
+    ("variable", "text", "told"),
+    [
+        ("STORE__URI", "x", "no such setting, did you mean store.url?"),
+        ("TASK__NAME", "x", "tasks are set in the file alone"),
+        ("STORE__URL__X", "x", "must have the form FEDAGG__SECTION__KEY"),
+        ("LISTEN__WORKERS", "many", "listen.workers: must be a whole number"),
+        ("TLS__GATEWAYS", "one", "tls.gateways: must be a list"),
+        ("ADMIN__TOKEN", "short", "admin.token: must have at least 16 characters"),
+    ],
+)
+def test_a_wrong_override_is_told_by_its_variable(variable: str, text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(TREE, {f"FEDAGG__{variable}": text})
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"FEDAGG__{variable}: {told}")
+
+
+def test_digits_are_a_text_where_the_setting_is_one() -> None:
+    digits = "1234567890123456"
+    config = parse(FEDAGG__ADMIN__TOKEN=digits, FEDAGG__STORE__DATA_DIR="7")
+    assert config.admin.token is not None
+    assert config.admin.token.get_secret_value() == digits
+    assert config.store.data_dir == Path("7")
+    assert parse(FEDAGG__STORE__URL='"redis://quoted"').store.url == "redis://quoted"
+    assert parse(FEDAGG__TLS__GATEWAYS="[]").tls.gateways == ()
+
+
+def test_one_environment_may_serve_coordinators_and_holders() -> None:
+    holder = {"index": 1, "committee": "c", "keys": "k", "device-ca": "a", "data-dir": "d"}
+    tree = {"holder": holder, "tls": {"insecure": True}}
+    environment = {"FEDAGG__ADMIN__TOKEN": "x" * 16, "FEDAGG__HOLDER__DATA_DIR": "other"}
+    assert parse_holder_config(tree, environment).holder.data_dir == Path("other")
+    assert parse_config(TREE, environment).admin.token is not None
+
+
 def test_an_override_does_not_touch_the_tree_given() -> None:
-    tree = {"tls": {"insecure": True}, "store": {"url": "redis://a"}}
+    tree = TREE | {"store": {"url": "redis://a"}}
     parse_config(tree, {"FEDAGG__STORE__URL": "redis://b"})
     assert tree["store"] == {"url": "redis://a"}
 
@@ -114,92 +129,42 @@ def test_a_secret_is_not_in_the_repr() -> None:
     assert "hunter2-and-some-more" not in repr(config)
 
 
-def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"= 1", "line 1, column 1: not TOML: "),
+        (b"[store]\nurl = ", "line 2: not TOML: "),
+        (b"[store]\nurl = 1\nurl = 2\n", "line 3, column 8: not TOML: "),
+        (b"a = 'unterminated", "line 1: not TOML: "),
+        (b"[store]\n# caf\xe9\n", "line 2: not UTF-8 text"),
+        (b"a = " + b"[" * 100_000, "nested too deeply"),
+        (b"a = 1" + b"0" * 5_000, "some line: not TOML: "),
+    ],
+)
+def test_a_file_that_is_no_toml_is_named_with_the_line(
+    tmp_path: Path, data: bytes, told: str
+) -> None:
     path = tmp_path / "server.toml"
-    path.write_text("= 1", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"server\.toml"):
-        load_config(path, {})
+    path.write_bytes(data)
+    with pytest.raises(ConfigError) as refused:
+        load_settings(path, {})
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{path}: {told}")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent\.toml"):
-        load_config(tmp_path / "absent.toml", {})
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path, told in ((tmp_path / "absent.toml", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigError, match=f"^{path}: {told}"):
+            load_config(path, {})
 
 
-SHARED: dict[str, object] = {
-    "name": "keyboard",
-    "initial-model": "model.safetensors",
-    "mode": "shared",
-    "plan": {"clipping-norm": 1.0},
-    "sharing": {"committee": "committee.json"},
-}
-
-
-def shared(**changes: object) -> TaskConfig:
-    return parse({"task": [SHARED | changes]}).tasks[0]
-
-
-def sharing(**changes: object) -> dict[str, object]:
-    return {
-        "sharing": {
-            "committee": "committee.json",
-            **{name.replace("_", "-"): value for name, value in changes.items()},
-        }
-    }
-
-
-def test_a_shared_task_needs_little() -> None:
-    task = shared()
-    assert task.is_shared
-    assert (task.sharing.checks, task.sharing.degraded) == ("norm", "wait")
-    assert task.min_members == 6
-
-
-def test_plain_is_the_default_and_has_nothing_to_share() -> None:
-    assert not parse().tasks[0].is_shared
-    with pytest.raises(ConfigError, match='sharing has no meaning where mode = "plain"'):
-        shared(mode="plain")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sharing": {}}, "sharing.committee must name"),
-        ({"plan": {}}, "plan.clipping-norm must be > 0"),
-        ({"aggregation": {"clipping-norm": 1.0}}, "aggregation.clipping-norm cannot apply"),
-        ({"aggregation": {"rule": "median"}}, "rule='median' needs single updates or groups"),
-        ({"aggregation": {"rule": "krum"}} | sharing(group_size=3), "would open a single update"),
-        ({"aggregation": {"rule": "multi-krum"}}, "picks by distances"),
-        (sharing(checks="distances"), "is for multi-krum and distance-outliers"),
-        (
-            {"aggregation": {"rule": "multi-krum"}} | sharing(checks="distances", group_size=3),
-            "is for multi-krum and distance-outliers",
-        ),
-        (sharing(sketch_dim=1000), "sketch-dim=1000 must be a power of two"),
-        (sharing(min_members=11), "min-members=11 must not exceed min-contributions"),
-        (sharing(holder_timeout_s=60, max_wait_s=30), "max-wait-s must not be below"),
-        (sharing(degraded="sometimes"), "degraded"),
-        (sharing(holders_certificate="c"), "holders-private-key go together"),
-        (
-            sharing(holders_certificate="c", holders_private_key="k"),
-            "holders-certificate needs sharing.holders-ca",
-        ),
-        ({"reporting-goal": 1}, "must not exceed min-contributions, from 2"),
-    ],
-)
-def test_what_cannot_be_shared_is_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        shared(**changes)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"aggregation": {"rule": "multi-krum"}} | sharing(checks="distances"),
-        {"aggregation": {"rule": "distance-outliers"}} | sharing(checks="distances"),
-        {"aggregation": {"rule": "nnm+trimmed-mean"}} | sharing(group_size=3),
-        sharing(checks="sum", group_size=3),
-    ],
-)
-def test_what_can_be_shared_is_taken(changes: dict[str, object]) -> None:
-    assert shared(**changes).is_shared
+def test_the_sections_of_a_file_tell_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text("[holdr]\nindex = 1\n[policy]\n[log]\n[tls]\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="holdr: unknown key, did you mean holder"):
+        load_settings(path, {})
+    with pytest.raises(ConfigError) as refused:
+        load_config(SAMPLES / "share-holder.toml", {})
+    assert "is for a share holder" in str(refused.value)
+    with pytest.raises(ConfigError, match="is for a coordinator"):
+        load_holder_config(SAMPLES / "server.toml", {})

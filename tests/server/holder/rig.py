@@ -28,7 +28,7 @@ from security.shared_round.committee import Committee, dump_committee
 from security.shared_round.holder_keys import HolderSecrets
 from security.shared_round.parameters import Checks, RoundParameters, RoundPlan, plan_parameters
 from security.shared_round.signing import DeviceSigner, verify_statement
-from server.config.holder_config import HolderConfig, parse_holder_config
+from server.config import HolderConfig, parse_holder_config
 from server.holder.app import HolderServer, build_holder
 from server.status import ERROR_METADATA_KEY
 
@@ -219,7 +219,8 @@ class Rig:
                 "tls": {"insecure": True},
                 "policy": self.policy,
                 "limits": self.limits,
-            }
+            },
+            {},
         )
 
     async def start(self, index: int) -> None:
