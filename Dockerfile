@@ -23,11 +23,7 @@ FROM dependencies AS server-build
 COPY . .
 RUN pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 # The first model of the sample task in docs/samples/compose.toml.
-RUN mkdir /models && python -c "\
-from pathlib import Path; \
-from updates.vectors import encode_model; \
-from simulation.models import initial_weights; \
-Path('/models/digits.safetensors').write_bytes(encode_model(initial_weights('digits', seed=0)))"
+RUN fedagg models init digits --output /models/digits.safetensors
 
 FROM device-dependencies AS device-build
 COPY . .

@@ -1,17 +1,51 @@
 """The `fedagg` command; see `cli.exit_codes` for what its exit statuses mean."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated
+from typing import Annotated, Final
 
+import click
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from cli import config, device, serve, share_holder
-from cli.admin.app import app as admin_app
-from cli.bench.command import app as bench_app
-from cli.demo.command import demo
+from server.process_end import end_process
+
+# A command loads what it needs itself, and not what the others need.
+_COMMANDS: Final = {
+    "demo": "cli.demo.command",
+    "serve": "cli.serve",
+    "device": "cli.device",
+    "models": "cli.models.command",
+    "admin": "cli.admin.app",
+    "config": "cli.config",
+    "share-holder": "cli.share_holder",
+    "bench": "cli.bench.command",
+}
+
+
+class _Commands(TyperGroup):
+    """Finds a command in the module that is its home: the typer application `app` there."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands, the usual ones first."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command."""
+        del ctx
+        home = _COMMANDS.get(cmd_name)
+        if home is None:
+            return None
+        command = get_command(import_module(home).app)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="fedagg",
+    cls=_Commands,
     help="Federated aggregation: run the service, simulated devices, or a demonstration of both.",
     epilog=(
         "Exit status: 0 done, 1 failed, 2 wrong arguments, 3 wrong configuration, "
@@ -24,8 +58,11 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line of this process."""
-    app()
+    """Run the command line of this process, and end the process."""
+    try:
+        app()
+    except SystemExit as end:
+        end_process(end.code)
 
 
 def _show_version(wanted: bool) -> None:
@@ -48,14 +85,6 @@ def _root(
 ) -> None:
     del show_version  # the callback has answered
 
-
-app.command("demo")(demo)
-app.command("serve")(serve.serve)
-app.command("device")(device.device)
-app.add_typer(admin_app, name="admin")
-app.add_typer(config.app, name="config")
-app.add_typer(share_holder.app, name="share-holder")
-app.add_typer(bench_app, name="bench")
 
 if __name__ == "__main__":
     main()

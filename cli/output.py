@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.contradictions import OptionsError
 from cli.exit_codes import ExitCode, exit_code_of
 from server.config import ConfigError
 
@@ -57,7 +58,10 @@ class Output:
             raise typer.Exit(ExitCode.INTERRUPTED) from exc
         code = exit_code_of(exc)
         if code is not None:
-            for problem in exc.problems if isinstance(exc, ConfigError) else (str(exc),):
+            problems: tuple[str, ...] = (str(exc),)
+            if isinstance(exc, ConfigError | OptionsError):
+                problems = exc.problems
+            for problem in problems:
                 self.error(problem, code)
             raise typer.Exit(code) from exc
 

@@ -15,7 +15,10 @@ from server.supervisor import ProcessEvent, ProcessEventKind, Supervisor
 
 _log: Final = get_logger("fedagg.serve")
 
+app: Final = typer.Typer(add_completion=False)
 
+
+@app.command("serve")
 def serve(
     config: Annotated[
         Path, typer.Option("--config", help="Configuration file; see docs/samples/server.toml.")

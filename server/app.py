@@ -167,13 +167,12 @@ async def _wire(
 
         return await run_probes({"round_store": round_store, "blob_store": blob_store})
 
+    models = ModelCatalog(store=store, blobs=blobs, cache_bytes=config.limits.model_cache_bytes)
     federation = FederationService(
         ServicePorts(
             tasks=tasks,
             store=store,
-            models=ModelCatalog(
-                store=store, blobs=blobs, cache_bytes=config.limits.model_cache_bytes
-            ),
+            models=models,
             submissions=Submissions(
                 tasks=tasks,
                 store=store,
@@ -192,7 +191,11 @@ async def _wire(
     token = config.admin.token
     admin = create_admin_app(
         StoreBackend(
-            store=store, tasks=tasks, on_rollback=observation.rolled_back, private=private
+            store=store,
+            tasks=tasks,
+            models=models,
+            on_rollback=observation.rolled_back,
+            private=private,
         ),
         health,
         token=token.get_secret_value() if token else None,

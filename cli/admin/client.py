@@ -1,6 +1,6 @@
 """The admin API, called by a person."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Annotated, Final, Self, TypeVar
@@ -105,6 +105,18 @@ class AdminClient:
         answer = self._call("GET", f"{_PREFIX}/{task}/models/{version}")
         return self._parsed(TypeAdapter(ModelInfo), answer)
 
+    def model_file(self, task: str, version: int) -> Iterator[bytes]:
+        """The file of one version, part by part, as it comes; its hash is the caller's to check."""
+        path = f"{_PREFIX}/{task}/models/{version}/file"
+        try:
+            with self._http.stream("GET", path) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise CliError(_refusal(answer), exit_code=ExitCode.REFUSED)
+                yield from answer.iter_bytes()
+        except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
+            raise self._unreachable(error) from error
+
     def rollback(self, task: str, version: int) -> ModelInfo:
         """Make an earlier version current."""
         answer = self._call("POST", f"{_PREFIX}/{task}/models/{version}/rollback")
@@ -124,11 +136,14 @@ class AdminClient:
         try:
             answer = self._http.request(method, path)
         except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
-            msg = f"{self._url} cannot be reached: {error}"
-            raise CliError(msg, exit_code=ExitCode.UNREACHABLE) from error
+            raise self._unreachable(error) from error
         if answer.is_success:
             return answer.content
         raise CliError(_refusal(answer), exit_code=ExitCode.REFUSED)
+
+    def _unreachable(self, error: Exception) -> CliError:
+        msg = f"{self._url} cannot be reached: {error}"
+        return CliError(msg, exit_code=ExitCode.UNREACHABLE)
 
     def _parsed(self, adapter: TypeAdapter[_AnswerT], content: bytes) -> _AnswerT:
         try:

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from monitoring.health import Health
@@ -164,6 +164,13 @@ def _task_router(backend: AdminBackend, token: str | None) -> APIRouter:
     async def model(task: _TaskName, version: _Version) -> ModelInfo:
         """Show one published model version."""
         return await backend.model(task, version)
+
+    @router.get("/{task}/models/{version}/file", response_class=StreamingResponse)
+    async def model_file(task: _TaskName, version: _Version) -> StreamingResponse:
+        """Send the safetensors file of one published model version."""
+        size, parts = await backend.model_file(task, version)
+        headers = {"content-length": str(size)}
+        return StreamingResponse(parts, media_type="application/octet-stream", headers=headers)
 
     @router.post("/{task}/models/{version}/rollback")
     async def rollback(task: _TaskName, version: _Version) -> ModelInfo:

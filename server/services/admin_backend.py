@@ -1,7 +1,7 @@
 """The admin API's questions, answered from the round store."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -15,6 +15,7 @@ from server.services.admin_models import (
     TaskStatus,
     TaskSummary,
 )
+from server.services.models import ModelCatalog
 from server.storage.ports import FinishedRound, ModelVersion, RoundStore
 from server.tasks import TaskDirectory
 
@@ -27,6 +28,7 @@ class StoreBackend:
     Args:
         store: what is asked.
         tasks: what is served.
+        models: where files of versions are read.
         on_rollback: told the task and the version that an operator made current.
         private: the tasks whose rounds are private, by name.
     """
@@ -36,11 +38,13 @@ class StoreBackend:
         *,
         store: RoundStore,
         tasks: TaskDirectory,
+        models: ModelCatalog,
         on_rollback: Callable[[str, int], None],
         private: Mapping[str, PrivateRounds] = _NONE_PRIVATE,
     ) -> None:
         self._store = store
         self._tasks = tasks
+        self._models = models
         self._on_rollback = on_rollback
         self._private = private
 
@@ -135,6 +139,20 @@ class StoreBackend:
         """One published version."""
         self._tasks[task]
         return _model_info(await self._store.model(task, version))
+
+    async def model_file(self, task: str, version: int) -> tuple[int, AsyncIterator[bytes]]:
+        """The file of one published version; the first part is read, so that it is there."""
+        self._tasks[task]
+        model = await self._models.version(task, version)
+        parts = self._models.file(task, model)
+        first = await anext(parts)
+
+        async def whole() -> AsyncIterator[bytes]:
+            yield first
+            async for part in parts:
+                yield part
+
+        return model.size_bytes, whole()
 
     async def rollback(self, task: str, version: int) -> ModelInfo:
         """Make an earlier version current."""

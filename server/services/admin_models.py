@@ -4,6 +4,7 @@ Times are milliseconds since the Unix epoch by the store's clock. Device ids do 
 are told by their counts.
 """
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -149,6 +150,10 @@ class AdminBackend(Protocol):
 
     async def model(self, task: str, version: int) -> ModelInfo:
         """One published version."""
+        ...
+
+    async def model_file(self, task: str, version: int) -> tuple[int, AsyncIterator[bytes]]:
+        """The size of one published version's file, and the file in parts."""
         ...
 
     async def rollback(self, task: str, version: int) -> ModelInfo:

@@ -75,6 +75,15 @@ class ModelCatalog:
         for start in range(offset, model.size_bytes, CHUNK_BYTES):
             yield _chunk(model, start, await self._read(task, model, start, CHUNK_BYTES))
 
+    async def file(self, task: str, model: ModelVersion) -> AsyncIterator[bytes]:
+        """Yield the file in parts.
+
+        Raises:
+            StoreUnavailable: if it cannot be read.
+        """
+        for start in range(0, model.size_bytes, CHUNK_BYTES):
+            yield await self._read(task, model, start, CHUNK_BYTES)
+
     async def _cached(self, task: str, model: ModelVersion) -> list[bytes] | None:
         if model.size_bytes > self._cache_bytes:
             return None

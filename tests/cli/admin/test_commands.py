@@ -1,10 +1,12 @@
 """The device and admin commands against a real service that they train a model on."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from cli.admin.client import AdminClient
 from cli.exit_codes import CliError, ExitCode
 from cli.main import app
+from simulation.models import initial_weights
 from tests.cli.deployment import TASK, TOKEN, Deployment, deployed
 
 pytestmark = pytest.mark.process
@@ -80,6 +83,49 @@ def test_models_and_rollback(service: Deployment) -> None:
     assert json.loads(restored.stdout)["version"] == 2
     table = _admin(service, "models", "list").stdout.splitlines()
     assert [line.split()[:2] for line in table if line.startswith("*")] == [["*", "2"]]
+
+
+def _export(service: Deployment, path: Path, *arguments: str) -> Result:
+    environment = {"FEDAGG_ADMIN_URL": service.url, "FEDAGG_ADMIN_TOKEN": TOKEN}
+    command = ["models", "export", "--output", str(path), *arguments]
+    return CliRunner().invoke(app, command, env=environment)
+
+
+@pytest.mark.usefixtures("devices")
+def test_models_are_brought_out_whole_or_not_at_all(
+    service: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = json.loads(_admin(service, "models", "list", "--format", "json").stdout)
+    for one in versions:
+        path = tmp_path / f"{one['version']}.safetensors"
+        answer = _export(service, path, "--version", str(one["version"]), "--format", "json")
+        assert answer.exit_code == ExitCode.OK, answer.stderr
+        assert json.loads(answer.stdout)["sha256"] == one["sha256"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == one["sha256"]
+    current = json.loads(_admin(service, "tasks", "show", "--format", "json").stdout)
+    assert _export(service, tmp_path / "current").exit_code == ExitCode.OK
+    digest = hashlib.sha256((tmp_path / "current").read_bytes()).hexdigest()
+    assert digest == current["model"]["sha256"]
+    absent = _export(service, tmp_path / "absent", "--version", "99")
+    assert (absent.exit_code, "UNKNOWN_MODEL_VERSION" in absent.stderr) == (ExitCode.REFUSED, True)
+    monkeypatch.setattr(AdminClient, "model_file", lambda *_: iter([b"something else"]))
+    wrong = _export(service, tmp_path / "current", "--force")
+    assert (wrong.exit_code, "nothing was written" in wrong.stderr) == (ExitCode.FAILURE, True)
+    assert hashlib.sha256((tmp_path / "current").read_bytes()).hexdigest() == digest
+    names = {"1.safetensors", "2.safetensors", "3.safetensors", "current"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.mark.usefixtures("devices")
+def test_a_model_is_brought_out_for_torch(service: Deployment, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.pt"
+    assert _export(service, path, "--version", "1").exit_code == ExitCode.OK
+    state = torch.load(path, weights_only=True)
+    weights = initial_weights("digits", 0)
+    assert list(state) == list(weights)
+    for name, tensor in weights.items():
+        np.testing.assert_array_equal(state[name].numpy(), tensor)
 
 
 def test_a_version_that_never_was_is_refused(service: Deployment) -> None:

@@ -127,6 +127,15 @@ class MemoryBackend:
             raise errors.UnknownModelVersion(msg)
         return model_info(version)
 
+    async def model_file(self, task: str, version: int) -> tuple[int, AsyncIterator[bytes]]:
+        await self.model(task, version)
+
+        async def parts() -> AsyncIterator[bytes]:
+            for part in (b"model ", b"file"):
+                yield part
+
+        return 10, parts()
+
     async def rollback(self, task: str, version: int) -> ModelInfo:
         found = await self.model(task, version)
         self.current = version
@@ -256,6 +265,16 @@ async def test_models_are_listed_and_shown(service: Service) -> None:
     assert [entry["version"] for entry in found] == [3, 2, 1]
     one = (await get(service, "/api/v1/tasks/digits/models/2")).json()
     assert one == model_info(2).model_dump()
+
+
+async def test_the_file_of_a_version_is_sent_to_those_who_have_the_token(service: Service) -> None:
+    path = "/api/v1/tasks/digits/models/2/file"
+    found = await get(service, path)
+    assert (found.status_code, found.content) == (200, b"model file")
+    assert found.headers["content-length"] == "10"
+    assert found.headers["content-type"] == "application/octet-stream"
+    assert (await get(service, path, headers={})).status_code == 401
+    assert (await get(service, "/api/v1/tasks/digits/models/9/file")).status_code == 404
 
 
 async def test_rollback_makes_an_earlier_version_current(service: Service) -> None:

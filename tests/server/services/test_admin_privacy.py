@@ -1,6 +1,7 @@
 """What the admin API says of a task's privacy, from the real ledger and the real accountant."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +16,10 @@ from server.errors import UnknownTask
 from server.kernels import Workers
 from server.private_task import private_task
 from server.services.admin_backend import StoreBackend
+from server.services.models import ModelCatalog
+from server.storage.blobs import BlobStore
 from server.storage.keys import task_prefix
-from server.storage.ports import ModelVersion
+from server.storage.ports import Durability, ModelVersion
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from server.tasks import TaskDirectory, task_info
@@ -57,6 +60,7 @@ async def client(redis_url: str) -> AsyncIterator[RedisClient]:
 @pytest.fixture
 def backend(client: RedisClient, tmp_path: Path) -> Iterator[MakeBackend]:
     workers = Workers("test", threads=1)
+    stack = ExitStack()
 
     def make(**settings: object) -> StoreBackend:
         config = TaskConfig(
@@ -69,14 +73,19 @@ def backend(client: RedisClient, tmp_path: Path) -> Iterator[MakeBackend]:
         private = {}
         if config.privacy.is_on:
             private = {TASK: private_task(config, dim=3, workers=workers)}
+        store = RedisRoundStore(client)
+        blobs = BlobStore(str(tmp_path), durability=Durability.PROCESS, num_threads=1)
+        stack.callback(blobs.close)
         return StoreBackend(
-            store=RedisRoundStore(client),
+            store=store,
             tasks=TaskDirectory([task_info(config, dim=3)]),
+            models=ModelCatalog(store=store, blobs=blobs, cache_bytes=0),
             on_rollback=lambda *_: None,
             private=private,
         )
 
-    yield make
+    with stack:
+        yield make
     workers.close()
 
 

@@ -90,6 +90,7 @@ async def test_a_stream_is_the_file_from_any_offset(
         assert await fetched(catalog, model, offset) == content(1, size)[offset:]
     with pytest.raises(OffsetOutOfRange, match="beyond"):
         await fetched(catalog, model, size + 1)
+    assert b"".join([part async for part in catalog.file(TASK, model)]) == content(1, size)
 
 
 async def test_a_cached_file_is_read_once(blobs: CountingBlobs, store: RedisRoundStore) -> None:
