@@ -9,19 +9,30 @@ from typing import Annotated, Final
 
 import typer
 
-from cli.exit_codes import CliError, ExitCode
+from cli.contradictions import refuse
+from cli.exit_codes import CliError
 from cli.output import FormatOption, Output, OutputFormat
+from cli.population import (
+    ATTACK_HELP,
+    DATASET_HELP,
+    DEFAULTS,
+    POPULATION,
+    PopulationOptions,
+    given,
+)
 from cli.signals import terminate_as_interrupt
+from server.config.contradictions import Contradiction
 from simulation.attacks import SHARED_ATTACKS
 from simulation.device_fleet import device_fleet
 from simulation.device_spec import DeviceSpec
 from simulation.event_log import read_events
-from simulation.scenarios import Scenario
 
-_DEFAULTS: Final = Scenario()
+app: Final = typer.Typer(add_completion=False)
 
 
+@app.command("device")
 def device(  # each is an option
+    context: typer.Context,
     server: Annotated[
         list[str],
         typer.Option(
@@ -29,9 +40,7 @@ def device(  # each is an option
         ),
     ],
     task: Annotated[str, typer.Option("--task", help="Learning task to serve.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="digits, mnist or fashion-mnist.")] = (
-        "digits"
-    ),
+    dataset: Annotated[str, typer.Option("--dataset", help=DATASET_HELP)] = DEFAULTS.dataset,
     device_index: Annotated[
         int, typer.Option("--device-index", min=0, help="Position of the first device.")
     ] = 0,
@@ -44,9 +53,9 @@ def device(  # each is an option
     ] = None,
     alpha: Annotated[
         float, typer.Option("--alpha", help="Dirichlet concentration of the split; inf: even.")
-    ] = _DEFAULTS.alpha,
+    ] = DEFAULTS.alpha,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Root of every draw.")] = 0,
-    attack: Annotated[str, typer.Option("--attack", help="What malicious devices do.")] = "none",
+    attack: Annotated[str, typer.Option("--attack", help=ATTACK_HELP)] = DEFAULTS.attack,
     attackers: Annotated[
         int, typer.Option("--attackers", min=0, help="The first so many devices are malicious.")
     ] = 0,
@@ -85,30 +94,35 @@ def device(  # each is an option
 ) -> None:
     """Run simulated devices until their task is finished, --max-rounds or SIGTERM."""
     with Output(output_format) as output, ExitStack() as stack:
-        if insecure != (root_ca is None):
-            msg = "give either --insecure or --root-ca"
-            raise CliError(msg, exit_code=ExitCode.USAGE)
-        if certificate is not None and count > 1:
-            msg = "--certificate names one device: it needs --count 1"
-            raise CliError(msg, exit_code=ExitCode.USAGE)
-        if committee is not None and certificate is None and identity_dir is None:
-            msg = "--committee needs --identity-dir, or --certificate and --private-key"
-            raise CliError(msg, exit_code=ExitCode.USAGE)
-        if attack in SHARED_ATTACKS and committee is None:
-            msg = f"--attack {attack} is one on shares: it needs --committee"
-            raise CliError(msg, exit_code=ExitCode.USAGE)
+        options = DeviceOptions(
+            population=PopulationOptions(
+                given=given(context),
+                dataset=dataset,
+                devices=num_devices or device_index + count,
+                devices_option="num-devices",
+                alpha=alpha,
+                seed=seed,
+                attack=attack,
+                attackers=attackers,
+                attack_scale=attack_scale,
+                data_dir=data_dir,
+            ),
+            device_index=device_index,
+            count=count,
+            log_dir=log_dir,
+            insecure=insecure,
+            root_ca=root_ca,
+            certificate=certificate,
+            private_key=private_key,
+            committee=committee,
+            identity_dir=identity_dir,
+        )
+        refuse(POPULATION, options.population)
+        refuse(DEVICE, options)
         if log_dir is None:
             log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedagg-")))
         log_dir.mkdir(parents=True, exist_ok=True)
-        scenario = Scenario(
-            dataset=dataset,
-            num_devices=num_devices or device_index + count,
-            alpha=alpha,
-            seed=seed,
-            attack=attack,
-            num_attackers=attackers,
-            attack_scale=attack_scale,
-        )
+        scenario = options.population.scenario()
         specs = [
             DeviceSpec(
                 scenario=scenario,
@@ -126,10 +140,98 @@ def device(  # each is an option
             )
             for index in range(device_index, device_index + count)
         ]
-        if specs[-1].index >= scenario.num_devices:
-            msg = f"--num-devices={num_devices} must exceed the last index {specs[-1].index}"
-            raise CliError(msg, exit_code=ExitCode.USAGE)
         run_devices(specs, output)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOptions:
+    """The options of `fedagg device` that can contradict each other; see its help."""
+
+    population: PopulationOptions
+    device_index: int = 0
+    count: int = 1
+    log_dir: Path | None = None
+    insecure: bool = False
+    root_ca: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+    committee: Path | None = None
+    identity_dir: Path | None = None
+
+    @property
+    def shows_certificates(self) -> bool:
+        """Whether anybody is shown the devices' certificates."""
+        return self.root_ca is not None or self.committee is not None
+
+
+def _absent(option: str) -> Contradiction[DeviceOptions]:
+    """A row for a file that must be there."""
+
+    def absent(options: DeviceOptions) -> object:
+        path: Path | None = getattr(options, option.replace("-", "_"))
+        return path if path is not None and not path.exists() else None
+
+    return Contradiction(option, absent, "{1} does not exist")
+
+
+DEVICE: Final[tuple[Contradiction[DeviceOptions], ...]] = (
+    Contradiction(
+        "num-devices",
+        lambda o: o.device_index + o.count > o.population.devices,
+        "{0.population.devices} must exceed the last index: --device-index {0.device_index} and"
+        " --count {0.count} ask for more devices",
+    ),
+    Contradiction(
+        "insecure",
+        lambda o: o.insecure == (o.root_ca is not None),
+        "either it or --root-ca must be given, and not both",
+    ),
+    _absent("root-ca"),
+    _absent("certificate"),
+    _absent("private-key"),
+    _absent("committee"),
+    _absent("identity-dir"),
+    Contradiction(
+        "certificate",
+        lambda o: (o.certificate is None) is not (o.private_key is None),
+        "it and --private-key go together",
+    ),
+    Contradiction(
+        "certificate",
+        lambda o: o.certificate is not None and o.count > 1,
+        "names one device: it needs --count 1",
+    ),
+    Contradiction(
+        "identity-dir",
+        lambda o: o.certificate is not None and o.identity_dir is not None,
+        "does nothing with --certificate",
+    ),
+    Contradiction(
+        "committee",
+        lambda o: o.committee is not None and o.certificate is None and o.identity_dir is None,
+        "needs --identity-dir, or --certificate and --private-key",
+    ),
+    Contradiction(
+        "certificate",
+        lambda o: o.certificate is not None and not o.shows_certificates,
+        "does nothing without --root-ca or --committee",
+    ),
+    Contradiction(
+        "identity-dir",
+        lambda o: o.identity_dir is not None and not o.shows_certificates,
+        "does nothing without --root-ca or --committee",
+    ),
+    Contradiction(
+        "attack",
+        lambda o: o.population.attack in SHARED_ATTACKS and o.committee is None,
+        "{0.population.attack} is one on shares: it needs --committee",
+    ),
+    Contradiction(
+        "log-dir",
+        lambda o: o.log_dir is not None and o.log_dir.exists() and not o.log_dir.is_dir(),
+        "{0.log_dir} is no folder",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

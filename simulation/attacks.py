@@ -22,6 +22,9 @@ LABEL_FLIP: Final = "label-flip"
 SHARED_ATTACKS: Final = frozenset({"inconsistent-shares", "over-norm", "wrap-half", "wrap-spread"})
 """Attacks on the shares of an update, not on the update; see `simulation.shared_attacks`."""
 
+UNSCALED: Final = frozenset({"zero", LABEL_FLIP, *SHARED_ATTACKS}) - {"over-norm"}
+"""Attacks without a strength."""
+
 
 def attack_named(name: str) -> Attack:
     """Look an attack up.

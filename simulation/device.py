@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,15 +17,19 @@ from client import (
     FedaggError,
     MobileClient,
     Outcome,
+    Plan,
     RefusedError,
     RetryPolicy,
     RoundOutcome,
     SharingConfig,
     TlsFiles,
+    Trainer,
+    TrainingResult,
+    Weights,
 )
 from simulation.attacks import SHARED_ATTACKS, Vector
 from simulation.dense_trainer import DenseTrainer
-from simulation.device_spec import DeviceSpec
+from simulation.device_spec import DeviceSpec, Hold
 from simulation.event_log import EventLog
 from simulation.identities import identity_files
 from simulation.scenarios import attack_generator, local_data, poisoned, trainer_seed
@@ -33,6 +38,7 @@ from simulation.shared_attacks import AttackingSealer
 # A simulated device is mains-powered and in no hurry to save its radio: it looks again for a
 # restarting server every second or two, and never gives up within a round.
 _RETRY: Final = RetryPolicy(initial_s=0.1, max_s=2.0, max_attempts=1_000, total_s=600.0)
+_HOLD_POLL_S: Final = 0.02
 
 
 def run_all(specs: Sequence[DeviceSpec]) -> None:
@@ -108,9 +114,26 @@ def _identity(spec: DeviceSpec) -> tuple[Path | None, Path | None]:
     return files.certificate, files.private_key
 
 
-def _trainer(spec: DeviceSpec) -> DenseTrainer:
+def _trainer(spec: DeviceSpec) -> Trainer:
     data = local_data(spec.scenario, spec.index, spec.data_dir)
-    return DenseTrainer(data.x, data.y, seed=trainer_seed(spec.scenario, spec.index))
+    trainer = DenseTrainer(data.x, data.y, seed=trainer_seed(spec.scenario, spec.index))
+    return trainer if spec.hold is None else _HeldTrainer(trainer, spec.hold)
+
+
+class _HeldTrainer:
+    """Trains when it may go on; a round that wants this device stays open meanwhile."""
+
+    def __init__(self, trainer: Trainer, hold: Hold) -> None:
+        self._trainer = trainer
+        self._hold = hold
+
+    def train(
+        self, weights: Weights, plan: Plan, should_stop: Callable[[], bool]
+    ) -> TrainingResult:
+        if plan.round == self._hold.round:
+            while not (self._hold.until.exists() or should_stop()):
+                time.sleep(_HOLD_POLL_S)
+        return self._trainer.train(weights, plan, should_stop)
 
 
 def _hooks(spec: DeviceSpec, recorder: "_Recorder") -> ClientHooks:

@@ -9,6 +9,14 @@ from simulation.scenarios import Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Where a device waits: in round `round`, before it trains, until the file `until` is there."""
+
+    round: int
+    until: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSpec:
     """One simulated device and the task it serves.
 
@@ -28,6 +36,7 @@ class DeviceSpec:
             makes it; used where `certificate` is None.
         state_dir: folder for what compression left out, as in `client.ClientConfig`; the devices
             of a population may share it. None: kept in memory.
+        hold: where it waits; None: nowhere.
 
     Raises:
         ScenarioError: if an attack on shares has no shares to attack, or the device has a
@@ -47,6 +56,7 @@ class DeviceSpec:
     committee: Path | None = None
     identity_dir: Path | None = None
     state_dir: Path | None = None
+    hold: Hold | None = None
 
     def __post_init__(self) -> None:
         attack = self.scenario.attack

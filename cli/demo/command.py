@@ -8,42 +8,57 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
+import click
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
+from cli.demo.options import METHODS, MODES, VALUE_TYPES, DemoOptions
 from cli.demo.report import DemoReport
 from cli.demo.run import Demo
-from cli.demo.settings import NUM_COORDINATORS, PLAIN, SHARED, DemoSettings, SharedSettings
-from cli.demo.terms import CompressionTerms, PrivacyTerms
+from cli.demo.settings import NUM_COORDINATORS, DemoSettings
 from cli.demo.view import DemoView
-from cli.exit_codes import CliError, ExitCode
+from cli.exit_codes import ExitCode
 from cli.output import FormatOption, Output, OutputFormat
+from cli.population import ATTACK_HELP, DATASET_HELP, DEFAULTS, PopulationOptions, given
 from cli.signals import terminate_as_interrupt
+from security.shared_round.committee import MAX_HOLDERS
 from server.config import ENVIRONMENT_PREFIX
-from simulation.scenarios import Scenario
 from updates.plan import Method
 
-_DEFAULTS: Final = Scenario()
-_SHARED: Final = SharedSettings()
-_COMPRESSION: Final = CompressionTerms()
-_PRIVACY: Final = PrivacyTerms()
+_OPTIONS: Final = DemoOptions()
+_MAX_SEED: Final = (1 << 63) - 1
 _ATTACKERS_SHARE: Final = 0.2
 
+app: Final = typer.Typer(add_completion=False)
 
+
+class DemoCommand(TyperCommand):
+    """Lists the aggregators in its help, which takes the time to load them."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Write the help."""
+        from cli.demo.rules import rule_help  # noqa: PLC0415  # brings the rules' compiler
+
+        for parameter in self.params:
+            if parameter.name == "aggregator" and isinstance(parameter, click.Option):
+                parameter.help = rule_help()
+        return super().get_help(ctx)
+
+
+@app.command("demo", cls=DemoCommand)
 def demo(
+    context: typer.Context,
     devices: Annotated[
         int, typer.Option("--devices", min=1, max=1000, help="Devices, each a real gRPC client.")
-    ] = _DEFAULTS.num_devices,
+    ] = DEFAULTS.num_devices,
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=1000, help="Rounds to train.")] = (
-        _DEFAULTS.num_rounds
+        _OPTIONS.rounds
     ),
     aggregator: Annotated[
         str, typer.Option("--aggregator", help="A rule, after any steps: docs/Aggregation.md.")
-    ] = "mean",
-    attack: Annotated[
-        str,
-        typer.Option("--attack", help="none, sign-flip, gaussian, zero, same-value or label-flip."),
-    ] = _DEFAULTS.attack,
+    ] = _OPTIONS.aggregator,
+    attack: Annotated[str, typer.Option("--attack", help=ATTACK_HELP)] = DEFAULTS.attack,
     attackers: Annotated[
         int | None,
         typer.Option(
@@ -52,14 +67,14 @@ def demo(
     ] = None,
     attack_scale: Annotated[
         float, typer.Option("--attack-scale", help="Strength of the attack, > 0.")
-    ] = _DEFAULTS.attack_scale,
+    ] = DEFAULTS.attack_scale,
     alpha: Annotated[
         float, typer.Option("--alpha", help="Dirichlet concentration of the data; inf: even.")
-    ] = _DEFAULTS.alpha,
-    dataset: Annotated[
-        str, typer.Option("--dataset", help="digits, mnist or fashion-mnist.")
-    ] = _DEFAULTS.dataset,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Root of every draw.")] = 0,
+    ] = DEFAULTS.alpha,
+    dataset: Annotated[str, typer.Option("--dataset", help=DATASET_HELP)] = DEFAULTS.dataset,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=_MAX_SEED, help="Root of every draw.")
+    ] = 0,
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="Where mnist or fashion-mnist lies.")
     ] = None,
@@ -69,46 +84,44 @@ def demo(
     ] = None,
     kill_coordinator_at_round: Annotated[
         int | None,
-        typer.Option(
-            "--kill-coordinator-at-round", min=1, help="Kill the leading coordinator there."
-        ),
+        typer.Option("--kill-coordinator-at-round", help="Kill the leading coordinator there."),
     ] = None,
     mode: Annotated[
-        str, typer.Option("--mode", help="plain, or shared: nobody sees an update.")
-    ] = PLAIN,
+        str, typer.Option("--mode", help=f"{' or '.join(MODES)}: there nobody sees an update.")
+    ] = _OPTIONS.mode,
     holders: Annotated[
-        int, typer.Option("--holders", min=2, max=7, help="Share holders of the shared mode.")
-    ] = _SHARED.holders,
+        int,
+        typer.Option("--holders", min=2, max=MAX_HOLDERS, help="Share holders of the shared mode."),
+    ] = _OPTIONS.holders,
     threshold: Annotated[
-        int, typer.Option("--threshold", min=2, max=7, help="Shares that open a sum.")
-    ] = _SHARED.threshold,
+        int,
+        typer.Option("--threshold", min=2, max=MAX_HOLDERS, help="Shares that open a sum."),
+    ] = _OPTIONS.threshold,
     group_size: Annotated[
         int,
         typer.Option(
             "--group-size", min=0, help="Updates in each opened sum; 0: one sum of all selected."
         ),
-    ] = _SHARED.group_size,
+    ] = _OPTIONS.group_size,
     compression: Annotated[
-        str,
-        typer.Option("--compression", help="dense, top-k, rand-k, announced or projection."),
-    ] = _COMPRESSION.method,
+        str, typer.Option("--compression", help=f"{', '.join(METHODS)}.")
+    ] = _OPTIONS.compression,
     compression_ratio: Annotated[
         float, typer.Option("--compression-ratio", help="Numbers sent, as a share of all.")
-    ] = _COMPRESSION.ratio,
+    ] = _OPTIONS.compression_ratio,
     value_type: Annotated[
-        str | None,
-        typer.Option("--value-type", help="float32, float16, bfloat16, int8 or int4."),
-    ] = _COMPRESSION.value_type,
+        str | None, typer.Option("--value-type", help=f"{', '.join(VALUE_TYPES)}.")
+    ] = _OPTIONS.value_type,
     dp: Annotated[
         bool, typer.Option("--dp", help="Publish differentially private models only.")
-    ] = False,
+    ] = _OPTIONS.dp,
     epsilon: Annotated[
         float, typer.Option("--epsilon", help="Privacy budget of the whole run, with --dp.")
-    ] = _PRIVACY.epsilon,
-    delta: Annotated[float, typer.Option("--delta", help="Of that budget.")] = _PRIVACY.delta,
+    ] = _OPTIONS.epsilon,
+    delta: Annotated[float, typer.Option("--delta", help="Of that budget.")] = _OPTIONS.delta,
     clipping_norm: Annotated[
         float, typer.Option("--clipping-norm", help="Longest update, with --dp.")
-    ] = _PRIVACY.clipping_norm,
+    ] = _OPTIONS.clipping_norm,
     output_format: FormatOption = OutputFormat.TEXT,
 ) -> None:
     """Train one model with simulated devices through two coordinators and a store of their own.
@@ -117,30 +130,36 @@ def demo(
     """
     with Output(output_format) as output, ExitStack() as stack:
         if attackers is None:
-            attackers = 0 if attack == "none" else max(1, int(_ATTACKERS_SHARE * devices))
-        settings = DemoSettings(
-            scenario=Scenario(
+            is_attacked = attack != DEFAULTS.attack
+            attackers = max(1, int(_ATTACKERS_SHARE * devices)) if is_attacked else 0
+        settings = DemoOptions(
+            population=PopulationOptions(
+                given=given(context),
                 dataset=dataset,
-                num_devices=devices,
+                devices=devices,
                 alpha=alpha,
                 seed=seed,
-                num_attackers=attackers,
                 attack=attack,
+                attackers=attackers,
                 attack_scale=attack_scale,
-                num_rounds=rounds,
+                data_dir=data_dir,
             ),
+            rounds=rounds,
             aggregator=aggregator,
-            kill_coordinator_at_round=kill_coordinator_at_round,
-            shared=_shared(mode, holders=holders, threshold=threshold, group_size=group_size),
-            compression=CompressionTerms(
-                method=compression, ratio=compression_ratio, value_type=value_type
-            ),
-            privacy=(
-                PrivacyTerms(epsilon=epsilon, delta=delta, clipping_norm=clipping_norm)
-                if dp
-                else None
-            ),
-        )
+            keep_dir=keep_dir,
+            kill_at_round=kill_coordinator_at_round,
+            mode=mode,
+            holders=holders,
+            threshold=threshold,
+            group_size=group_size,
+            compression=compression,
+            compression_ratio=compression_ratio,
+            value_type=value_type,
+            dp=dp,
+            epsilon=epsilon,
+            delta=delta,
+            clipping_norm=clipping_norm,
+        ).settings()
         stack.enter_context(terminate_as_interrupt())
         folder = _folder(keep_dir, stack)
         view = stack.enter_context(DemoView(_console_of(output), rounds))
@@ -151,15 +170,6 @@ def demo(
         _tell(report, output)
         if not report.is_good:
             raise typer.Exit(ExitCode.FAILURE)
-
-
-def _shared(mode: str, *, holders: int, threshold: int, group_size: int) -> SharedSettings | None:
-    if mode == PLAIN:
-        return None
-    if mode != SHARED:
-        msg = f"--mode {mode} must be {PLAIN} or {SHARED}"
-        raise CliError(msg, exit_code=ExitCode.USAGE)
-    return SharedSettings(holders=holders, threshold=threshold, group_size=group_size)
 
 
 def _isolate(environment: MutableMapping[str, str]) -> None:
@@ -174,9 +184,6 @@ def _folder(keep_dir: Path | None, stack: ExitStack) -> Path:
     if keep_dir is None:
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedagg-demo-")))
     keep_dir.mkdir(parents=True, exist_ok=True)
-    if any(keep_dir.iterdir()):
-        msg = f"--keep-dir={keep_dir} must be empty"
-        raise CliError(msg, exit_code=ExitCode.USAGE)
     return keep_dir.absolute()
 
 

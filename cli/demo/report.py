@@ -3,13 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Final
 
 from rich import box
 from rich.table import Table
 
 from cli.demo.settings import DemoSettings
 
-_KIB = 1024
+_KIB: Final = 1024
+_LINE_CHARS: Final = 80
+_PLAIN_LOSS: Final = 1000.0
+_ROUGH_KIB: Final = 10_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,17 +188,20 @@ class DemoReport:
 
 
 def round_line(one: RoundReport, num_rounds: int) -> str:
-    """The line that a finished round gets at once."""
+    """The line that a finished round gets at once; at most 80 characters."""
     head = f"[ROUND {one.round}/{num_rounds}]"
     if one.decision != "published":
-        return f"{head} {one.decision}: {one.reason}"
-    return (
-        f"{head} accuracy {one.accuracy:.4f}  loss {one.loss:.4f}  accepted {one.accepted}  "
-        f"rejected {one.rejected}  excluded {one.excluded}  {one.duration_s:.2f} s"
-    )
+        text = f"{head} {one.decision}: {one.reason}"
+        return text if len(text) <= _LINE_CHARS else f"{text[: _LINE_CHARS - 1]}…"
+    accuracy = f"{head} accuracy {one.accuracy:.4f}"
+    loss = f"loss {_loss(one.loss)}"
+    counts = f"accepted {one.accepted}  rejected {one.rejected}  excluded {one.excluded}"
+    text = f"{accuracy}  {loss}  {counts}"
+    # The table at the end has the loss too.
+    return text if len(text) <= _LINE_CHARS else f"{accuracy}  {counts}"
 
 
-_COLUMNS = (
+_COLUMNS: Final = (
     "round",
     "accuracy",
     "loss",
@@ -211,14 +218,23 @@ def _cells(one: RoundReport) -> tuple[str, ...]:
     return (
         str(one.round),
         f"{one.accuracy:.4f}" if one.decision == "published" else one.decision,
-        f"{one.loss:.4f}",
+        _loss(one.loss),
         str(one.accepted),
         str(one.rejected),
         str(one.excluded),
         f"{one.duration_s:.2f}",
-        f"{one.bytes_up / _KIB:.1f}",
-        f"{one.bytes_down / _KIB:.1f}",
+        _kib(one.bytes_up),
+        _kib(one.bytes_down),
     )
+
+
+def _loss(loss: float) -> str:
+    return f"{loss:.4f}" if loss < _PLAIN_LOSS else f"{loss:.2g}"
+
+
+def _kib(num_bytes: int) -> str:
+    kib = num_bytes / _KIB
+    return f"{kib:.1f}" if kib < _ROUGH_KIB else f"{kib:.0f}"
 
 
 def _json_number(value: object) -> object:

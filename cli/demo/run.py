@@ -38,7 +38,7 @@ from server.services.admin_models import TaskStatus
 from server.supervisor import StartupError, Supervisor
 from simulation import datasets
 from simulation.device_fleet import device_fleet
-from simulation.device_spec import DeviceSpec, device_id
+from simulation.device_spec import DeviceSpec, Hold, device_id
 from simulation.errors import FleetError
 from simulation.fleet import Fleet, FleetConfig
 from simulation.models import evaluate, initial_weights
@@ -46,6 +46,7 @@ from updates.codec import dense_payload_bytes
 from updates.vectors import encode_model
 
 _POLL_S: Final = 0.2
+_KILLED: Final = "killed"
 _FLEET_END_S: Final = 15.0
 _MAX_ABANDONED: Final = 3
 _STOP_GRACE_S: Final = 5.0
@@ -119,6 +120,12 @@ class Demo:
             initial_accuracy=evaluate(weights, data.x_test, data.y_test).accuracy,
             peak_server_rss_mb=memory.peak_bytes / _MEGABYTE,
         )
+
+    @property
+    def _hold(self) -> Hold | None:
+        """What keeps the round open in which a coordinator is killed, until it is."""
+        due = self._settings.kill_coordinator_at_round
+        return None if due is None else Hold(round=due, until=self._folder / _KILLED)
 
     @property
     def _committee_path(self) -> Path | None:
@@ -196,6 +203,7 @@ class Demo:
                 data_dir=self._data_dir,
                 committee=self._committee_path,
                 identity_dir=self._committee.identities_dir if self._committee else None,
+                hold=self._hold if index == 0 else None,
             )
             for index in range(scenario.num_devices)
         ]
@@ -247,6 +255,7 @@ class Demo:
             pid = service.pids[leader]
             os.kill(pid, signal.SIGKILL)
             self._killed += 1
+            (self._folder / _KILLED).touch()
             self._view.say(f"killed {leader} (pid {pid}), which was leading round {number}")
 
     async def _report(self, observer: TaskObserver, problem: str) -> DemoReport:

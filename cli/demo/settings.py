@@ -7,12 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from aggregators.config import AggregatorConfig
-from aggregators.errors import AggregationError
-from aggregators.registry import RuleSpec, rule_spec
 from cli.demo.terms import CompressionTerms, PrivacyTerms, TomlValue
-from cli.exit_codes import CliError, ExitCode
-from security.shared_round.committee import MAX_HOLDERS
 from server.config.sharing_config import SELECTING_RULES
 from simulation.scenarios import Scenario
 
@@ -51,12 +46,6 @@ class SharedSettings:
     threshold: int = 3
     group_size: int = 0
 
-    def __post_init__(self) -> None:
-        if not 2 <= self.holders <= MAX_HOLDERS or not 2 <= self.threshold <= self.holders:
-            msg = f"--threshold {self.threshold} --holders {self.holders} must satisfy"
-            msg += f" 2 <= threshold <= holders <= {MAX_HOLDERS}"
-            raise CliError(msg, exit_code=ExitCode.USAGE)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoSettings:
@@ -70,9 +59,6 @@ class DemoSettings:
         shared: the share holders; None: plain mode.
         compression: how updates are compressed.
         privacy: the privacy budget; None: none, and no noise.
-
-    Raises:
-        CliError: if there is no such rule.
     """
 
     scenario: Scenario
@@ -82,26 +68,10 @@ class DemoSettings:
     compression: CompressionTerms = field(default_factory=CompressionTerms)
     privacy: PrivacyTerms | None = None
 
-    def __post_init__(self) -> None:
-        try:
-            needs = () if self._picks else _spec(self.aggregator).traits.needs
-        except AggregationError as error:
-            msg = f"no aggregator {self.aggregator!r}: {error}"
-            raise CliError(msg, exit_code=ExitCode.USAGE) from error
-        if needs:
-            msg = f"aggregator {self.aggregator!r} needs {', '.join(needs)}, which the demo lacks"
-            raise CliError(msg, exit_code=ExitCode.USAGE)
-
     @property
     def mode(self) -> str:
         """`PLAIN` or `SHARED`."""
         return PLAIN if self.shared is None else SHARED
-
-    @property
-    def _picks(self) -> bool:
-        """Whether the rule picks updates by opened distances, instead of seeing vectors."""
-        is_shared = self.shared is not None and not self.shared.group_size
-        return is_shared and self.aggregator in SELECTING_RULES
 
     def as_json(self) -> dict[str, object]:
         """The settings as the report tells them."""
@@ -196,6 +166,18 @@ def min_contributions(settings: DemoSettings) -> int:
     return math.ceil(_MIN_CONTRIBUTIONS_SHARE * settings.scenario.num_devices)
 
 
+def num_malicious(settings: DemoSettings) -> int:
+    """Attackers that the rule is told to withstand."""
+    attackers = settings.scenario.num_attackers
+    if settings.aggregator == "mean":
+        return 0
+    if settings.shared is None or not settings.shared.group_size:
+        return attackers
+    # Each attacker spoils a group; a rule on group means bears fewer than half of them.
+    num_groups = min_contributions(settings) // settings.shared.group_size
+    return min(attackers, max(0, (num_groups - 1) // 2))
+
+
 def min_members(settings: DemoSettings) -> int:
     """Fewest updates that are opened together in shared mode."""
     group_size = settings.shared.group_size if settings.shared is not None else 0
@@ -239,21 +221,8 @@ def _sharing(
 def _aggregation(settings: DemoSettings) -> Mapping[str, TomlValue]:
     values: dict[str, TomlValue] = {"rule": settings.aggregator}
     if settings.aggregator != "mean":
-        values["num-malicious-nodes"] = _num_malicious(settings)
+        values["num-malicious-nodes"] = num_malicious(settings)
     return values
-
-
-def _num_malicious(settings: DemoSettings) -> int:
-    attackers = settings.scenario.num_attackers
-    if settings.shared is None or not settings.shared.group_size:
-        return attackers
-    # Each attacker spoils a group; a rule on group means bears fewer than half of them.
-    num_groups = min_contributions(settings) // settings.shared.group_size
-    return min(attackers, max(0, (num_groups - 1) // 2))
-
-
-def _spec(aggregator: str) -> RuleSpec:
-    return rule_spec(AggregatorConfig(rule=aggregator))
 
 
 def _keys(values: Mapping[str, TomlValue]) -> str:

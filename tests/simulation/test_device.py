@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from client import Plan
 from protos.fedagg.v1 import federation_pb2 as pb
 from security.shared_round.parameters import RoundParameters
-from simulation.device import run_device
+from simulation.device import _trainer, run_device
 from simulation.device_fleet import device_fleet
-from simulation.device_spec import DeviceSpec
+from simulation.device_spec import DeviceSpec, Hold
 from simulation.errors import ScenarioError
 from simulation.event_log import read_events
+from simulation.models import initial_weights
 from simulation.scenarios import Scenario, local_data
 from tests.client.committee import CLIP_NORM, Holders, make_holders
 from tests.client.federation import ScriptedFederation
@@ -323,3 +325,28 @@ async def test_a_stopped_fleet_of_devices_ends_in_order(
         result = await asyncio.to_thread(fleet.stop)
     assert result.exit_codes == (0, 0)
     assert [events_of(spec)[-1] for spec in specs] == ["stopped", "stopped"]
+
+
+def test_a_held_device_waits_in_its_round_and_in_no_other(tmp_path: Path) -> None:
+    hold = Hold(round=2, until=tmp_path / "go-on")
+    spec = replace(spec_of(3, "127.0.0.1:1", tmp_path), hold=hold)
+    asked: list[int] = []
+
+    def go_on_at_the_third_time() -> bool:
+        asked.append(len(asked))
+        if len(asked) == 3:
+            hold.until.touch()
+        return False
+
+    weights = initial_weights("digits", 0)
+    plan = Plan(local_epochs=1, batch_size=1_000, round=1)
+    trainer = _trainer(spec)
+    trainer.train(weights, plan, go_on_at_the_third_time)
+    assert not hold.until.exists()
+    asked.clear()
+    held = trainer.train(weights, replace(plan, round=2), go_on_at_the_third_time)
+    assert len(asked) == 4  # three times while it waits, once for its only step
+    assert held.loss_after != held.loss_before
+    hold.until.unlink()
+    stopped = trainer.train(weights, replace(plan, round=2), lambda: True)
+    assert stopped.loss_after == stopped.loss_before

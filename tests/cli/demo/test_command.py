@@ -107,27 +107,6 @@ def test_an_interruption_ends_everything_and_leaves_nothing(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rounds_that_never_succeed_end_it_with_the_reason() -> None:
-    # Krum needs 2 f + 3 updates: with one attacker, five.
-    result = CliRunner().invoke(
-        app,
-        ["demo", "--devices", "4", "--rounds", "2", "--aggregator", "krum", "--attackers", "1",
-         "--format", "json"],
-    )  # fmt: skip
-    assert result.exit_code == ExitCode.FAILURE
-    answer = json.loads(result.stdout)
-    assert {one["decision"] for one in answer["rounds"]} == {"abandoned"}
-    assert "aggregation_failed" in answer["problem"]
-    assert answer["lost_updates"] == 0
-
-
-def test_a_folder_to_keep_must_be_empty(tmp_path: Path) -> None:
-    (tmp_path / "precious").touch()
-    result = CliRunner().invoke(app, ["demo", "--keep-dir", str(tmp_path)])
-    assert result.exit_code == ExitCode.USAGE
-    assert "must be empty" in result.stderr
-
-
 def test_an_absent_data_set_is_told_with_how_to_get_it(tmp_path: Path) -> None:
     arguments = ["demo", "--dataset", "mnist", "--data-dir", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)

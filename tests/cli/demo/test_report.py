@@ -33,15 +33,38 @@ REPORT = DemoReport(
 )
 
 
+# As long as anything gets: 1,000 rounds of 1,000 devices, a model that diverged, large models.
+LARGEST = replace(
+    ROUND,
+    round=1000,
+    loss=1.2345e38,
+    accepted=1000,
+    rejected=1000,
+    excluded=1000,
+    duration_s=1234.56,
+    bytes_up=1000 * 407_112,
+    bytes_down=1000 * 407_300,
+)
+
+
 def test_a_round_has_the_familiar_line() -> None:
     assert round_line(ROUND, 15) == (
-        "[ROUND 3/15] accuracy 0.9123  loss 0.2500  accepted 20  rejected 1  excluded 4  1.50 s"
+        "[ROUND 3/15] accuracy 0.9123  loss 0.2500  accepted 20  rejected 1  excluded 4"
     )
 
 
 def test_an_abandoned_round_says_why() -> None:
     abandoned = replace(ROUND, decision="abandoned", reason="too_few_contributions")
     assert round_line(abandoned, 15) == "[ROUND 3/15] abandoned: too_few_contributions"
+
+
+def test_lines_fit_80_columns() -> None:
+    usual = replace(ROUND, round=15)
+    assert "loss 0.2500" in round_line(usual, 15)
+    wordy = replace(LARGEST, decision="abandoned", reason="because " * 20)
+    for one in (usual, LARGEST, wordy, replace(LARGEST, loss=math.inf)):
+        assert len(round_line(one, 1000)) <= 80
+    assert round_line(LARGEST, 1000).endswith("accepted 1000  rejected 1000  excluded 1000")
 
 
 def test_the_json_object_has_the_promised_members() -> None:
@@ -88,9 +111,11 @@ def test_a_lost_or_repeated_update_or_a_missing_round_is_a_failure() -> None:
 
 def test_the_table_fits_a_terminal_of_80_columns() -> None:
     console = Console(width=80, record=True, quiet=False, file=None)
+    rounds = [replace(ROUND, duration_s=123.45), LARGEST, replace(LARGEST, decision="abandoned")]
     with console.capture() as captured:
-        console.print(replace(REPORT, rounds=[replace(ROUND, duration_s=123.45)]).table())
-    text = captured.get()
-    assert "…" not in text
-    row = text.splitlines()[3].split()
-    assert row == ["3", "0.9123", "0.2500", "20", "1", "4", "123.45", "2.0", "4.0"]
+        console.print(replace(REPORT, rounds=rounds).table())
+    lines = captured.get().splitlines()
+    assert all(len(line) <= 80 and "…" not in line for line in lines)
+    row = ["3", "0.9123", "0.2500", "20", "1", "4", "123.45", "2.0", "4.0"]
+    assert lines[3].split() == row
+    assert lines[4].split()[-3:] == ["1234.56", "397570", "397754"]
