@@ -1,14 +1,16 @@
 """Rows sharded by coordinate over a Ray cluster; needs the `ray` extra.
 
-Each shard is an actor that holds some columns of all rows and reads them with the kernels of
+Each shard is some columns of all rows, held by an actor that reads them with the kernels of
 `DenseRows`. Sums over all columns come back as nodes of one tree and are added up here, vectors as
 the shards' columns one after the other; so every result has the bits of the local one.
 """
 
+import secrets
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
@@ -26,7 +28,6 @@ from aggregators.stored_rows import StoredRows
 DEFAULT_TIMEOUT_S: Final = 600.0
 
 _STEPS_PER_SHARD: Final = 16  # shards start at multiples of a power of two: fewer nodes to send
-_FLOAT32_BYTES: Final = 4
 
 Answer = TypeVar("Answer")
 
@@ -60,12 +61,17 @@ class _View:
     factors: Ref
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _Shards:
-    """Actors, the columns each holds, and how long to wait for an answer."""
+    """Actors, the columns of one set of rows that each holds, and how long to wait for answers.
+
+    Attributes:
+        key: names the rows to the actors.
+    """
 
     actors: tuple[Any, ...]
     spans: tuple[Span, ...]
+    key: str
     timeout_s: float
 
     def answer(self, ref: ray.ObjectRef[Answer], shard: int) -> Answer:
@@ -92,16 +98,94 @@ class _Shards:
             raise AggregationError(message) from error
 
 
+class RayWorkers:
+    """Actors, spread over the machines of a Ray cluster, that hold shards of rows.
+
+    Start them after `ray.init`. They hold the vectors of rows for as long as anybody here holds
+    those rows or what is derived from them. An actor whose process dies is started again, without
+    what it held.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_workers: int | None = None,
+        num_threads: int | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """Start the actors.
+
+        Args:
+            num_workers: None: one a machine of the cluster. Never changes a result.
+            num_threads: threads of each; None: one a core of its machine. Never changes a result.
+            timeout_s: seconds to wait for any one answer.
+
+        Raises:
+            AggregationError: if an argument is out of range, Ray is not initialised, or an actor
+                does not start in time.
+        """
+        if not ray.is_initialized():
+            message = "ray.init must be called before rows can be sharded"
+            raise AggregationError(message)
+        if num_workers is None:
+            nodes = ray.nodes()  # type: ignore[no-untyped-call]  # ray leaves it untyped
+            num_workers = len([node for node in nodes if node["Alive"]])
+        if num_workers < 1 or (num_threads is not None and num_threads < 1):
+            message = f"num_workers={num_workers} and num_threads={num_threads} must be at least 1"
+            raise AggregationError(message)
+        actor = ray.remote(_Worker).options(scheduling_strategy="SPREAD", max_restarts=-1)
+        self._actors: tuple[Any, ...] = tuple(actor.remote(num_threads) for _ in range(num_workers))
+        self._timeout_s = timeout_s
+        try:
+            ray.get([worker.ready.remote() for worker in self._actors], timeout=timeout_s)
+        except RayError as error:
+            self.close()
+            message = f"{num_workers} Ray workers did not start within {timeout_s:g} s: {error}"
+            raise AggregationError(message) from error
+
+    def rows(self, vectors: Sequence[Vector] | Vector) -> "RayRows":
+        """Copy vectors of this process to the actors.
+
+        Args:
+            vectors: (n, d), float32. Cut into as many shards as there are actors, fewer if there
+                are not as many cells of columns.
+
+        Raises:
+            AggregationError: if `vectors` are not float32 vectors of one length, or an actor has
+                died or does not answer.
+        """
+        rows = contiguous_rows(vectors)
+        spans = _cut(len(rows[0]), len(self._actors))
+        actors = self._actors[: len(spans)]
+        shards = _Shards(
+            actors=actors, spans=spans, key=secrets.token_hex(8), timeout_s=self._timeout_s
+        )
+        weakref.finalize(shards, _release, actors, shards.key)
+        loads = []
+        for actor, (start, stop) in zip(actors, spans, strict=True):
+            # As plain arrays, slices go to the store without another copy; memory maps do not.
+            part = [np.asarray(row[start:stop]) for row in rows]
+            loads.append(actor.hold.remote(shards.key, start, ray.put(part)))
+        for shard, load in enumerate(loads):
+            shards.answer(load, shard)
+        return RayRows(shards, range(len(rows)))
+
+    def close(self) -> None:
+        """Stop the actors; their rows are of no use after. May be called twice."""
+        if ray.is_initialized():
+            for actor in self._actors:
+                ray.kill(actor)
+
+
 class RayRows(StoredRows[_Item]):
     """n vectors of equal length whose columns are spread over a Ray cluster. See `Rows`.
 
-    Make them with `of` or `from_files`, after `ray.init`. Of what is derived from them (`take`,
-    `scaled`, ...) only the few numbers that describe it are sent. Shards live until `close` or
-    until nobody holds any of these rows.
+    Make them with `RayWorkers`. Of what is derived from them (`take`, `scaled`, ...) only the few
+    numbers that describe it are sent.
 
     Guarantees:
         Every result has the bits of `DenseRows`, whatever the number of shards.
-        A shard that dies or does not answer raises `AggregationError`.
+        A shard that died or does not answer raises `AggregationError`.
     """
 
     def __init__(
@@ -112,90 +196,10 @@ class RayRows(StoredRows[_Item]):
         scales: Floats | None = None,
         matrix: Floats | None = None,
     ) -> None:
-        """Describe rows that shards hold; see `of` and `from_files`."""
+        """Describe rows that shards hold."""
         super().__init__(items, scales=scales, matrix=matrix)
         self._shards = shards
         self._factors: Ref | None = None
-
-    @classmethod
-    def of(
-        cls,
-        vectors: Sequence[Vector] | Vector,
-        *,
-        num_shards: int | None = None,
-        num_threads: int | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-    ) -> "RayRows":
-        """Copy vectors of this process to shards.
-
-        Args:
-            vectors: (n, d), float32.
-            num_shards: actors to start, fewer if there are not as many cells of columns; None:
-                one a machine of the cluster. Never changes a result.
-            num_threads: threads of each shard; None: one a core of its machine. Never changes a
-                result.
-            timeout_s: seconds to wait for any one answer of a shard.
-
-        Raises:
-            AggregationError: if `vectors` are not float32 vectors of one length, an argument is
-                out of range, Ray is not initialised or a shard could not be started.
-        """
-        rows = contiguous_rows(vectors)
-        shards = _start(len(rows[0]), num_shards, num_threads, timeout_s)
-        loads = []
-        for actor, (start, stop) in zip(shards.actors, shards.spans, strict=True):
-            # As plain arrays, slices go to the store without another copy; memory maps do not.
-            part = [np.asarray(row[start:stop]) for row in rows]
-            loads.append(actor.hold.remote(ray.put(part)))
-        for shard, load in enumerate(loads):
-            shards.answer(load, shard)
-        return cls(shards, range(len(rows)))
-
-    @classmethod
-    def from_files(
-        cls,
-        files: Sequence[tuple[Path, int]],
-        *,
-        dim: int,
-        num_shards: int | None = None,
-        num_threads: int | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-    ) -> "RayRows":
-        """Have each shard map its columns of files, which never pass through this process.
-
-        Args:
-            files: n files of little-endian float32 values, at the same place on every machine,
-                and the byte at which the values start in each, a multiple of 4.
-            dim: d, values in each.
-            num_shards: as in `of`.
-            num_threads: as in `of`.
-            timeout_s: as in `of`.
-
-        Raises:
-            AggregationError: if a file cannot be read or is too short, an argument is out of
-                range, Ray is not initialised or a shard could not be started.
-        """
-        if not files:
-            message = "files must hold at least one file"
-            raise AggregationError(message)
-        for path, offset_bytes in files:
-            if offset_bytes < 0 or offset_bytes % _FLOAT32_BYTES:
-                message = f"offset_bytes={offset_bytes} of {path} must be a multiple of 4, at"
-                message += " least 0"
-                raise AggregationError(message)
-        shards = _start(dim, num_shards, num_threads, timeout_s)
-        loads = [
-            actor.map_files.remote(list(files), span)
-            for actor, span in zip(shards.actors, shards.spans, strict=True)
-        ]
-        for shard, load in enumerate(loads):
-            shards.answer(load, shard)
-        return cls(shards, range(len(files)))
-
-    def close(self) -> None:
-        """Stop the shards of these rows and of all derived from them or they from."""
-        for actor in self._shards.actors:
-            ray.kill(actor)
 
     @property
     def dim(self) -> int:
@@ -267,7 +271,8 @@ class RayRows(StoredRows[_Item]):
             tuple(item.parts[shard] if isinstance(item, _Added) else item for item in self._items),
             self._factors,
         )
-        ref: Ref = getattr(self._shards.actors[shard], kind).remote(view, operation, *args)
+        actor, key = self._shards.actors[shard], self._shards.key
+        ref: Ref = getattr(actor, kind).remote(key, view, operation, *args)
         return ref
 
     def _by_column(self, operation: str, *args: object) -> Vector:
@@ -289,76 +294,57 @@ class RayRows(StoredRows[_Item]):
                 yield Node(level=level, index=index, values=values.copy())
 
 
-class _Shard:
-    """Some columns of all rows, in a process of the cluster. Answers one question at a time."""
+class _Worker:
+    """Holds some columns of rows in a process of the cluster. Answers one question at a time."""
 
-    def __init__(self, first_column: int, num_threads: int | None) -> None:
-        self._first_column = first_column
+    def __init__(self, num_threads: int | None) -> None:
         self._num_threads = num_threads
-        self._vectors: tuple[Vector, ...] = ()
+        self._held: dict[str, tuple[int, tuple[Vector, ...]]] = {}
 
-    def hold(self, vectors: Sequence[Vector]) -> None:
+    def ready(self) -> None:
+        """Answer once the process has started."""
+
+    def hold(self, key: str, first_column: int, vectors: Sequence[Vector]) -> None:
         """Keep vectors as they lie in the store."""
-        self._vectors = tuple(vectors)
+        self._held[key] = first_column, tuple(vectors)
 
-    def map_files(self, files: Sequence[tuple[Path, int]], span: Span) -> None:
-        """Map the columns of a span from files."""
-        start, stop = span
-        vectors = []
-        for path, offset_bytes in files:
-            at = offset_bytes + _FLOAT32_BYTES * start
-            try:
-                vectors.append(np.memmap(path, "<f4", "r", offset=at, shape=(stop - start,)))
-            except (OSError, ValueError) as error:
-                message = f"path={path} must hold columns {start} to {stop - 1} at byte {at}:"
-                message += f" {error}"
-                raise AggregationError(message) from error
-        self._vectors = tuple(vectors)
+    def release(self, key: str) -> None:
+        """Let go of what is held under a key."""
+        self._held.pop(key, None)
 
-    def values(self, view: _View, operation: str, *args: object) -> Vector:
+    def values(self, key: str, view: _View, operation: str, *args: object) -> Vector:
         """Read, or make a vector of, these columns of some rows."""
-        made: Vector = getattr(self._rows(view), operation)(*args)
+        made: Vector = getattr(self._rows(key, view), operation)(*args)
         return made
 
-    def nodes(self, view: _View, operation: str, *args: object) -> list[tuple[int, int, Floats]]:
+    def nodes(
+        self, key: str, view: _View, operation: str, *args: object
+    ) -> list[tuple[int, int, Floats]]:
         """Sum the cells of these columns; as few nodes as there can be."""
-        nodes = merged(getattr(self._rows(view), operation)(*args))
+        nodes = merged(getattr(self._rows(key, view), operation)(*args))
         return [(node.level, node.index, node.values) for node in nodes]
 
-    def _vector(self, item: int | Ref) -> Vector:
-        vector: Vector = self._vectors[item] if isinstance(item, int) else ray.get(item)
-        return vector
-
-    def _rows(self, view: _View) -> DenseRows:
+    def _rows(self, key: str, view: _View) -> DenseRows:
+        if key not in self._held:
+            message = "a worker has lost its columns: its process was started again"
+            raise AggregationError(message)
+        first_column, vectors = self._held[key]
         scales, matrix = ray.get(view.factors)
         return DenseRows(
-            [
-                self._vectors[item] if isinstance(item, int) else ray.get(item)
-                for item in view.items
-            ],
+            [vectors[item] if isinstance(item, int) else ray.get(item) for item in view.items],
             scales=scales,
             matrix=matrix,
             num_threads=self._num_threads,
-            first_column=self._first_column,
+            first_column=first_column,
         )
 
 
-def _start(dim: int, num_shards: int | None, num_threads: int | None, timeout_s: float) -> _Shards:
-    """Start actors for d columns, spread over the machines of the cluster."""
-    if not ray.is_initialized():
-        message = "ray.init must be called before rows can be sharded"
-        raise AggregationError(message)
-    if num_shards is None:
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]  # ray leaves it untyped
-        num_shards = len([node for node in nodes if node["Alive"]])
-    if dim < 1 or num_shards < 1 or (num_threads is not None and num_threads < 1):
-        message = f"dim={dim}, num_shards={num_shards} and num_threads={num_threads} must be at"
-        message += " least 1"
-        raise AggregationError(message)
-    spans = _cut(dim, num_shards)
-    actor = ray.remote(_Shard).options(scheduling_strategy="SPREAD")
-    actors = tuple(actor.remote(start, num_threads) for start, _ in spans)
-    return _Shards(actors=actors, spans=spans, timeout_s=timeout_s)
+def _release(actors: Sequence[Any], key: str) -> None:
+    """Tell actors that nobody holds some rows any more; who has died holds nothing anyway."""
+    if ray.is_initialized():
+        with suppress(RayError):
+            for actor in actors:
+                actor.release.remote(key)
 
 
 def _cut(dim: int, num_shards: int) -> tuple[Span, ...]:

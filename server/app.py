@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from aggregators.config import AggregatorConfig
-from aggregators.engines import Engine, LocalEngine
+from aggregators.engines import Engine, EngineOptions, make_engine
+from aggregators.errors import AggregationError
 from aggregators.kernels.threads import num_cores
 from aggregators.warm_up import warm_up
 from monitoring.audit_logger import AuditLogger
@@ -117,6 +118,7 @@ async def _wire(
     config.store.data_dir.mkdir(parents=True, exist_ok=True)
     blobs = BlobStore(config.blob_url, durability=config.store.durability)
     resources.callback(blobs.close)
+    engines = _open_engines(config, resources)
     kernels = Workers("kernel", threads=1)
     resources.callback(kernels.close)
     for rule in rules.values():
@@ -152,8 +154,7 @@ async def _wire(
         observation=observation,
         audit=audit,
         wakeup=notifier.drivers,
-        # One core is left to the event loop: check-ins go on while models are made.
-        engine=LocalEngine(num_threads=max(1, num_cores() - 1)),
+        engines=engines,
     )
 
     async def health() -> Health:
@@ -236,17 +237,18 @@ class _DriverWiring:
     observation: Observation
     audit: AuditTrail
     wakeup: News
-    engine: Engine
+    engines: Mapping[str, Engine]
 
     def driver(self, info: TaskInfo, rule: AggregatorConfig) -> RoundDriver:
         task = info.config
+        engine = self.engines[task.aggregation.engine]
         private = self.private.get(info.name)
         settings = aggregation_settings(
             task,
             rule,
             dim=info.summed_dim,
             privacy=None if private is None else private.first_round,
-            engine=self.engine,
+            engine=engine,
         )
         compression = self.compressions.get(info.name)
         phases = None if info.shared is None else self._phases(info.shared, compression)
@@ -256,7 +258,7 @@ class _DriverWiring:
             workers=self.kernels,
             settings=settings,
             compression=compression,
-            private=private_settings(task, self.engine),
+            private=private_settings(task, engine),
             max_update_norm=task.validation.max_update_norm,
             observer=self.observation,
         )
@@ -315,6 +317,34 @@ async def _await_store(store: RedisRoundStore) -> None:
             await asyncio.sleep(STORE_RETRY_S)
         else:
             return
+
+
+def _open_engines(config: ServerConfig, resources: AsyncExitStack) -> dict[str, Engine]:
+    """Open what the tasks compute with, one engine of a name for all; closed with `resources`.
+
+    Not in a thread of its own, though it takes seconds: Ray's processes end with the thread that
+    started them. Nobody is served yet.
+    """
+    settings = config.engines
+    options = EngineOptions(
+        # One core is left to the event loop: check-ins go on while models are made.
+        num_threads=max(1, num_cores() - 1),
+        torch_device=settings.torch_device,
+        ray_address=settings.ray_address,
+        ray_workers=settings.ray_workers,
+    )
+    engines: dict[str, Engine] = {}
+    for task in config.tasks:
+        name = task.aggregation.engine
+        if name in engines:
+            continue
+        try:
+            engines[name] = make_engine(name, options)
+        except AggregationError as error:
+            msg = f"task {task.name}, aggregation: {error}"
+            raise ConfigError(msg) from error
+        resources.callback(engines[name].close)
+    return engines
 
 
 async def _check_durability(client: RedisClient, config: ServerConfig) -> None:

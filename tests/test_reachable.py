@@ -33,11 +33,9 @@ AWAITED: Final = frozenset(
         "aggregators.dp",
         "aggregators.dp_config",
         "aggregators.integrated",
-        "aggregators.ray_rows",
         "aggregators.secure",
         "aggregators.server_optimizer",
         "aggregators.sparse_rows",
-        "aggregators.torch_rows",
         "aggregators.unusable",
     }
 )

@@ -13,6 +13,7 @@ from server.config.loading import (
 )
 from server.config.server_config import (
     AdminConfig,
+    EnginesConfig,
     EnrollmentConfig,
     LimitsConfig,
     ListenConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "AggregationConfig",
     "ConfigError",
     "CriteriaConfig",
+    "EnginesConfig",
     "EnrollmentConfig",
     "HolderConfig",
     "LimitsConfig",

@@ -119,6 +119,21 @@ class LimitsConfig(Section):
     model_cache_bytes: int = Field(default=64 << 20, ge=0, description="models kept in memory")
 
 
+class EnginesConfig(Section):
+    """Where engines other than local compute. They change how fast, never what comes out."""
+
+    torch_device: str = Field(
+        default="", description="of engine torch, such as cuda:1; empty: cuda if there is one"
+    )
+    ray_address: str = Field(
+        default="",
+        description="cluster of engine ray, host:port; empty: one of each process's own here",
+    )
+    ray_workers: int = Field(
+        default=2, ge=1, le=1024, description="processes that engine ray cuts a round for"
+    )
+
+
 class ObservabilityConfig(Section):
     """Traces, logs and audit."""
 
@@ -161,6 +176,7 @@ class ServerConfig(Section):
     enrollment: EnrollmentConfig = EnrollmentConfig()
     store: StoreConfig = StoreConfig()
     limits: LimitsConfig = LimitsConfig()
+    engines: EnginesConfig = EnginesConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
     admin: AdminConfig = AdminConfig()
     rounds: RoundsConfig = RoundsConfig()

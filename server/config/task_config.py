@@ -57,6 +57,10 @@ class AggregationConfig(Section):
         default=None, ge=1, description="of geometric-median and centered-clipping"
     )
     server_learning_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    engine: Literal["local", "torch", "ray"] = Field(
+        default="local",
+        description="what computes with dense updates; decides how fast, never what comes out",
+    )
 
 
 class ValidationConfig(Section):

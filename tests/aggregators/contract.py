@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import as_rows
+from aggregators.engines import LOCAL, Engine
 from aggregators.registry import RULES, make_rule, rule_spec
 from aggregators.rule import Context, RuleResult, Traits
 from tests.aggregators.matrices import Floats, Matrix, honest_rows, same_bits
@@ -200,7 +200,7 @@ def apply(
     *,
     num_byzantine: int = 1,
     knows: Sequence[str] | None = None,
-    num_threads: int | None = None,
+    engine: Engine = LOCAL,
     **settings: Any,
 ) -> RuleResult:
     """Run a rule.
@@ -210,14 +210,13 @@ def apply(
         rows: rows, or a case.
         num_byzantine: f.
         knows: what the rule is told; None: what it cannot work without.
-        num_threads: see `as_rows`.
+        engine: makes the rows.
         settings: of `AggregatorConfig`.
     """
     case = rows if isinstance(rows, Case) else case_of(rows)
     config = AggregatorConfig(rule=rule, num_malicious_nodes=num_byzantine, **settings)
     names = traits_of(rule).needs if knows is None else knows
-    matrix = as_rows(case.rows, num_threads=num_threads)
-    return make_rule(config)(matrix, case.context(*names))
+    return make_rule(config)(engine.rows(list(case.rows)), case.context(*names))
 
 
 def same_result(first: RuleResult, second: RuleResult, order: Sequence[int] | None = None) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from aggregators.cell_tree import fold, merged
 from aggregators.dense_rows import DenseRows, as_rows
+from aggregators.engines import LocalEngine
 from aggregators.kernels.gram import CELL_COLUMNS
 from aggregators.rows import Rows
 from tests.aggregators.contract import (
@@ -61,9 +62,10 @@ def test_any_order_and_number_of_threads_give_every_rule_the_same_bits(
 ) -> None:
     case = large_case(shape)
     knows = traits_of(rule).needs
-    first = apply(rule, case, num_byzantine=2, knows=knows, num_threads=1)
-    for num_threads in THREADS[1:]:
-        again = apply(rule, case, num_byzantine=2, knows=knows, num_threads=num_threads)
+    engines = [LocalEngine(num_threads=num_threads) for num_threads in THREADS]
+    first = apply(rule, case, num_byzantine=2, knows=knows, engine=engines[0])
+    for engine in engines[1:]:
+        again = apply(rule, case, num_byzantine=2, knows=knows, engine=engine)
         assert same_result(first, again)
     order = np.random.default_rng(3).permutation(shape[0]).tolist()
     shuffled = case.permuted(order)

@@ -1,8 +1,10 @@
 """Rows sharded over a local Ray cluster of two workers, against the same rows in this process."""
 
+import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.gram import Gram
 from aggregators.kernels.gram import CELL_COLUMNS
 from aggregators.preaggregations.nearest_neighbour_mixing import nearest_neighbour_mixing
-from aggregators.ray_rows import RayRows
+from aggregators.ray_rows import RayRows, RayWorkers
 from aggregators.rows import Rows
 from aggregators.rule import RuleResult
 from aggregators.rules.bulyan import bulyan
@@ -70,9 +72,18 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def sharded() -> RayRows:
+def workers() -> Iterator[RayWorkers]:
+    """Two workers that several rows are spread over."""
+    started = RayWorkers(num_workers=2, num_threads=2)
+    yield started
+    started.close()
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def sharded(workers: RayWorkers) -> RayRows:
     """Rows in two shards of different size."""
-    return RayRows.of(rows_of(2 * CELL_COLUMNS + 77), num_shards=2)
+    return workers.rows(rows_of(2 * CELL_COLUMNS + 77))
 
 
 def rows_of(dim: int, *, num_rows: int = NUM_ROWS) -> Matrix:
@@ -102,20 +113,22 @@ def require_same(first: RuleResult, second: RuleResult) -> None:
 )
 def test_every_rule_has_the_bits_of_the_local_one(num_shards: int, dim: int) -> None:
     matrix = rows_of(dim)
-    rows = RayRows.of(matrix, num_shards=num_shards, num_threads=2)
+    workers = RayWorkers(num_workers=num_shards, num_threads=2)
+    rows = workers.rows(matrix)
     for rule in RULES.values():
         require_same(rule(rows), rule(as_rows(matrix)))
-    rows.close()
+    workers.close()
 
 
 @pytest.mark.parametrize("num_rows", [1, 40])
-def test_float32_products_and_single_rows_have_the_bits_of_the_local_ones(num_rows: int) -> None:
+def test_float32_products_and_single_rows_have_the_bits_of_the_local_ones(
+    workers: RayWorkers, num_rows: int
+) -> None:
     matrix = honest_rows(1, num_rows, 7 * CELL_COLUMNS + 33)
-    rows, local = RayRows.of(matrix, num_shards=2), as_rows(matrix)
+    rows, local = workers.rows(matrix), as_rows(matrix)
     require_same_gram(rows.gram(), local.gram())
     assert same_bits(rows.norms(), local.norms())
     np.testing.assert_array_equal(rows.median(), local.median())
-    rows.close()
 
 
 def test_derived_rows_have_the_bits_of_the_local_ones(sharded: RayRows) -> None:
@@ -155,36 +168,31 @@ def test_derived_rows_have_the_bits_of_the_local_ones(sharded: RayRows) -> None:
             np.testing.assert_array_equal(first, second)
 
 
-def test_files_are_mapped_by_the_shards(tmp_path: Path) -> None:
-    matrix = rows_of(CELL_COLUMNS + 9)
-    files = []
-    for index, row in enumerate(matrix):
-        path, offset = tmp_path / f"{index}.bin", 8 * index
-        path.write_bytes(b"\xff" * offset + row.tobytes())
-        files.append((path, offset))
-    rows = RayRows.from_files(files, dim=matrix.shape[1], num_shards=2)
-    require_same(krum(rows, num_byzantine=2), krum(matrix, num_byzantine=2))
-    np.testing.assert_array_equal(rows.median(), as_rows(matrix).median())
-    rows.close()
-    with pytest.raises(AggregationError, match=r"0\.bin must hold columns 0 to 99999 at byte 0"):
-        RayRows.from_files(files[:1], dim=100_000, num_shards=1)
-    with pytest.raises(AggregationError, match=r"path=.*missing"):
-        RayRows.from_files([(tmp_path / "missing", 0)], dim=3)
-    with pytest.raises(AggregationError, match="offset_bytes=2 of"):
-        RayRows.from_files([(files[0][0], 2)], dim=3)
-    with pytest.raises(AggregationError, match="at least one file"):
-        RayRows.from_files([], dim=3)
-
-
-def test_strided_rows_and_memory_maps_go_to_one_shard_a_machine(tmp_path: Path) -> None:
+def test_strided_rows_and_memory_maps_go_to_one_worker_a_machine(tmp_path: Path) -> None:
     matrix = rows_of(2500)
     path = tmp_path / "row.bin"
     path.write_bytes(matrix[0].tobytes())
     mapped = np.memmap(path, dtype=np.float32, mode="r")
-    rows = RayRows.of([mapped, *np.asfortranarray(matrix)[1:]])
+    workers = RayWorkers()
+    rows = workers.rows([mapped, *np.asfortranarray(matrix)[1:]])
     assert len(rows._shards.actors) == 1
     require_same(median(rows), median(matrix))
-    rows.close()
+    workers.close()
+
+
+def test_workers_hold_rows_as_long_as_somebody_here_does(workers: RayWorkers) -> None:
+    def held() -> int:
+        return len(ray.get(workers._actors[0].__ray_call__.remote(lambda worker: worker._held)))
+
+    before = held()
+    rows: Rows = workers.rows(rows_of(50))
+    derived = rows.take([1, 2]).scaled(np.ones(2))
+    del rows
+    assert held() == before + 1
+    derived.norms()
+    del derived
+    gc.collect()
+    assert held() == before
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3, 7, 50])
@@ -208,44 +216,48 @@ def test_errors_of_the_shards_are_those_of_the_rules(sharded: RayRows) -> None:
         sharded.extended(np.zeros(3, dtype=np.float32))
 
 
-def test_rows_that_are_not_finite_are_refused() -> None:
+def test_rows_that_are_not_finite_are_refused(workers: RayWorkers) -> None:
     matrix = rows_of(50)
     matrix[2, 40] = np.nan
-    rows = RayRows.of(matrix, num_shards=1)
+    rows = workers.rows(matrix)
     for rule in (median, mean, lambda rows: krum(rows, num_byzantine=2)):
         with pytest.raises(AggregationError, match="rows must be finite") as caught:
             rule(rows)
         assert not isinstance(caught.value, ray.exceptions.RayTaskError)
-    rows.close()
 
 
-def test_bad_arguments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AggregationError, match="num_shards=0"):
-        RayRows.of(rows_of(10), num_shards=0)
+def test_bad_arguments_are_refused(workers: RayWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AggregationError, match="num_workers=0"):
+        RayWorkers(num_workers=0)
     with pytest.raises(AggregationError, match="num_threads=0"):
-        RayRows.of(rows_of(10), num_threads=0)
+        RayWorkers(num_threads=0)
+    with pytest.raises(AggregationError, match=r"1 Ray workers did not start within 0 s"):
+        RayWorkers(num_workers=1, timeout_s=0.0)
     with pytest.raises(AggregationError, match="must be float32"):
-        RayRows.of(np.zeros((2, 3)))  # type: ignore[arg-type]  # the refusal is under test
+        workers.rows(np.zeros((2, 3)))  # type: ignore[arg-type]  # the refusal is under test
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(AggregationError, match=r"ray\.init must be called"):
-        RayRows.of(rows_of(10))
+        RayWorkers()
 
 
-def test_a_shard_that_died_is_named() -> None:
-    rows = RayRows.of(rows_of(CELL_COLUMNS + 3), num_shards=2)
-    ray.kill(rows._shards.actors[1])
-    name = f"shard 1 of 2, columns {CELL_COLUMNS} to {CELL_COLUMNS + 2}, has died: "
-    with pytest.raises(AggregationError, match=name):
+def test_a_worker_that_died_is_named_and_started_again() -> None:
+    workers = RayWorkers(num_workers=2)
+    rows = workers.rows(rows_of(CELL_COLUMNS + 3))
+    name = f"shard 1 of 2, columns {CELL_COLUMNS} to {CELL_COLUMNS + 2},"
+    ray.kill(workers._actors[1], no_restart=False)
+    with pytest.raises(AggregationError, match=f"{name} has died|a worker has lost its columns"):
         rows.median()
-    with pytest.raises(AggregationError, match=name):
-        rows.gram()
-    rows.close()
+    ray.get(workers._actors[1].ready.options(max_task_retries=-1).remote())
+    with pytest.raises(AggregationError, match="a worker has lost its columns"):
+        rows.median()
+    matrix = rows_of(CELL_COLUMNS + 4)
+    require_same(median(workers.rows(matrix)), median(matrix))
+    workers.close()
     with pytest.raises(AggregationError, match=r"shard 0 of 2, columns 0 to \d+, has died: "):
         rows.norms()
 
 
 def test_a_shard_that_does_not_answer_in_time_is_named(sharded: RayRows) -> None:
-    shards = sharded._shards
-    hasty = type(shards)(actors=shards.actors, spans=shards.spans, timeout_s=0.0)
+    hasty = replace(sharded._shards, timeout_s=0.0)
     with pytest.raises(AggregationError, match=r"did not answer within timeout_s=0\.0"):
         RayRows(hasty, range(NUM_ROWS)).trimmed_mean(1)

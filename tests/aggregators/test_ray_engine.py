@@ -1,0 +1,42 @@
+"""What the Ray engine starts is gone when it is closed, and a cluster that is not there is told."""
+
+import signal
+from typing import Final
+
+import psutil
+import pytest
+
+ray = pytest.importorskip("ray", reason="ray is not installed")
+
+from aggregators.engines import EngineOptions, make_engine  # noqa: E402
+from aggregators.errors import AggregationError  # noqa: E402
+from tests.aggregators.matrices import honest_rows, same_bits  # noqa: E402
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+NOBODY: Final = "127.0.0.1:1"
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def test_a_cluster_of_its_own_leaves_nothing_behind() -> None:
+    before, handler = children(), signal.getsignal(signal.SIGTERM)
+    engine = make_engine("ray", EngineOptions(ray_workers=2))
+    matrix = honest_rows(1, 5, 10_000)
+    rows = engine.rows(list(matrix))
+    assert same_bits(rows.read(0, 10_000), matrix)
+    assert children() - before
+    assert signal.getsignal(signal.SIGTERM) is handler
+    with pytest.raises(AggregationError, match="has joined a Ray cluster already"):
+        make_engine("ray")
+    engine.close()
+    psutil.wait_procs([psutil.Process(pid) for pid in children() - before], timeout=20)
+    assert not children() - before
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_that_is_not_there_is_told_in_a_line() -> None:
+    with pytest.raises(AggregationError, match=f"engine ray: no cluster at {NOBODY}: "):
+        make_engine("ray", EngineOptions(ray_address=NOBODY))
