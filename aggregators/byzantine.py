@@ -15,14 +15,11 @@ from aggregators.base import (
 from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.registry import make_rule
+from aggregators.registry import RULES, make_rule, rules_that
 from aggregators.rows import Rows
 from aggregators.unusable import Rejection, usable
 
 _ROUNDING: Final = 1e-9  # floor(0.3 * 10) is 2 in floating point
-
-DEGRADATIONS: Final[tuple[str, ...]] = ("multi-krum", "trimmed-mean", "median")
-"""What a rule gives way to, in this order, where too few updates arrived for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +30,8 @@ class ByzantineConfig:
         aggregator: the rule and its settings. Its `num_malicious_nodes` counts unless
             `malicious_fraction` is given.
         malicious_fraction: f as a share of the updates, in 0..0.5: f = floor(share * n).
-        may_degrade: where too few updates arrived for the rule, use the first of `DEGRADATIONS`
-            that admits them. False: refuse the round.
+        may_degrade: where too few updates arrived for the rule, use the first of
+            `stand_ins` that admits them. False: refuse the round.
 
     Raises:
         AggregationError: if the fraction is out of range.
@@ -147,7 +144,7 @@ class ByzantineRobustAggregator:
         except TooFewUpdatesError:
             if not self._config.may_degrade:
                 raise
-        for name in DEGRADATIONS:
+        for name in stand_ins():
             weaker = replace(config, rule=name, num_to_select=None, trim=None)
             try:
                 return GradientAggregator(weaker).aggregate_rows(updates, rows, knowledge), weaker
@@ -155,3 +152,13 @@ class ByzantineRobustAggregator:
                 continue
         message = f"no rule admits n={len(updates)} updates"
         raise TooFewUpdatesError(message)
+
+
+def stand_ins() -> tuple[str, ...]:
+    """Name what a rule may give way to for lack of updates, what needs most of them first."""
+
+    def least(name: str) -> int:
+        tolerance = RULES[name].tolerance
+        return 0 if tolerance is None else tolerance.least(1)
+
+    return tuple(sorted(rules_that(lambda traits: traits.stands_in), key=least, reverse=True))

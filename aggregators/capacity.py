@@ -2,12 +2,7 @@
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import TooFewUpdatesError
-from aggregators.preaggregations.clipping import ADAPTIVE_TOLERANCE
-from aggregators.preaggregations.nearest_neighbour_mixing import TOLERANCE as MIXING_TOLERANCE
-from aggregators.registry import rule_spec
-from aggregators.rule import Tolerance
-
-_STEP_TOLERANCES = {"arc": ADAPTIVE_TOLERANCE, "nnm": MIXING_TOLERANCE}
+from aggregators.registry import RULES, STEPS, parted
 
 
 def least_updates(config: AggregatorConfig) -> int:
@@ -19,20 +14,21 @@ def least_updates(config: AggregatorConfig) -> int:
     Guarantees:
         With fewer the rule raises `TooFewUpdatesError`; it takes so many, and any more.
     """
-    *steps, rule = config.rule.split("+")
-    least = max(1, _needed(rule_spec(config).traits.tolerance, config))
-    if rule == "trimmed-mean" and config.trim is not None:
-        least = 2 * config.trim + 1
-    if rule == "multi-krum" and config.num_to_select is not None:
-        least = max(least, config.num_to_select + config.num_malicious_nodes)
+    steps, rule = parted(config.rule)
+    num_byzantine, traits = config.num_malicious_nodes, RULES[rule]
+    least = 1
+    if traits.least is not None:
+        least = traits.least(config)
+    elif traits.tolerance is not None:
+        least = traits.tolerance.least(num_byzantine)
     for step in reversed(steps):
-        if step == "bucketing":
+        declared = STEPS[step]
+        if declared.merges_rows:
             # ceil(n / s) buckets reach the rule, and those that f spoil must be a minority.
             size = config.bucket_size
-            spoilt = 2 * config.num_malicious_nodes * size + 1
-            least = max((least - 1) * size + 1, spoilt, size)
-        else:
-            least = max(least, _needed(_STEP_TOLERANCES.get(step), config))
+            least = max((least - 1) * size + 1, 2 * num_byzantine * size + 1, size)
+        if declared.tolerance is not None:
+            least = max(least, declared.tolerance.least(num_byzantine))
     return least
 
 
@@ -48,9 +44,3 @@ def require_capacity(config: AggregatorConfig, num_updates: int) -> None:
         message = f"rule={config.rule!r} with num_byzantine={config.num_malicious_nodes} needs"
         message += f" n >= {least} updates, got n={num_updates}"
         raise TooFewUpdatesError(message)
-
-
-def _needed(tolerance: Tolerance | None, config: AggregatorConfig) -> int:
-    if tolerance is None:
-        return 1
-    return tolerance.per_byzantine * config.num_malicious_nodes + tolerance.base

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from aggregators.base import (
     NOTHING_KNOWN,
@@ -16,12 +15,8 @@ from aggregators.base import (
 from aggregators.config import AggregatorConfig
 from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
+from aggregators.registry import RULES, STEPS, parted, traits_of
 from aggregators.sparse_rows import MIN_RANKABLE_DENSITY, SparseRows, SparseVector
-
-RANKING_RULES: Final = frozenset(
-    {"aegis", "bulyan", "hybrid", "mean-around-median", "median", "trimmed-mean"}
-)
-"""Rules that rank the values of a coordinate, which most devices do not send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,8 +87,12 @@ class CompressedGradientAggregator:
 
 
 def ranks_values(config: AggregatorConfig) -> bool:
-    """Tell whether the rule ranks the values of each coordinate."""
-    return config.rule.rpartition("+")[2] in RANKING_RULES
+    """Tell whether the rule ranks the values of each coordinate.
+
+    Raises:
+        AggregationError: if no rule or step has such a name.
+    """
+    return traits_of(config.rule).ranks_values
 
 
 def sparse_problem(config: AggregatorConfig, *, ratio: float) -> str | None:
@@ -102,13 +101,21 @@ def sparse_problem(config: AggregatorConfig, *, ratio: float) -> str | None:
     None: it can, as far as is known before there are updates. A rule that ranks values then takes
     them as dense vectors: of sparse ones, those that hold less than they may could be too few.
     """
-    if not ranks_values(config) or ratio >= MIN_RANKABLE_DENSITY:
-        return None
-    return (
-        f"rule={config.rule!r} ranks the values of each coordinate, and the zeros of devices that"
-        f" did not choose it would outvote the others: take a rule that works by distances, such as"
-        f" multi-krum, or a method that sends the same coordinates for all devices"
-    )
+    if ranks_values(config) and ratio < MIN_RANKABLE_DENSITY:
+        return (
+            f"rule={config.rule!r} ranks the values of each coordinate, and the zeros of devices"
+            f" that did not choose it would outvote the others: take a rule that works by"
+            f" distances, such as multi-krum, a ratio of at least {MIN_RANKABLE_DENSITY}, or a"
+            f" method that sends the same coordinates for all devices"
+        )
+    steps, name = parted(config.rule)
+    scales = [*(STEPS[step].scales_rows for step in steps), RULES[name].scales_rows]
+    mixing = next((at for at, step in enumerate(steps) if STEPS[step].mixes_rows), len(steps))
+    if any(scales[mixing:]) and mixing < len(steps):
+        return (
+            f"rule={config.rule!r} would shorten means of updates, which sparse ones do not allow"
+        )
+    return None
 
 
 def _sparse(update: SparseUpdate | Update) -> SparseVector:

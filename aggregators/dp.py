@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from aggregators.base import Update, require_updates
 from aggregators.compressed import SparseUpdate
-from aggregators.dp_config import PRIVATE_RULES, DPConfig
+from aggregators.dp_config import DPConfig
 from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
-from aggregators.registry import make_rule
+from aggregators.registry import RULES, make_rule
 from aggregators.rows import Floats, Rows, Vector
 from aggregators.rule import Context
 from aggregators.sparse_rows import SparseRows
@@ -31,7 +31,6 @@ from privacy.noise import round_key
 
 __all__ = [
     "NOBODY",
-    "PRIVATE_RULES",
     "DPConfig",
     "DPGradientAggregator",
     "PrivateAggregate",
@@ -83,7 +82,7 @@ class PrivateFacts:
         num_clipped: updates that were shrunk.
         weights: (n,), float64, in 0..1: of each update in the sum, before clipping; 0: excluded.
         selected: (n,), bool: updates in the sum.
-        scores: (n,), float64: of multi-krum; None for "mean".
+        scores: (n,), float64: of a rule that selects; None for "mean".
         noise: (d,), int64: what was added, in units of 2^-f. Banded noise needs it again; whoever
             gets hold of it can subtract it.
     """
@@ -218,7 +217,7 @@ class DPGradientAggregator:
         cap = config.max_num_samples
         weights = np.array([min(update.num_samples, cap) / cap for update in updates])
         scores = None
-        if config.rule != "mean":
+        if not RULES[config.rule].is_linear:
             clips = np.array([clip_scale(norm, config.clipping_norm) for norm in norms.tolist()])
             rows = _rows(updates, self._engine).scaled(clips)
             result = self._rule(rows, Context(weights=np.ones(len(updates))))

@@ -2,19 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
+from aggregators.private_rules import private_rules
+from aggregators.registry import RULES
 from privacy.adaptive_clipping import AdaptiveClipping, update_noise_multiplier
 from privacy.banded_noise import BandedNoise
 from privacy.charge import Mechanism
 from privacy.errors import PrivacyError
 from privacy.fixed_point import DEFAULT_FRACTION_BITS
 from privacy.noise import GridNoise, central_noise
-
-PRIVATE_RULES: Final = ("mean", "multi-krum")
-"""Rules whose aggregate is a plain sum of some of the updates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +25,7 @@ class DPConfig:
         expected_updates: m, what the sum is divided by, whatever came in; above 0.
         sensitivity: of the sum to one device, in units of C; from 1. For "multi-krum" it is more:
             one device can change which others are selected.
-        rule: one of `PRIVATE_RULES`.
+        rule: one of `private_rules()`.
         num_malicious_nodes, num_to_select: f and m of "multi-krum".
         max_num_samples: cap; an update weighs min(num_samples, cap) / cap. 1: all weigh the same.
             Of no meaning for "multi-krum".
@@ -55,8 +53,8 @@ class DPConfig:
     adaptive_clipping: AdaptiveClipping | None = None
 
     def __post_init__(self) -> None:
-        if self.rule not in PRIVATE_RULES:
-            message = f"rule={self.rule!r} must be one of {', '.join(PRIVATE_RULES)}: the"
+        if self.rule not in private_rules():
+            message = f"rule={self.rule!r} must be one of {', '.join(private_rules())}: the"
             message += " sensitivity of its aggregate to one update has no useful bound otherwise"
             raise AggregationError(message)
         _ = self.aggregator
@@ -69,7 +67,7 @@ class DPConfig:
             message = f"bands={self.bands} must be 1 without banded noise"
             raise PrivacyError(message)
         if self.adaptive_clipping is not None and (
-            self.mechanism is Mechanism.BANDED or self.rule != "mean"
+            self.mechanism is Mechanism.BANDED or not RULES[self.rule].is_linear
         ):
             message = (
                 f"adaptive_clipping must go with rule 'mean' and independent noise, got"

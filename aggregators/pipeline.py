@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from aggregators.preaggregations.clipping import (
     median_clipping_factors,
 )
 from aggregators.preaggregations.nearest_neighbour_mixing import nearest_neighbour_mixing_matrix
+from aggregators.registry import RULES, STEPS, parted
 from aggregators.rows import Floats, Rows, canonical_order
 from aggregators.rule import Context, Rule, RuleResult
 
@@ -36,10 +37,6 @@ class Prepared:
 Step: TypeAlias = Callable[[Rows, Context, AggregatorConfig], Prepared]
 
 
-_OF_SINGLE_UPDATES: Final = ("aegis", "agmami", "fedmi")
-"""Rules that know each update's device or model: a bucket has neither."""
-
-
 def pipeline(steps: Sequence[Step], rule: Rule, config: AggregatorConfig) -> Rule:
     """Put steps before a rule.
 
@@ -57,11 +54,12 @@ def pipeline(steps: Sequence[Step], rule: Rule, config: AggregatorConfig) -> Rul
         of them; a row's score is the least of those it takes part in.
     """
 
-    *names, last = config.rule.split("+")
-    if "bucketing" in names and last in _OF_SINGLE_UPDATES:
-        message = f"rule={config.rule!r}: bucketing must not come before {last}, which has to know"
-        message += " single updates"
-        raise AggregationError(message)
+    names, last = parted(config.rule)
+    for name in names:
+        if STEPS[name].merges_rows and RULES[last].knows_devices:
+            message = f"rule={config.rule!r}: {name} must not come before {last}, which has to know"
+            message += " single updates"
+            raise AggregationError(message)
 
     def prepared_rule(rows: Rows, context: Context) -> RuleResult:
         order = canonical_order(rows, tuple(context.row_keys()))
@@ -98,22 +96,26 @@ def _unprepared(result: RuleResult, matrix: Floats, order: Sequence[int]) -> Rul
     )
 
 
-def _clip(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+def clip(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+    """Shorten rows to `norm_factor` median norms."""
     factors = median_clipping_factors(rows.norms(), factor=config.norm_factor)
     return Prepared(rows=rows.scaled(factors), context=context, matrix=np.diag(factors))
 
 
-def _adaptive_clip(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+def adaptive_clip(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+    """Shorten the longest rows, as many as f asks for."""
     factors = adaptive_clipping_factors(rows.norms(), num_byzantine=config.num_malicious_nodes)
     return Prepared(rows=rows.scaled(factors), context=context, matrix=np.diag(factors))
 
 
-def _mix(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+def mix(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+    """Replace each row by the mean of those nearest to it."""
     matrix = nearest_neighbour_mixing_matrix(rows.gram(), num_byzantine=config.num_malicious_nodes)
     return Prepared(rows=rows.mixed(matrix), context=context, matrix=matrix)
 
 
-def _bucket(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+def bucket(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
+    """Replace the rows by means of random groups of them."""
     buckets = bucketing(
         rows,
         bucket_size=config.bucket_size,
@@ -125,13 +127,3 @@ def _bucket(rows: Rows, context: Context, config: AggregatorConfig) -> Prepared:
         context=replace(context, weights=buckets.sizes, trust=None, keys=None, probe_outputs=None),
         matrix=buckets.matrix,
     )
-
-
-STEPS: Final[dict[str, Step]] = {
-    "arc": _adaptive_clip,
-    "bucketing": _bucket,
-    "clip": _clip,
-    "nnm": _mix,
-}
-"""Pre-aggregations by name: adaptive clipping, bucketing, clipping to `norm_factor` median norms,
-nearest-neighbour mixing."""

@@ -1,221 +1,341 @@
-"""The rules by name."""
+"""The rules and steps by name, and what each can do: one row a rule.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+A rule `some-name` is the module `aggregators.rules.some_name` with a function `apply`, loaded when
+it is first made: who only asks what a rule can do reads no array code.
+"""
 
-from aggregators.config import AggregatorConfig
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
 from aggregators.errors import AggregationError
-from aggregators.pipeline import STEPS, pipeline
-from aggregators.rows import Rows
-from aggregators.rule import Context, Rule, RuleResult, Traits
-from aggregators.rules import (
-    aegis,
-    agmami,
-    auto_geometric_median,
-    bulyan,
-    caf,
-    centered_clipping,
-    dnc,
-    fedmi,
-    flame,
-    fltrust,
-    geometric_median,
-    hybrid,
-    krum,
-    mean,
-    mean_around_median,
-    median,
-    minimum_diameter,
-    monna,
-    multi_krum,
-    norm_threshold,
-    sign_guard,
-    trimmed_mean,
-)
+from aggregators.traits import StepTraits, Tolerance, Traits
+from privacy import rule_sensitivity as bounds
 
-Known = TypeVar("Known")
-Apply: TypeAlias = Callable[[Rows, Context, AggregatorConfig], RuleResult]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aggregators.config import AggregatorConfig
+    from aggregators.pipeline import Step
+    from aggregators.rows import Rows
+    from aggregators.rule import Context, Rule, RuleResult
+
+Apply: TypeAlias = "Callable[[Rows, Context, AggregatorConfig], RuleResult]"
+Pick: TypeAlias = "Callable[[NDArray[np.int64], int, int | None], Sequence[int]]"
+"""From (n, n) squared distances, f and m (None: the rule's own) to the places that are picked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleSpec:
-    """A rule and what it declares.
-
-    Attributes:
-        apply: runs the rule with the settings it has a use for.
-        traits: its constraint on (n, f), its breakdown point, its equivariances, its needs.
-    """
-
-    apply: Apply
-    traits: Traits
-
-
-def make_rule(config: AggregatorConfig) -> Rule:
+def make_rule(config: "AggregatorConfig") -> "Rule":
     """Build the rule, or the pipeline ending in a rule, that `config.rule` names.
 
     Raises:
         AggregationError: if no rule or step has such a name.
     """
-    spec = rule_spec(config)
-    steps = [STEPS[name] for name in config.rule.split("+")[:-1]]
+    steps, name = parted(config.rule)
+    apply = cast("Apply", _module(name).apply)
 
-    def rule(rows: Rows, context: Context) -> RuleResult:
-        return spec.apply(rows, context, config)
+    def rule(rows: "Rows", context: "Context") -> "RuleResult":
+        return apply(rows, context, config)
 
-    return pipeline(steps, rule, config) if steps else rule
+    if not steps:
+        return rule
+    pipeline = import_module("aggregators.pipeline")
+    functions = [cast("Step", getattr(pipeline, STEPS[step].function)) for step in steps]
+    return cast("Rule", pipeline.pipeline(functions, rule, config))
 
 
-def rule_spec(config: AggregatorConfig) -> RuleSpec:
-    """Find what the rule that `config.rule` ends in declares.
+def make_pick(name: str) -> "Pick":
+    """Find the function by which a rule picks by distances.
+
+    Raises:
+        AggregationError: if no rule has such a name, or it does not.
+    """
+    if not traits_of(name).picks_by_distances:
+        message = f"rule={name!r} does not pick by distances"
+        raise AggregationError(message)
+    return cast("Pick", _module(name).pick)
+
+
+def traits_of(rule: str) -> Traits:
+    """Find what a rule declares; of a pipeline, what its steps leave of that.
 
     Raises:
         AggregationError: if no rule or step has such a name.
     """
-    *names, last = config.rule.split("+")
-    for name in names:
-        if name not in STEPS:
-            message = f"rule={config.rule!r}: step {name!r} must be one of {_listed(STEPS)}"
+    steps, name = parted(rule)
+    traits = RULES[name]
+    if not steps:
+        return traits
+    declared = [STEPS[step] for step in steps]
+    return replace(
+        traits,
+        sensitivity="its first steps change every row by what the others are",
+        translation=traits.translation and not any(step.scales_rows for step in declared),
+        # Which rows are merged is drawn by their place in the lexicographic order.
+        coordinates=traits.coordinates and not any(step.merges_rows for step in declared),
+        is_linear=False,
+        is_private_sum=False,
+        is_single=False,
+        compares_rows=True,
+        picks_by_distances=False,
+        stands_in=False,
+    )
+
+
+def parted(rule: str) -> tuple[list[str], str]:
+    """Part a configured rule into the names of its steps and the rule that it ends in.
+
+    Raises:
+        AggregationError: if no rule or step has such a name.
+    """
+    *steps, name = rule.split("+")
+    for step in steps:
+        if step not in STEPS:
+            message = f"rule={rule!r}: step {step!r} must be one of {_listed(STEPS)}"
             raise AggregationError(message)
-    if last not in RULES:
-        message = f"rule={last!r} must be one of {_listed(RULES)}"
-        if names:
-            message = f"rule={config.rule!r}: {message}"
+    if name not in RULES:
+        message = f"rule={name!r} must be one of {_listed(RULES)}"
+        if steps:
+            message = f"rule={rule!r}: {message}"
         raise AggregationError(message)
-    return RULES[last]
+    return steps, name
 
 
-def _listed(names: dict[str, Any]) -> str:
+def require_tolerated(name: str, num_rows: int, num_byzantine: int) -> None:
+    """Refuse an n or an f that a rule or step cannot work with; they call it themselves.
+
+    Raises:
+        AggregationError: if `num_byzantine` is negative.
+        TooFewUpdatesError: if there are too few rows.
+    """
+    tolerance = (RULES.get(name) or STEPS[name]).tolerance
+    if tolerance is not None:
+        tolerance.require(name, num_rows, num_byzantine)
+
+
+def rules_that(can: Callable[[Traits], bool]) -> tuple[str, ...]:
+    """Name the rules whose traits say so."""
+    return tuple(name for name, traits in RULES.items() if can(traits))
+
+
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _trimmed_mean(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
+def _module(name: str) -> ModuleType:
+    return import_module(f"aggregators.rules.{name.replace('-', '_')}")
+
+
+def _none(_num_rows: int, _num_byzantine: int) -> int:
+    return 0
+
+
+def _f(_num_rows: int, num_byzantine: int) -> int:
+    return num_byzantine
+
+
+def _minority(num_rows: int, _num_byzantine: int) -> int:
+    return (num_rows - 1) // 2
+
+
+def _least_to_select(config: "AggregatorConfig") -> int:
+    least = _KRUM.least(config.num_malicious_nodes)
+    return max(least, (config.num_to_select or 1) + config.num_malicious_nodes)
+
+
+def _least_to_trim(config: "AggregatorConfig") -> int:
     trim = config.num_malicious_nodes if config.trim is None else config.trim
-    return trimmed_mean.trimmed_mean(rows, trim=trim)
+    return _HONEST_MAJORITY.least(trim)
 
 
-def _multi_krum(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
-    return multi_krum.multi_krum(
-        rows, num_byzantine=config.num_malicious_nodes, num_to_select=config.num_to_select
-    )
+_HONEST_MAJORITY: Final = Tolerance(per_byzantine=2, base=1)
+_KRUM: Final = Tolerance(per_byzantine=2, base=3)
 
-
-def _geometric_median(rows: Rows, context: Context, config: AggregatorConfig) -> RuleResult:
-    steps = {} if config.max_steps is None else {"max_steps": config.max_steps}
-    return geometric_median.geometric_median(rows, weights=context.weights, **steps)
-
-
-def _centered_clipping(rows: Rows, context: Context, config: AggregatorConfig) -> RuleResult:
-    return centered_clipping.centered_clipping(
-        rows,
-        center=context.center,
-        radius=config.clipping_radius,
-        max_steps=1 if config.max_steps is None else config.max_steps,
-    )
-
-
-def _monna(rows: Rows, context: Context, config: AggregatorConfig) -> RuleResult:
-    return monna.monna(
-        rows,
-        num_byzantine=config.num_malicious_nodes,
-        pivot=_needed(context.root_update, "root_update"),
-    )
-
-
-def _fltrust(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
-    return fltrust.fltrust(rows, root_update=_needed(context.root_update, "root_update"))
-
-
-def _fedmi(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
-    return fedmi.fedmi(rows, probe_outputs=_needed(context.probe_outputs, "probe_outputs"))
-
-
-def _agmami(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
-    return agmami.agmami(rows, probe_outputs=_needed(context.probe_outputs, "probe_outputs"))
-
-
-def _aegis(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
-    state = context.state
-    if state is not None and not isinstance(state, aegis.AegisState):
-        message = f"state of type {type(state).__name__} must be what aegis returned"
-        raise AggregationError(message)
-    return aegis.aegis(rows, state=state, num_samples=context.weights, keys=context.keys)
-
-
-def _hybrid(rows: Rows, context: Context, config: AggregatorConfig) -> RuleResult:
-    return hybrid.hybrid(
-        rows,
-        num_byzantine=config.num_malicious_nodes,
-        weights=context.weights,
-        trust=context.trust,
-    )
-
-
-def _needed(value: Known | None, name: str) -> Known:
-    if value is None:
-        message = f"the rule needs {name}, which is missing"
-        raise AggregationError(message)
-    return value
-
-
-def _by_f(function: Callable[..., RuleResult]) -> Apply:
-    """Adapt a rule whose only setting is f."""
-
-    def apply(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
-        return function(rows, num_byzantine=config.num_malicious_nodes)
-
-    return apply
-
-
-def _plain(function: Callable[[Rows], RuleResult]) -> Apply:
-    """Adapt a rule without settings."""
-    return lambda rows, context, config: function(rows)
-
-
-RULES: Final[dict[str, RuleSpec]] = {
-    "aegis": RuleSpec(apply=_aegis, traits=aegis.TRAITS),
-    "agmami": RuleSpec(apply=_agmami, traits=agmami.TRAITS),
-    "auto-geometric-median": RuleSpec(
-        apply=_plain(auto_geometric_median.auto_geometric_median),
-        traits=auto_geometric_median.TRAITS,
+RULES: Final[dict[str, Traits]] = {
+    "aegis": Traits(
+        # The cleaned median is taken over half of the rows at least, and must have an honest
+        # majority.
+        breakdown=lambda num_rows, _: ((num_rows + 1) // 2 - 1) // 2,
+        sensitivity="reputations carry one device's update into the weights of all later rounds",
+        translation=False,
+        ranks_values=True,
+        knows_devices=True,
     ),
-    "bulyan": RuleSpec(apply=_by_f(bulyan.bulyan), traits=bulyan.TRAITS),
-    "caf": RuleSpec(apply=_by_f(caf.caf), traits=caf.TRAITS),
-    "centered-clipping": RuleSpec(apply=_centered_clipping, traits=centered_clipping.TRAITS),
-    "dnc": RuleSpec(
-        apply=lambda rows, context, config: dnc.dnc(
-            rows, num_byzantine=config.num_malicious_nodes, seed=context.seed
+    "agmami": Traits(
+        # Clipping bounds every row by the norms of the others as long as they are the majority.
+        breakdown=_minority,
+        sensitivity="its weights depend on what every update's model answers",
+        translation=False,
+        scale=False,
+        needs=("probe_outputs",),
+        knows_devices=True,
+    ),
+    "auto-geometric-median": Traits(
+        breakdown=_minority,
+        sensitivity="one update can tip which of two groups it leaves out",
+    ),
+    "bulyan": Traits(
+        tolerance=Tolerance(per_byzantine=4, base=3),
+        breakdown=_f,
+        sensitivity=(
+            "one update changes every later choice, and then every coordinate's choice of values"
         ),
-        traits=dnc.TRAITS,
+        # Late selections tie on any data; ties are broken by value, which the first columns decide.
+        coordinates=False,
+        ranks_values=True,
     ),
-    "fedmi": RuleSpec(apply=_fedmi, traits=fedmi.TRAITS),
-    "flame": RuleSpec(apply=_plain(flame.flame), traits=flame.TRAITS),
-    "fltrust": RuleSpec(apply=_fltrust, traits=fltrust.TRAITS),
-    "geometric-median": RuleSpec(apply=_geometric_median, traits=geometric_median.TRAITS),
-    "hybrid": RuleSpec(apply=_hybrid, traits=hybrid.TRAITS),
-    "krum": RuleSpec(apply=_by_f(krum.krum), traits=krum.TRAITS),
-    "mean": RuleSpec(
-        apply=lambda rows, context, config: mean.mean(rows, weights=context.weights),
-        traits=mean.TRAITS,
+    "caf": Traits(
+        tolerance=_HONEST_MAJORITY,
+        breakdown=_f,
+        sensitivity=("every row's weight depends on the direction in which all of them vary most"),
     ),
-    "mean-around-median": RuleSpec(
-        apply=_by_f(mean_around_median.mean_around_median), traits=mean_around_median.TRAITS
+    "centered-clipping": Traits(
+        breakdown=_minority,
+        sensitivity=bounds.of_clipped_steps,
+        # The centre does not move with the rows.
+        translation=False,
     ),
-    "median": RuleSpec(apply=_plain(median.median), traits=median.TRAITS),
-    "minimum-diameter": RuleSpec(
-        apply=_by_f(minimum_diameter.minimum_diameter), traits=minimum_diameter.TRAITS
-    ),
-    "monna": RuleSpec(apply=_monna, traits=monna.TRAITS),
-    "multi-krum": RuleSpec(apply=_multi_krum, traits=multi_krum.TRAITS),
-    "norm-threshold": RuleSpec(
-        apply=lambda rows, context, config: norm_threshold.norm_threshold(
-            rows, factor=config.norm_factor
+    "distance-outliers": Traits(
+        breakdown=_minority,
+        sensitivity=(
+            "one update moves the limit for all, so that up to half of the others come or go"
+            " with it"
         ),
-        traits=norm_threshold.TRAITS,
+        picks_by_distances=True,
     ),
-    "sign-guard": RuleSpec(
-        apply=lambda rows, context, config: sign_guard.sign_guard(rows, seed=context.seed),
-        traits=sign_guard.TRAITS,
+    "dnc": Traits(
+        tolerance=_HONEST_MAJORITY,
+        # Attackers in several directions hide behind the farthest one; those that spare the sampled
+        # coordinates are not seen at all.
+        breakdown=_none,
+        sensitivity=bounds.of_all_but_f,
+        # The sample is drawn by position.
+        coordinates=False,
     ),
-    "trimmed-mean": RuleSpec(apply=_trimmed_mean, traits=trimmed_mean.TRAITS),
+    "fedmi": Traits(
+        # A model of enormous weights can answer as usual, and kept rows are averaged as they are.
+        breakdown=_none,
+        sensitivity="its weights depend on what every update's model answers",
+        translation=False,
+        scale=False,
+        needs=("probe_outputs",),
+        knows_devices=True,
+    ),
+    "flame": Traits(
+        breakdown=_minority,
+        sensitivity="one update changes who is admitted and the norm that all are shrunk to",
+        # Cosines and norms are measured from the origin.
+        translation=False,
+    ),
+    "fltrust": Traits(
+        breakdown=lambda num_rows, _: num_rows - 1,
+        sensitivity=(
+            "it divides by the sum of trusts, which may be next to nothing without one device"
+        ),
+        translation=False,
+        needs=("root_update",),
+    ),
+    "geometric-median": Traits(
+        breakdown=_minority,
+        sensitivity=(
+            "one update that tips a balance moves the result by up to C, however many there are"
+        ),
+    ),
+    "hybrid": Traits(
+        tolerance=_HONEST_MAJORITY,
+        breakdown=_f,
+        sensitivity="one update moves the median norm, to which all others are clipped",
+        translation=False,
+        scales_rows=True,
+        ranks_values=True,
+    ),
+    "krum": Traits(
+        tolerance=_KRUM,
+        breakdown=_f,
+        sensitivity=bounds.of_one,
+        is_single=True,
+    ),
+    "mean": Traits(
+        breakdown=_none,
+        sensitivity=bounds.of_all,
+        is_linear=True,
+        is_private_sum=True,
+        compares_rows=False,
+    ),
+    "mean-around-median": Traits(
+        tolerance=_HONEST_MAJORITY,
+        breakdown=_f,
+        sensitivity="one update that moves a median changes which values count in that coordinate",
+        ranks_values=True,
+        compares_rows=False,
+    ),
+    "median": Traits(
+        breakdown=_minority,
+        sensitivity=bounds.of_middle,
+        ranks_values=True,
+        compares_rows=False,
+        stands_in=True,
+    ),
+    "minimum-diameter": Traits(
+        tolerance=_HONEST_MAJORITY,
+        breakdown=_f,
+        sensitivity=bounds.of_all_but_f,
+        # Subsets tie on any data; ties are broken by value, which the first columns decide.
+        coordinates=False,
+    ),
+    "monna": Traits(
+        tolerance=_HONEST_MAJORITY,
+        breakdown=_f,
+        sensitivity=bounds.of_nearest_to_pivot,
+        needs=("root_update",),
+    ),
+    "multi-krum": Traits(
+        tolerance=_KRUM,
+        least=_least_to_select,
+        breakdown=_f,
+        sensitivity=bounds.of_selected,
+        is_private_sum=True,
+        picks_by_distances=True,
+        stands_in=True,
+    ),
+    "norm-threshold": Traits(
+        breakdown=_minority,
+        sensitivity="one update moves the median norm, and with it who is left out",
+        translation=False,
+    ),
+    "sign-guard": Traits(
+        # Clipping bounds every row by the median norm, an honest one as long as most rows are.
+        breakdown=_minority,
+        sensitivity="one update changes who makes up the largest cluster",
+        translation=False,
+        # Which coordinates are sampled depends on where they stand.
+        coordinates=False,
+    ),
+    "trimmed-mean": Traits(
+        tolerance=_HONEST_MAJORITY,
+        least=_least_to_trim,
+        breakdown=_f,
+        sensitivity=bounds.of_trimmed,
+        ranks_values=True,
+        compares_rows=False,
+        stands_in=True,
+    ),
 }
+
+STEPS: Final[dict[str, StepTraits]] = {
+    "arc": StepTraits(
+        function="adaptive_clip",
+        tolerance=_HONEST_MAJORITY,
+        scales_rows=True,
+    ),
+    "bucketing": StepTraits(function="bucket", mixes_rows=True, merges_rows=True),
+    "clip": StepTraits(function="clip", scales_rows=True),
+    "nnm": StepTraits(function="mix", tolerance=_HONEST_MAJORITY, mixes_rows=True),
+}
+"""Pre-aggregations: adaptive clipping, bucketing, clipping to `norm_factor` median norms,
+nearest-neighbour mixing."""

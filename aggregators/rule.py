@@ -1,18 +1,19 @@
-"""What every aggregation rule takes, returns and declares."""
+"""What every aggregation rule takes and returns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.dense_rows import RowsLike, as_rows
-from aggregators.errors import AggregationError, TooFewUpdatesError
+from aggregators.errors import AggregationError
 from aggregators.gram import Gram
 from aggregators.rows import Rows, Vector, canonical_order
 
 Floats = NDArray[np.float64]
+Known = TypeVar("Known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,62 +109,16 @@ class Rule(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerance:
-    """How many Byzantine rows f a rule tolerates among n: n >= per_byzantine * f + base."""
+def needed(value: Known | None, name: str) -> Known:
+    """Give what the rule cannot work without.
 
-    per_byzantine: int
-    base: int
-
-    def require(self, rule: str, num_rows: int, num_byzantine: int) -> None:
-        """Refuse an n or an f the rule cannot work with.
-
-        Raises:
-            AggregationError: if `num_byzantine` is negative.
-            TooFewUpdatesError: if there are too few rows; it says which numbers would do.
-        """
-        if num_byzantine < 0:
-            message = f"num_byzantine={num_byzantine} of {rule} must be at least 0"
-            raise AggregationError(message)
-        least = self.per_byzantine * num_byzantine + self.base
-        if num_rows < least:
-            message = f"num_byzantine={num_byzantine} of {rule} must satisfy n >= {self}"
-            message += f", got n={num_rows}: at least {least} updates would do"
-            if num_rows >= self.base:
-                message += f", or num_byzantine of at most {self.most(num_rows)}"
-            raise TooFewUpdatesError(message)
-
-    def most(self, num_rows: int) -> int:
-        """The largest f that n rows allow; negative: none."""
-        return (num_rows - self.base) // self.per_byzantine
-
-    def __str__(self) -> str:
-        """Write the right-hand side of the constraint."""
-        return f"{self.per_byzantine} * num_byzantine + {self.base}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
-    """What a rule declares about itself; the contract suite of the tests checks each.
-
-    Attributes:
-        tolerance: the (n, f) it accepts; None: it takes no f and is not robust, or its breakdown
-            does not depend on one.
-        breakdown: the largest number of arbitrary rows among n that leaves the result within a
-            bound set by the others; 0 for rules that are not robust.
-        translation: F(x + c) = F(x) + c; here and below a root update and a centre change with
-            the rows.
-        scale: F(a x) = a F(x) for a > 0.
-        coordinates: permuting coordinates permutes the result, where no two rows tie by chance.
-        needs: names of `Context` fields it cannot work without.
+    Raises:
+        AggregationError: if it is not known.
     """
-
-    breakdown: Callable[[int, int], int]
-    tolerance: Tolerance | None = None
-    translation: bool = True
-    scale: bool = True
-    coordinates: bool = True
-    needs: tuple[str, ...] = ()
+    if value is None:
+        message = f"the rule needs {name}, which is missing"
+        raise AggregationError(message)
+    return value
 
 
 def equal_votes(num_rows: int) -> Floats:

@@ -1,14 +1,12 @@
 """Which updates a shared round sums: derived by every share holder from the same verdict."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.gram import Gram
-from aggregators.rules.multi_krum import multi_krum_weights
+from aggregators.registry import RULES, make_pick, rules_that
 from security.shared_round.coins import Coin
 from security.shared_round.member_set import Selection, SelectionMode
 from security.shared_round.parameters import Degraded, RoundParameters
@@ -17,12 +15,7 @@ from security.shared_round.verdicts import Verdict
 DEGRADED_GROUP_SIZE: Final = 8
 """Updates in each sum of a degraded round that names no group size."""
 
-_OUTLIER_RATIO: Final = 3
 _GROUPS_USE: Final = "sum groups"
-_EXACT_BITS: Final = 53
-
-Distances = NDArray[np.int64]
-Pick = Callable[[RoundParameters, Distances], list[int]]
 
 
 def select(
@@ -35,8 +28,8 @@ def select(
 ) -> Selection:
     """Derive the sums that a round opens.
 
-    In mode CHECKED the round's rule picks among the members that passed: "mean" takes all of them,
-    "multi-krum" and "distance-outliers" go by the opened distances. What is picked makes one sum,
+    In mode CHECKED the round's rule picks among the members that passed: a linear one takes all of
+    them, others go by the opened distances. What is picked makes one sum,
     or, with a group size s, random groups of s to 2s - 1. Degraded modes take all that passed.
 
     Args:
@@ -81,70 +74,30 @@ def check_rule(rule: str) -> None:
     """Refuse a rule that cannot be used on shares.
 
     Raises:
-        AggregationError: if it picks a single update, or is unknown.
+        AggregationError: if it picks a single update, or cannot pick by distances, or is unknown.
     """
-    if rule == "krum":
-        message = "rule='krum' must not be used on shares: it would open a single update"
+    traits = RULES.get(rule)
+    if traits is not None and traits.is_single:
+        message = f"rule={rule!r} must not be used on shares: it would open a single update"
         raise AggregationError(message)
-    if rule not in RULES:
-        message = f"rule={rule!r} on shares must be one of {', '.join(sorted(RULES))}"
+    if traits is None or not traits.works_on_shares:
+        known = rules_that(lambda traits: traits.works_on_shares)
+        message = f"rule={rule!r} on shares must be one of {', '.join(sorted(known))}"
         raise AggregationError(message)
 
 
 def _picked(params: RoundParameters, verdict: Verdict) -> list[int]:
     check_rule(params.rule)
     passed = verdict.passed
-    if params.rule == "mean":
+    if RULES[params.rule].is_linear:
         return list(passed)
     if verdict.distances is None:
         message = f"rule={params.rule!r} needs distances, which were not opened"
         raise AggregationError(message)
     distances = verdict.distances[np.ix_(passed, passed)]
-    return [passed[place] for place in RULES[params.rule](params, distances)]
-
-
-def _all(_: RoundParameters, distances: Distances) -> list[int]:
-    return list(range(len(distances)))
-
-
-def _multi_krum(params: RoundParameters, distances: Distances) -> list[int]:
-    """Take the m members with the least sums of distances to their n - f - 2 nearest.
-
-    Distances lose their lowest bits, the same for everybody, until sums of them are exact in
-    float64: then no order of additions matters.
-    """
-    largest = int(distances.max(initial=0)) * len(distances)
-    shift = max(0, largest.bit_length() - _EXACT_BITS)
-    squares = (distances >> shift).astype(np.float64)
-    inner = (squares[0][:, np.newaxis] + squares[0] - squares) / 2.0
-    combination = multi_krum_weights(
-        Gram.from_inner(inner),
-        num_byzantine=params.num_byzantine,
-        num_to_select=params.num_to_select or None,
-    )
-    return [int(place) for place in np.flatnonzero(combination.weights)]
-
-
-def _distance_outliers(_: RoundParameters, distances: Distances) -> list[int]:
-    """Leave out members whose median distance to the others is above 3 medians of those.
-
-    Of an even number, the lower of the middle two is the median: integers stay integers.
-    """
-    count = len(distances)
-    if count < 3:
-        message = f"distance-outliers must have at least 3 updates, got n={count}"
-        raise TooFewUpdatesError(message)
-    # Each row's own zero comes first in it.
-    medians = np.sort(distances, axis=1)[:, 1 + (count - 2) // 2]
-    limit = _OUTLIER_RATIO * int(np.sort(medians)[(count - 1) // 2])
-    return [place for place, median in enumerate(medians) if int(median) <= limit]
-
-
-RULES: Final[Mapping[str, Pick]] = {
-    "mean": _all,
-    "multi-krum": _multi_krum,
-    "distance-outliers": _distance_outliers,
-}
+    pick = make_pick(params.rule)
+    places = pick(distances, params.num_byzantine, params.num_to_select or None)
+    return [passed[place] for place in places]
 
 
 def _grouped(coin: Coin, picked: Sequence[int], size: int) -> list[tuple[int, ...]]:

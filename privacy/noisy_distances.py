@@ -19,7 +19,6 @@ or more, with 1 nearly as many as by chance.
 MEASURED_DIM: Final = 1024
 
 _TAIL: Final = 4.0  # standard deviations that an honest update's norm may lie off
-_BY_COORDINATE: Final = frozenset({"mean", "median", "trimmed-mean", "mean-around-median"})
 
 
 def norm_gate(clip_norm: float, *, stddev: float, dim: int, tail: float = _TAIL) -> float:
@@ -62,8 +61,10 @@ def max_visible_multiplier(dim: int) -> float:
     return MAX_VISIBLE_MULTIPLIER * min(1.0, math.sqrt(math.sqrt(MEASURED_DIM / dim)))
 
 
-def rule_problem(rule: str, *, noise_multiplier: float, dim: int, num_updates: int) -> str | None:
-    """Tell why a rule cannot work on updates that devices have noised, and what to do instead.
+def comparison_problem(
+    rule: str, *, noise_multiplier: float, dim: int, num_updates: int
+) -> str | None:
+    """Tell why a rule that compares updates cannot do so once devices have noised them.
 
     Args:
         rule: as in `aggregators.config.AggregatorConfig.rule`.
@@ -72,7 +73,7 @@ def rule_problem(rule: str, *, noise_multiplier: float, dim: int, num_updates: i
         num_updates: n, from 1.
 
     Returns:
-        None where it works: rules that take each coordinate by itself, and little noise.
+        None where the noise is little; else why, and what to do instead.
 
     Raises:
         PrivacyError: if a number is out of range.
@@ -82,7 +83,7 @@ def rule_problem(rule: str, *, noise_multiplier: float, dim: int, num_updates: i
         message = f"num_updates={num_updates} must be at least 1"
         raise PrivacyError(message)
     limit = max_visible_multiplier(dim)
-    if rule in _BY_COORDINATE or noise_multiplier <= limit:
+    if noise_multiplier <= limit:
         return None
     total = noise_multiplier * math.sqrt(num_updates)
     return (

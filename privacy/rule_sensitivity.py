@@ -2,7 +2,8 @@
 
 Neighbours differ in one row, which is zero in one of them; all rows are within C; their number n is
 the same and no secret. A rule is taken as a sum that noise is added to and that is then divided by
-a number that does not depend on the rows. Rules are known by their names.
+a number that does not depend on the rows. Which rule has which bound is in
+`aggregators.registry`.
 
 The bounds:
 - mean: sum_i w_i x_i with weights in 0..1 moves by w_i |x_i|: 1.
@@ -28,9 +29,9 @@ The bounds:
 For trimmed-mean, median and centered-clipping, a refused row must enter as zeros.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TypeAlias
 
 from privacy.errors import PrivacyError
 
@@ -44,7 +45,7 @@ class RuleShape:
     """A rule and the numbers its sensitivity depends on.
 
     Attributes:
-        rule: its name, as in `aggregators.registry` or, on shares, `aggregators.shared_selection`.
+        rule: its name, as in `aggregators.registry`.
         num_updates: n, the most rows a round can have; from 1.
         num_byzantine: f; from 0.
         num_to_select: m of multi-krum, from 1 to n; None: n - f.
@@ -81,21 +82,11 @@ class RuleShape:
         if self.radius is not None and not self.radius > 0:
             message = f"radius={self.radius} must be above 0"
             raise PrivacyError(message)
-        if 2 * self.num_trimmed >= self.num_updates:
-            message = f"trim={self.num_trimmed} must satisfy 2 * trim < n={self.num_updates}"
-            raise PrivacyError(message)
 
     @property
     def num_selected(self) -> int:
         """How many rows a rule adds up that chooses among them."""
         return self.num_to_select or self.num_updates - self.num_byzantine
-
-    @property
-    def num_trimmed(self) -> int:
-        """How many values trimmed-mean drops at either end; 0 for other rules."""
-        if self.rule != "trimmed-mean":
-            return 0
-        return self.num_byzantine if self.trim is None else self.trim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,59 +102,68 @@ class RuleSensitivity:
     num_terms: int
 
 
-def rule_sensitivity(shape: RuleShape) -> RuleSensitivity:
-    """Bound how far one device moves what a rule adds up.
+SumBound: TypeAlias = Callable[[RuleShape], RuleSensitivity]
+"""Bounds how far one device moves what a rule of some shape adds up."""
+
+
+def of_all(shape: RuleShape) -> RuleSensitivity:
+    """Bound a mean of all rows."""
+    return RuleSensitivity(factor=1.0, num_terms=shape.num_updates)
+
+
+def of_selected(shape: RuleShape) -> RuleSensitivity:
+    """Bound a mean of `num_selected` rows, however they are chosen."""
+    return _equal_choice(shape.num_updates, shape.num_selected)
+
+
+def of_one(shape: RuleShape) -> RuleSensitivity:
+    """Bound a single row, however it is chosen."""
+    return _equal_choice(shape.num_updates, 1)
+
+
+def of_all_but_f(shape: RuleShape) -> RuleSensitivity:
+    """Bound a mean of n - f rows, however they are chosen."""
+    return _equal_choice(shape.num_updates, shape.num_updates - shape.num_byzantine)
+
+
+def of_nearest_to_pivot(shape: RuleShape) -> RuleSensitivity:
+    """Bound a mean of the n - f rows nearest to a vector that no row decides."""
+    return RuleSensitivity(
+        factor=2.0 if shape.num_byzantine else 1.0,
+        num_terms=shape.num_updates - shape.num_byzantine,
+    )
+
+
+def of_trimmed(shape: RuleShape) -> RuleSensitivity:
+    """Bound a mean by coordinate without the `trim` values at either end.
 
     Raises:
-        SensitivityError: if no bound is known that noise could be added for; it says why.
-
-    Guarantees:
-        No two neighbours' sums differ by more than `factor` times C.
-        Not lower for fewer updates than `num_updates`.
+        PrivacyError: if nothing would be left.
     """
-    reason = rule_refusal(shape)
-    if reason is not None:
-        raise SensitivityError(reason)
-    return _BOUNDS[shape.rule](shape)
+    trim = shape.num_byzantine if shape.trim is None else shape.trim
+    if 2 * trim >= shape.num_updates:
+        message = f"trim={trim} must satisfy 2 * trim < n={shape.num_updates}"
+        raise PrivacyError(message)
+    return RuleSensitivity(factor=1.0, num_terms=shape.num_updates - 2 * trim)
 
 
-def private_sum_sensitivity(
-    rule: str, *, num_updates: int, num_byzantine: int, num_to_select: int | None
-) -> float:
-    """Bound how far one device moves the sum of a round in which so many updates can be.
+def of_middle(shape: RuleShape) -> RuleSensitivity:
+    """Bound a median by coordinate."""
+    return RuleSensitivity(factor=1.0, num_terms=1 if shape.num_updates % 2 else 2)
 
-    Returns:
-        The factor of `rule_sensitivity` for multi-krum, and 1 for the rules that add up everything,
-        as also where so few updates are no round: the rule itself refuses them.
+
+def of_clipped_steps(shape: RuleShape) -> RuleSensitivity:
+    """Bound steps towards rows that are clipped to a radius.
+
+    Raises:
+        SensitivityError: if there is no radius.
     """
-    selected = num_to_select or num_updates - num_byzantine
-    if rule != "multi-krum" or not 1 <= selected <= num_updates:
-        return 1.0
-    return _equal_choice(num_updates, selected).factor
-
-
-def rule_refusal(shape: RuleShape) -> str | None:
-    """Say why no noise can hide one device in what a rule gives; None: it can."""
-    rule, *steps = reversed(shape.rule.split("+"))
-    if steps:
-        return (
-            f"rule={shape.rule!r} cannot be released privately: its first steps change every row by"
-            f" what the others are; {_INSTEAD}"
-        )
-    if rule == "centered-clipping" and shape.radius is None:
-        return (
-            f"rule={rule!r} cannot be released privately without clipping-radius: the median"
-            f" distance, its default, depends on every row; {_INSTEAD}"
-        )
-    if rule in _BOUNDS:
-        return None
-    why = _REFUSALS.get(rule, "no bound is known for it")
-    return f"rule={rule!r} cannot be released privately: {why}; {_INSTEAD}"
-
-
-def known_rules() -> frozenset[str]:
-    """Name the rules that have a bound or a reason of their own for having none."""
-    return frozenset(_BOUNDS) | frozenset(_REFUSALS)
+    if shape.radius is None:
+        message = "without clipping-radius the median distance, its default, depends on every row"
+        raise SensitivityError(message)
+    return RuleSensitivity(
+        factor=shape.max_steps * min(1.0, 2 * shape.radius), num_terms=shape.num_updates
+    )
 
 
 def _equal_choice(num_updates: int, num_selected: int) -> RuleSensitivity:
@@ -171,59 +171,3 @@ def _equal_choice(num_updates: int, num_selected: int) -> RuleSensitivity:
     return RuleSensitivity(
         factor=float(min(2 * swapped + 1, 2 * num_selected)), num_terms=num_selected
     )
-
-
-def _without_f(shape: RuleShape) -> RuleSensitivity:
-    return _equal_choice(shape.num_updates, shape.num_updates - shape.num_byzantine)
-
-
-def _median(shape: RuleShape) -> RuleSensitivity:
-    return RuleSensitivity(factor=1.0, num_terms=1 if shape.num_updates % 2 else 2)
-
-
-def _centered_clipping(shape: RuleShape) -> RuleSensitivity:
-    reach = 1.0 if shape.radius is None else min(1.0, 2 * shape.radius)
-    return RuleSensitivity(factor=shape.max_steps * reach, num_terms=shape.num_updates)
-
-
-_INSTEAD: Final = "choose mean or multi-krum"
-
-_BOUNDS: Final[Mapping[str, Callable[[RuleShape], RuleSensitivity]]] = {
-    "mean": lambda shape: RuleSensitivity(factor=1.0, num_terms=shape.num_updates),
-    "multi-krum": lambda shape: _equal_choice(shape.num_updates, shape.num_selected),
-    "krum": lambda shape: _equal_choice(shape.num_updates, 1),
-    "minimum-diameter": _without_f,
-    "dnc": _without_f,
-    "monna": lambda shape: RuleSensitivity(
-        factor=2.0 if shape.num_byzantine else 1.0,
-        num_terms=shape.num_updates - shape.num_byzantine,
-    ),
-    "trimmed-mean": lambda shape: RuleSensitivity(
-        factor=1.0, num_terms=shape.num_updates - 2 * shape.num_trimmed
-    ),
-    "median": _median,
-    "centered-clipping": _centered_clipping,
-}
-
-_REFUSALS: Final[Mapping[str, str]] = {
-    "aegis": "reputations carry one device's update into the weights of all later rounds",
-    "agmami": "its weights depend on what every update's model answers",
-    "auto-geometric-median": "one update can tip which of two groups it leaves out",
-    "bulyan": "one update changes every later choice, and then every coordinate's choice of values",
-    "caf": "every row's weight depends on the direction in which all of them vary most",
-    "distance-outliers": (
-        "one update moves the limit for all, so that up to half of the others come or go with it"
-    ),
-    "fedmi": "its weights depend on what every update's model answers",
-    "flame": "one update changes who is admitted and the norm that all are shrunk to",
-    "fltrust": "it divides by the sum of trusts, which may be next to nothing without one device",
-    "geometric-median": (
-        "one update that tips a balance moves the result by up to C, however many there are"
-    ),
-    "hybrid": "one update moves the median norm, to which all others are clipped",
-    "mean-around-median": (
-        "one update that moves a median changes which values count in that coordinate"
-    ),
-    "norm-threshold": "one update moves the median norm, and with it who is left out",
-    "sign-guard": "one update changes who makes up the largest cluster",
-}

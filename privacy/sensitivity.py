@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from privacy.clipping import MIN_CLIP_NORM
 from privacy.errors import PrivacyError
 from privacy.fixed_point import grid_norm
-from privacy.rule_sensitivity import RuleShape, rule_sensitivity
+from privacy.rule_sensitivity import RuleSensitivity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +24,13 @@ class SensitivityCalibrator:
 
     Attributes:
         clipping_norm: C; finite, at least `MIN_CLIP_NORM`.
-        shape: the rule.
+        rule: how far the rule lets one device move its sum, and what it divides that by.
         largest_weight: that a clipped update is multiplied by, finite, above 0. Weights of
             staleness count; capped sample counts count where they are applied after the clipping.
             1 where weights are at most 1, or are applied before the clipping.
 
     Raises:
         PrivacyError: if a number is out of range.
-        SensitivityError: if no bound is known for the rule.
 
     Guarantees:
         No two neighbours' sums are farther apart than `sum_sensitivity`, nor those of updates on a
@@ -39,7 +38,7 @@ class SensitivityCalibrator:
     """
 
     clipping_norm: float
-    shape: RuleShape
+    rule: RuleSensitivity
     largest_weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -47,17 +46,16 @@ class SensitivityCalibrator:
         if not 0 < self.largest_weight < math.inf:
             message = f"largest_weight={self.largest_weight} must be finite and above 0"
             raise PrivacyError(message)
-        rule_sensitivity(self.shape)
 
     @property
     def factor(self) -> float:
         """The sensitivity of the sum in units of C."""
-        return self.largest_weight * rule_sensitivity(self.shape).factor
+        return self.largest_weight * self.rule.factor
 
     @property
     def num_terms(self) -> int:
         """What the rule divides its sum by, when all updates come in."""
-        return rule_sensitivity(self.shape).num_terms
+        return self.rule.num_terms
 
     @property
     def sum_sensitivity(self) -> float:

@@ -6,12 +6,11 @@ from aggregators.compressed import sparse_problem
 from aggregators.config import AggregatorConfig
 from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
-from aggregators.registry import rule_spec
+from aggregators.registry import traits_of
 from privacy.charge import Charge
 from privacy.noise import device_noise
 from privacy.noisy_distances import norm_gate
 from server.config import AggregationConfig, ConfigError, TaskConfig
-from server.config.sharing_config import SELECTING_RULES
 from server.round.candidate import AggregationSettings
 from server.round.privacy import RoundPrivacy
 from server.round.private_candidate import PrivateSettings
@@ -38,7 +37,7 @@ def aggregator_config(task: TaskConfig) -> AggregatorConfig:
             clipping_radius=settings.clipping_radius,
             max_steps=settings.max_steps,
         )
-        needs = rule_spec(config).traits.needs
+        needs = traits_of(config.rule).needs
     except AggregationError as error:
         msg = f"task {task.name}, aggregation: {error}"
         raise ConfigError(msg) from error
@@ -129,4 +128,4 @@ def _row_rule(task: TaskConfig) -> str:
     the median of their means withstands what a rule on so few rows would not.
     """
     rule = task.aggregation.rule
-    return "median" if task.is_shared and rule in SELECTING_RULES else rule
+    return "median" if task.is_shared and traits_of(rule).picks_by_distances else rule

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from aggregators.private_rules import private_rules, rule_sensitivity
+from aggregators.registry import traits_of
 from privacy import renyi_accountant
 from privacy.budget import Accountant, Budget, LedgerState, allows, remaining_rounds, spent
 from privacy.calibration import noise_multiplier
 from privacy.charge import Charge, Mechanism, Sampling
 from privacy.errors import PrivacyError
-from privacy.noisy_distances import rule_problem
+from privacy.noisy_distances import comparison_problem
 from privacy.participation import charged_rounds
 from privacy.rule_sensitivity import RuleShape
 from privacy.sensitivity import SensitivityCalibrator
@@ -21,9 +23,6 @@ from server.config import TaskConfig
 from server.kernels import Workers
 from server.round.privacy import NOISE_OF_DEVICES, RoundPrivacy
 from server.round.selection import SelectionPolicy, cohort_size
-
-CENTRAL_RULES: Final = frozenset({"mean", "multi-krum"})
-"""Rules whose sum the coordinator can add noise to."""
 
 _MANY: Final = 1 << 40  # as many eligible devices as one can wish
 
@@ -123,7 +122,9 @@ def private_task(config: TaskConfig, *, dim: int, workers: Workers) -> PrivateTa
     """
     settings = config.privacy
     shape = _rule_shape(config)
-    calibrator = SensitivityCalibrator(clipping_norm=config.plan.clipping_norm, shape=shape)
+    calibrator = SensitivityCalibrator(
+        clipping_norm=config.plan.clipping_norm, rule=rule_sensitivity(shape)
+    )
     charge = _charge(config)
     budget = Budget(
         epsilon=settings.epsilon,
@@ -154,10 +155,11 @@ def _check_rounds(config: TaskConfig, task: PrivateTask, dim: int) -> None:
     central = private_settings(config)
     if central is not None:
         central.config(task.first_round, dim=dim)
-    if config.privacy.noise != NOISE_OF_DEVICES:
+    rule = config.aggregation.rule
+    if config.privacy.noise != NOISE_OF_DEVICES or not traits_of(rule).compares_rows:
         return
-    problem = rule_problem(
-        config.aggregation.rule,
+    problem = comparison_problem(
+        rule,
         noise_multiplier=task.charge.noise_multiplier,
         dim=dim,
         num_updates=config.reporting_goal,
@@ -196,8 +198,8 @@ def _rule_shape(config: TaskConfig) -> RuleShape:
     rule = config.aggregation
     if config.privacy.noise == "device":
         return RuleShape(rule="mean", num_updates=config.reporting_goal)
-    if config.privacy.noise == "central" and rule.rule not in CENTRAL_RULES:
-        message = f"rule={rule.rule!r} must be one of {', '.join(sorted(CENTRAL_RULES))}"
+    if config.privacy.noise == "central" and rule.rule not in private_rules():
+        message = f"rule={rule.rule!r} must be one of {', '.join(sorted(private_rules()))}"
         message += " where the coordinator adds noise"
         raise PrivacyError(message)
     return RuleShape(
@@ -228,6 +230,6 @@ def _expected_terms(config: TaskConfig, shape: RuleShape) -> float:
     expected = float(config.reporting_goal)
     if Sampling(settings.sampling) is Sampling.POISSON:
         expected = settings.sampling_probability * settings.population
-    if shape.rule != "multi-krum":
+    if traits_of(shape.rule).is_linear:
         return expected
     return float(shape.num_to_select or max(1.0, expected - shape.num_byzantine))

@@ -7,6 +7,8 @@ from typing import Final
 import grimp
 import pytest
 
+from aggregators.registry import RULES
+
 ROOT: Final = Path(__file__).parents[1]
 PACKAGES: Final = (
     "aggregators",
@@ -48,6 +50,9 @@ def tree() -> grimp.ImportGraph:
         for named in _named_modules(module) & graph.modules:
             # Loaded by name when it is needed first.
             graph.add_import(importer=module, imported=named)
+    for rule in RULES:
+        module = f"aggregators.rules.{rule.replace('-', '_')}"
+        graph.add_import(importer="aggregators.registry", imported=module)
     return graph
 
 

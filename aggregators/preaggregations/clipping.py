@@ -5,15 +5,12 @@ differential privacy use `privacy.clipping`, whose bound also holds after roundi
 """
 
 import math
-from typing import Final
 
 import numpy as np
 
 from aggregators.errors import AggregationError
+from aggregators.registry import require_tolerated
 from aggregators.rows import Floats
-from aggregators.rule import Tolerance
-
-ADAPTIVE_TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
 
 
 def median_clipping_factors(norms: Floats, *, factor: float = 1.0) -> Floats:
@@ -57,7 +54,7 @@ def adaptive_clipping_factors(norms: Floats, *, num_byzantine: int) -> Floats:
     References: Allouah et al. (2024), arXiv:2405.14432, Algorithm 2 ("ARC").
     """
     num_rows = len(norms)
-    ADAPTIVE_TOLERANCE.require("adaptive-clipping", num_rows, num_byzantine)
+    require_tolerated("arc", num_rows, num_byzantine)
     num_clipped = 2 * num_byzantine * (num_rows - num_byzantine) // num_rows
     return _factors(norms, float(np.sort(norms)[num_rows - num_clipped - 1]))
 

@@ -4,16 +4,12 @@ Rows that are drawn towards each other leave a robust rule less room for error w
 different data. Any rule may follow, with the same f.
 """
 
-from typing import Final
-
 import numpy as np
 
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.gram import Gram
+from aggregators.registry import require_tolerated
 from aggregators.rows import Floats, Rows, canonical_order
-from aggregators.rule import Tolerance
-
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
 
 
 def nearest_neighbour_mixing(rows: RowsLike, *, num_byzantine: int) -> Rows:
@@ -41,7 +37,7 @@ def nearest_neighbour_mixing(rows: RowsLike, *, num_byzantine: int) -> Rows:
     References: Allouah et al. (2023), arXiv:2302.01772, Algorithm 2.
     """
     matrix = as_rows(rows)
-    TOLERANCE.require("nearest-neighbour-mixing", matrix.num_rows, num_byzantine)
+    require_tolerated("nnm", matrix.num_rows, num_byzantine)
     order = canonical_order(matrix)
     mixing = nearest_neighbour_mixing_matrix(matrix.gram().take(order), num_byzantine=num_byzantine)
     back = np.argsort(order)
@@ -64,7 +60,7 @@ def nearest_neighbour_mixing_matrix(gram: Gram, *, num_byzantine: int) -> Floats
         AggregationError: if `num_byzantine` is negative.
     """
     num_rows = gram.num_rows
-    TOLERANCE.require("nearest-neighbour-mixing", num_rows, num_byzantine)
+    require_tolerated("nnm", num_rows, num_byzantine)
     count = num_rows - num_byzantine
     distances = gram.squared_distances.copy()
     # A row is its own nearest, also where copies of it come first.

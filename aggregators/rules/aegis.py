@@ -7,20 +7,15 @@ from typing import Final
 
 import numpy as np
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
 from aggregators.rows import Floats, Rows, Vector, canonical_order
-from aggregators.rule import Combination, RuleResult, Traits, combine_in_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 from aggregators.rules.hybrid import cap_by_median
 from aggregators.rules.mean import require_weights
 from aggregators.rules.reference import gram_with_reference
-
-TRAITS: Final = Traits(
-    # The cleaned median is taken over half of the rows at least, and must have an honest majority.
-    breakdown=lambda num_rows, _: ((num_rows + 1) // 2 - 1) // 2,
-    translation=False,
-)
 
 _VOLUME_CAP: Final = 2.0  # multiples of the median sample count
 _LEAST_CREDIT: Final = 1e-9  # keeps the weight of a row that is the median finite
@@ -183,6 +178,15 @@ def aegis(
     learned = {names[row]: float(value) for row, value in zip(order, reputations, strict=True)}
     after = AegisState(reputations={**before.reputations, **learned}, round=before.round + 1)
     return replace(result, state=after)
+
+
+def apply(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    state = context.state
+    if state is not None and not isinstance(state, AegisState):
+        message = f"state of type {type(state).__name__} must be what aegis returned"
+        raise AggregationError(message)
+    return aegis(rows, state=state, num_samples=context.weights, keys=context.keys)
 
 
 def aegis_positions(

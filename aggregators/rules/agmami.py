@@ -5,21 +5,14 @@ from typing import Final
 
 import numpy as np
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.mutual_information import information_scores, require_outputs
 from aggregators.preaggregations.clipping import median_clipping_factors
-from aggregators.rows import Floats, canonical_order
-from aggregators.rule import Combination, RuleResult, Traits, combine_in_order
+from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order, needed
 from aggregators.rules.water_filling import water_filling
-
-TRAITS: Final = Traits(
-    # Clipping bounds every row by the norms of the others as long as they are the majority.
-    breakdown=lambda num_rows, _: (num_rows - 1) // 2,
-    translation=False,
-    scale=False,
-    needs=("probe_outputs",),
-)
 
 _MAX_STEPS: Final = 100
 _HALF_TOLERANCE: Final = 1e-12  # weights that sum to one half do so up to rounding
@@ -81,6 +74,11 @@ def agmami(
         scores=kept.scores,
     )
     return combine_in_order(matrix, order, clipped)
+
+
+def apply(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return agmami(rows, probe_outputs=needed(context.probe_outputs, "probe_outputs"))
 
 
 def agmami_weights(

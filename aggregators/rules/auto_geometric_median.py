@@ -1,22 +1,21 @@
 """AutoGM: a geometric median that learns which updates to leave out."""
 
 import math
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
-from aggregators.rule import Combination, RuleResult, Traits, combine_by_gram, equal_votes
+from aggregators.rows import Rows
+from aggregators.rule import Combination, Context, RuleResult, combine_by_gram, equal_votes
 from aggregators.rules.center_distances import distances_to_center
 from aggregators.rules.geometric_median import Steps, central_start, require_settings, weiszfeld
 from aggregators.rules.water_filling import water_filling
 
 Floats = NDArray[np.float64]
-
-TRAITS: Final = Traits(breakdown=lambda num_rows, _: (num_rows - 1) // 2)
 
 
 def auto_geometric_median(
@@ -66,6 +65,11 @@ def auto_geometric_median(
             smoothing=smoothing,
         ),
     )
+
+
+def apply(rows: Rows, _context: Context, _config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return auto_geometric_median(rows)
 
 
 def auto_geometric_median_weights(

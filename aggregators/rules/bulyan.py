@@ -1,23 +1,15 @@
 """Bulyan: Krum again and again, then the mean around the median of the rows it chose."""
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.gram import Gram
-from aggregators.rows import canonical_order
-from aggregators.rule import RuleResult, Tolerance, Traits
+from aggregators.registry import require_tolerated
+from aggregators.rows import Rows, canonical_order
+from aggregators.rule import Context, RuleResult
 from aggregators.rules.krum import krum_scores
-
-TOLERANCE: Final = Tolerance(per_byzantine=4, base=3)
-TRAITS: Final = Traits(
-    tolerance=TOLERANCE,
-    breakdown=lambda _num_rows, num_byzantine: num_byzantine,
-    # Late selections tie on any data; ties are broken by value, which the first columns decide.
-    coordinates=False,
-)
 
 
 def bulyan(rows: RowsLike, *, num_byzantine: int, rescore: bool = True) -> RuleResult:
@@ -49,7 +41,7 @@ def bulyan(rows: RowsLike, *, num_byzantine: int, rescore: bool = True) -> RuleR
         A = Krum.
     """
     matrix = as_rows(rows)
-    TOLERANCE.require("bulyan", matrix.num_rows, num_byzantine)
+    require_tolerated("bulyan", matrix.num_rows, num_byzantine)
     order = canonical_order(matrix)
     gram = matrix.gram()
     ordered = gram.take(order)
@@ -66,6 +58,11 @@ def bulyan(rows: RowsLike, *, num_byzantine: int, rescore: bool = True) -> RuleR
         scores=scores,
         gram=gram,
     )
+
+
+def apply(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return bulyan(rows, num_byzantine=config.num_malicious_nodes)
 
 
 def bulyan_selection(gram: Gram, num_byzantine: int, *, rescore: bool = True) -> list[int]:
@@ -89,7 +86,7 @@ def bulyan_selection(gram: Gram, num_byzantine: int, *, rescore: bool = True) ->
     Cost: O(n^3) additions in vectors of n, O(n^2) memory.
     """
     distances = gram.squared_distances
-    TOLERANCE.require("bulyan", len(distances), num_byzantine)
+    require_tolerated("bulyan", len(distances), num_byzantine)
     num_selected = len(distances) - 2 * num_byzantine
     if not rescore:
         scores = krum_scores(distances, num_byzantine=num_byzantine)

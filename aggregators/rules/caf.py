@@ -1,17 +1,16 @@
 """CAF: weights shrink along the direction of most variance until too few are left."""
 
 import math
-from typing import Final
 
 import numpy as np
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike
 from aggregators.gram import Gram
-from aggregators.rule import Combination, RuleResult, Tolerance, Traits, combine_by_gram
+from aggregators.registry import require_tolerated
+from aggregators.rows import Rows
+from aggregators.rule import Combination, Context, RuleResult, combine_by_gram
 from aggregators.rules.principal_component import principal_component
-
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
-TRAITS: Final = Traits(tolerance=TOLERANCE, breakdown=lambda _, num_byzantine: num_byzantine)
 
 
 def caf(rows: RowsLike, *, num_byzantine: int) -> RuleResult:
@@ -45,6 +44,11 @@ def caf(rows: RowsLike, *, num_byzantine: int) -> RuleResult:
     return combine_by_gram(rows, lambda gram, _: caf_weights(gram, num_byzantine=num_byzantine))
 
 
+def apply(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return caf(rows, num_byzantine=config.num_malicious_nodes)
+
+
 def caf_weights(gram: Gram, *, num_byzantine: int) -> Combination:
     """Find the weights of least largest variance; scores are what rows lost of theirs.
 
@@ -52,7 +56,7 @@ def caf_weights(gram: Gram, *, num_byzantine: int) -> Combination:
         TooFewUpdatesError: if n < 2 f + 1.
         AggregationError: if `num_byzantine` is negative.
     """
-    TOLERANCE.require("caf", gram.num_rows, num_byzantine)
+    require_tolerated("caf", gram.num_rows, num_byzantine)
     weights = np.ones(gram.num_rows)
     best, least = weights, math.inf
     while weights.sum() > gram.num_rows - 2 * num_byzantine:

@@ -1,23 +1,17 @@
 """Centred clipping: updates pull at the last aggregate, none harder than a radius allows."""
 
 import math
-from typing import Final
 
 import numpy as np
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
-from aggregators.rows import Vector, canonical_order
-from aggregators.rule import Combination, RuleResult, Traits, combine_in_order
+from aggregators.rows import Rows, Vector, canonical_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 from aggregators.rules.center_distances import distances_to_center
 from aggregators.rules.reference import gram_with_reference
-
-TRAITS: Final = Traits(
-    breakdown=lambda num_rows, _: (num_rows - 1) // 2,
-    # The centre does not move with the rows.
-    translation=False,
-)
 
 
 def centered_clipping(
@@ -73,6 +67,16 @@ def centered_clipping(
         selected=whole.selected[:-1],
         scores=None if whole.scores is None else whole.scores[:-1],
         gram=own,
+    )
+
+
+def apply(rows: Rows, context: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return centered_clipping(
+        rows,
+        center=context.center,
+        radius=config.clipping_radius,
+        max_steps=1 if config.max_steps is None else config.max_steps,
     )
 
 

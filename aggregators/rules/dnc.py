@@ -6,24 +6,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
+from aggregators.registry import require_tolerated
 from aggregators.rows import Rows, canonical_order
-from aggregators.rule import Combination, RuleResult, Tolerance, Traits, combine_in_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 from aggregators.rules.principal_component import principal_component
 
 Floats = NDArray[np.float64]
-
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
-TRAITS: Final = Traits(
-    tolerance=TOLERANCE,
-    # Attackers in several directions hide behind the farthest one; those that spare the sampled
-    # coordinates are not seen at all.
-    breakdown=lambda *_: 0,
-    # The sample is drawn by position.
-    coordinates=False,
-)
 
 _RUN: Final = 16  # float32 values in a cache line, which is read whole whatever is used of it
 _LEAST_RUNS: Final = 64  # smaller samples are drawn in shorter runs
@@ -88,6 +80,11 @@ def dnc(  # noqa: PLR0913 -- one name per setting of the paper
     return combine_in_order(matrix, order, _keep(passes, num_dropped))
 
 
+def apply(rows: Rows, context: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return dnc(rows, num_byzantine=config.num_malicious_nodes, seed=context.seed)
+
+
 def _num_dropped(num_byzantine: int, filter_fraction: float) -> int:
     # A product like 0.28 * 25 comes out above the whole number that is meant.
     return math.ceil(filter_fraction * num_byzantine * (1.0 - 1e-12))
@@ -96,7 +93,7 @@ def _num_dropped(num_byzantine: int, filter_fraction: float) -> int:
 def _require(
     num_rows: int, num_byzantine: int, num_iterations: int, filter_fraction: float
 ) -> None:
-    TOLERANCE.require("dnc", num_rows, num_byzantine)
+    require_tolerated("dnc", num_rows, num_byzantine)
     if num_iterations < 1:
         message = f"num_iterations={num_iterations} of dnc must be at least 1"
         raise AggregationError(message)

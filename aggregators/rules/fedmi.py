@@ -6,19 +6,12 @@ from typing import Final
 
 import numpy as np
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.mutual_information import information_scores, require_outputs
-from aggregators.rows import Floats, canonical_order
-from aggregators.rule import Combination, RuleResult, Traits, combine_in_order
-
-TRAITS: Final = Traits(
-    # A model of enormous weights can answer as usual, and kept rows are averaged as they are.
-    breakdown=lambda _num_rows, _num_byzantine: 0,
-    translation=False,
-    scale=False,
-    needs=("probe_outputs",),
-)
+from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order, needed
 
 GAUSSIAN_MAD: Final = 1.4826
 """Standard deviations per median absolute deviation of a Gaussian: 1 / quantile(3/4)."""
@@ -97,6 +90,11 @@ def fedmi(
     scores = information_scores(probe_outputs, signed=signed)
     order = canonical_order(matrix, (scores,))
     return combine_in_order(matrix, order, fedmi_weights(scores[order], gate=gate))
+
+
+def apply(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return fedmi(rows, probe_outputs=needed(context.probe_outputs, "probe_outputs"))
 
 
 def fedmi_weights(scores: Floats, *, gate: DeviationGate = DEFAULT_GATE) -> Combination:

@@ -5,17 +5,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike
 from aggregators.gram import Gram
-from aggregators.rule import Combination, RuleResult, Traits, combine_by_gram
+from aggregators.rows import Rows
+from aggregators.rule import Combination, Context, RuleResult, combine_by_gram
 
 Floats = NDArray[np.float64]
-
-TRAITS: Final = Traits(
-    breakdown=lambda num_rows, _: (num_rows - 1) // 2,
-    # Cosines and norms are measured from the origin.
-    translation=False,
-)
 
 _TIE: Final = 2.0**-40
 
@@ -49,6 +45,11 @@ def flame(rows: RowsLike) -> RuleResult:
     References: Nguyen et al. (2022), arXiv:2101.02281, Algorithm 1, lines 5 to 12.
     """
     return combine_by_gram(rows, lambda gram, _: flame_weights(gram))
+
+
+def apply(rows: Rows, _context: Context, _config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return flame(rows)
 
 
 def flame_weights(gram: Gram) -> Combination:

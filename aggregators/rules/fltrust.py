@@ -1,21 +1,14 @@
 """FLTrust: updates count as far as they point where the server's own update points."""
 
-from typing import Final
-
 import numpy as np
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
-from aggregators.rows import Vector, canonical_order
-from aggregators.rule import Combination, RuleResult, Traits, combine_in_order
+from aggregators.rows import Rows, Vector, canonical_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order, needed
 from aggregators.rules.reference import gram_with_reference
-
-TRAITS: Final = Traits(
-    breakdown=lambda num_rows, _: num_rows - 1,
-    translation=False,
-    needs=("root_update",),
-)
 
 
 def fltrust(rows: RowsLike, *, root_update: Vector) -> RuleResult:
@@ -45,6 +38,11 @@ def fltrust(rows: RowsLike, *, root_update: Vector) -> RuleResult:
     order = canonical_order(matrix)
     gram, own = gram_with_reference(matrix, order, root_update, "root_update of fltrust")
     return combine_in_order(matrix, order, fltrust_weights(gram), gram=own)
+
+
+def apply(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return fltrust(rows, root_update=needed(context.root_update, "root_update"))
 
 
 def fltrust_weights(gram: Gram) -> Combination:

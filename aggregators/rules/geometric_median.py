@@ -7,10 +7,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
-from aggregators.rule import Combination, RuleResult, Traits, combine_by_gram, equal_votes
+from aggregators.rows import Rows
+from aggregators.rule import Combination, Context, RuleResult, combine_by_gram, equal_votes
 from aggregators.rules.center_distances import distances_to_center
 from aggregators.rules.mean import require_weights
 
@@ -19,8 +21,6 @@ Floats = NDArray[np.float64]
 _PATIENCE: Final = 8  # most rows need fewer steps
 _MARGIN: Final = 16.0
 _ROUNDING: Final = 2.0**-30
-
-TRAITS: Final = Traits(breakdown=lambda num_rows, _: (num_rows - 1) // 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,12 @@ def geometric_median(
         ),
         keys=(votes,),
     )
+
+
+def apply(rows: Rows, context: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    steps = {} if config.max_steps is None else {"max_steps": config.max_steps}
+    return geometric_median(rows, weights=context.weights, **steps)
 
 
 def geometric_median_weights(

@@ -7,19 +7,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.preaggregations.clipping import median_clipping_factors
-from aggregators.rows import Floats, canonical_order
-from aggregators.rule import RuleResult, Tolerance, Traits
+from aggregators.registry import require_tolerated
+from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rule import Context, RuleResult
 from aggregators.rules.mean import require_weights
-
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
-TRAITS: Final = Traits(
-    tolerance=TOLERANCE,
-    breakdown=lambda _, num_byzantine: num_byzantine,
-    translation=False,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +107,7 @@ def hybrid(
     """
     matrix = as_rows(rows)
     num_rows = matrix.num_rows
-    TOLERANCE.require("hybrid", num_rows, num_byzantine)
+    require_tolerated("hybrid", num_rows, num_byzantine)
     votes = np.ones(num_rows) if weights is None else weights
     require_weights(votes, num_rows)
     beliefs = np.ones(num_rows) if trust is None else trust
@@ -133,6 +128,16 @@ def hybrid(
         vector = left.weighted_median(shares[kept], trim)
         found[order[kept]] = shares[kept] / math.fsum(shares[kept].tolist())
     return RuleResult(vector=vector, weights=found, selected=found > 0.0)
+
+
+def apply(rows: Rows, context: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return hybrid(
+        rows,
+        num_byzantine=config.num_malicious_nodes,
+        weights=context.weights,
+        trust=context.trust,
+    )
 
 
 def cap_by_median(weights: Floats, factor: float) -> Floats:

@@ -1,19 +1,15 @@
 """Krum: the one update with the closest neighbours."""
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
-from aggregators.rule import Combination, RuleResult, Tolerance, Traits, combine_by_gram
-
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=3)
-TRAITS: Final = Traits(
-    tolerance=TOLERANCE, breakdown=lambda _num_rows, num_byzantine: num_byzantine
-)
+from aggregators.registry import require_tolerated
+from aggregators.rows import Rows
+from aggregators.rule import Combination, Context, RuleResult, combine_by_gram
 
 
 def krum(rows: RowsLike, *, num_byzantine: int, num_neighbours: int | None = None) -> RuleResult:
@@ -50,6 +46,11 @@ def krum(rows: RowsLike, *, num_byzantine: int, num_neighbours: int | None = Non
     )
 
 
+def apply(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return krum(rows, num_byzantine=config.num_malicious_nodes)
+
+
 def krum_weights(
     gram: Gram, *, num_byzantine: int, num_neighbours: int | None = None
 ) -> Combination:
@@ -83,7 +84,7 @@ def krum_scores(
         AggregationError: if another argument is out of range.
     """
     num_rows = len(squared_distances)
-    TOLERANCE.require("krum", num_rows, num_byzantine)
+    require_tolerated("krum", num_rows, num_byzantine)
     count = num_rows - num_byzantine - 2 if num_neighbours is None else num_neighbours
     if not 1 <= count <= num_rows - 1:
         message = f"num_neighbours={count} of krum must be in 1..n - 1={num_rows - 1}"

@@ -1,18 +1,16 @@
 """The weighted mean: federated averaging."""
 
 import math
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.numerics import MAX_WEIGHT, MIN_WEIGHT
-from aggregators.rows import canonical_order
-from aggregators.rule import Combination, RuleResult, Traits, combine_in_order
-
-TRAITS: Final = Traits(breakdown=lambda num_rows, num_byzantine: 0)
+from aggregators.rows import Rows, canonical_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 
 
 def mean(rows: RowsLike, *, weights: NDArray[np.float64] | None = None) -> RuleResult:
@@ -44,6 +42,11 @@ def mean(rows: RowsLike, *, weights: NDArray[np.float64] | None = None) -> RuleR
     # fsum rounds once, so the total is as free of the order as the sums of the columns.
     total = math.fsum(votes.tolist())
     return combine_in_order(matrix, order, Combination(weights=votes[order], total=total))
+
+
+def apply(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return mean(rows, weights=context.weights)
 
 
 def require_weights(weights: NDArray[np.float64], num_rows: int) -> None:

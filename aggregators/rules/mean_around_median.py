@@ -1,14 +1,10 @@
 """The coordinate-wise mean around the median (MeaMed)."""
 
-from typing import Final
-
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
-from aggregators.rule import RuleResult, Tolerance, Traits, by_coordinate
-
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
-TRAITS: Final = Traits(
-    tolerance=TOLERANCE, breakdown=lambda _num_rows, num_byzantine: num_byzantine
-)
+from aggregators.registry import require_tolerated
+from aggregators.rows import Rows
+from aggregators.rule import Context, RuleResult, by_coordinate
 
 
 def mean_around_median(rows: RowsLike, *, num_byzantine: int) -> RuleResult:
@@ -34,5 +30,10 @@ def mean_around_median(rows: RowsLike, *, num_byzantine: int) -> RuleResult:
     References: Xie, Koyejo and Gupta (2018), arXiv:1802.10116, "mean around median".
     """
     matrix = as_rows(rows)
-    TOLERANCE.require("mean-around-median", matrix.num_rows, num_byzantine)
+    require_tolerated("mean-around-median", matrix.num_rows, num_byzantine)
     return by_coordinate(matrix, matrix.mean_around_median(matrix.num_rows - num_byzantine))
+
+
+def apply(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return mean_around_median(rows, num_byzantine=config.num_malicious_nodes)

@@ -1,11 +1,9 @@
 """The coordinate-wise median."""
 
-from typing import Final
-
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
-from aggregators.rule import RuleResult, Traits, by_coordinate
-
-TRAITS: Final = Traits(breakdown=lambda num_rows, num_byzantine: (num_rows - 1) // 2)
+from aggregators.rows import Rows
+from aggregators.rule import Context, RuleResult, by_coordinate
 
 
 def median(rows: RowsLike) -> RuleResult:
@@ -30,3 +28,8 @@ def median(rows: RowsLike) -> RuleResult:
     """
     matrix = as_rows(rows)
     return by_coordinate(matrix, matrix.median())
+
+
+def apply(rows: Rows, _context: Context, _config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return median(rows)

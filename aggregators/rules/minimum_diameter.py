@@ -7,18 +7,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
-from aggregators.rule import Combination, RuleResult, Tolerance, Traits, combine_by_gram
+from aggregators.registry import require_tolerated
+from aggregators.rows import Rows
+from aggregators.rule import Combination, Context, RuleResult, combine_by_gram
 
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
-TRAITS: Final = Traits(
-    tolerance=TOLERANCE,
-    breakdown=lambda _num_rows, num_byzantine: num_byzantine,
-    # Subsets tie on any data; ties are broken by value, which the first columns decide.
-    coordinates=False,
-)
 MAX_SUBSETS: Final = 1_000_000
 
 
@@ -62,6 +58,11 @@ def minimum_diameter(
     )
 
 
+def apply(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return minimum_diameter(rows, num_byzantine=config.num_malicious_nodes)
+
+
 def minimum_diameter_weights(
     gram: Gram, *, num_byzantine: int, max_subsets: int = MAX_SUBSETS
 ) -> Combination:
@@ -72,7 +73,7 @@ def minimum_diameter_weights(
     cover. So the least diameter is found by bisection over the distances.
     """
     num_rows = gram.num_rows
-    TOLERANCE.require("minimum-diameter", num_rows, num_byzantine)
+    require_tolerated("minimum-diameter", num_rows, num_byzantine)
     num_subsets = math.comb(num_rows, num_byzantine)
     if num_subsets > max_subsets:
         message = f"num_byzantine={num_byzantine} of minimum-diameter among n={num_rows} gives"

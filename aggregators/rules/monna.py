@@ -1,22 +1,14 @@
 """MoNNA: the mean of the updates nearest to one that is trusted."""
 
-from typing import Final
-
 import numpy as np
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.gram import Gram
-from aggregators.rows import Vector, canonical_order
-from aggregators.rule import Combination, RuleResult, Tolerance, Traits, combine_in_order
-
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
-# Equivariant where the pivot is shifted, scaled or permuted together with the rows.
-TRAITS: Final = Traits(
-    tolerance=TOLERANCE,
-    breakdown=lambda _num_rows, num_byzantine: num_byzantine,
-    needs=("root_update",),
-)
+from aggregators.registry import require_tolerated
+from aggregators.rows import Rows, Vector, canonical_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order, needed
 
 
 def monna(rows: RowsLike, *, num_byzantine: int, pivot: Vector) -> RuleResult:
@@ -48,7 +40,7 @@ def monna(rows: RowsLike, *, num_byzantine: int, pivot: Vector) -> RuleResult:
     """
     matrix = as_rows(rows)
     num_rows = matrix.num_rows
-    TOLERANCE.require("monna", num_rows, num_byzantine)
+    require_tolerated("monna", num_rows, num_byzantine)
     if pivot.shape != (matrix.dim,) or pivot.dtype != np.float32:
         message = f"pivot of shape {pivot.shape} and type {pivot.dtype} of monna must be float32"
         message += f" of shape (d,)=({matrix.dim},)"
@@ -57,6 +49,15 @@ def monna(rows: RowsLike, *, num_byzantine: int, pivot: Vector) -> RuleResult:
     gram = matrix.extended(pivot).gram()
     weights = monna_weights(gram.take([*order, num_rows]), num_byzantine=num_byzantine)
     return combine_in_order(matrix, order, weights, gram=gram.take(range(num_rows)))
+
+
+def apply(rows: Rows, context: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return monna(
+        rows,
+        num_byzantine=config.num_malicious_nodes,
+        pivot=needed(context.root_update, "root_update"),
+    )
 
 
 def monna_weights(gram_with_pivot: Gram, *, num_byzantine: int) -> Combination:
@@ -74,7 +75,7 @@ def monna_weights(gram_with_pivot: Gram, *, num_byzantine: int) -> Combination:
         AggregationError: if `num_byzantine` is negative.
     """
     num_rows = gram_with_pivot.num_rows - 1
-    TOLERANCE.require("monna", num_rows, num_byzantine)
+    require_tolerated("monna", num_rows, num_byzantine)
     scores = gram_with_pivot.squared_distances[-1, :-1].copy()
     count = num_rows - num_byzantine
     weights = np.zeros(num_rows)

@@ -1,19 +1,21 @@
 """Multi-Krum: the mean of the updates with the best Krum scores."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.gram import Gram
-from aggregators.rule import Combination, RuleResult, Tolerance, Traits, combine_by_gram
+from aggregators.registry import require_tolerated
+from aggregators.rows import Rows
+from aggregators.rule import Combination, Context, RuleResult, combine_by_gram
 from aggregators.rules.krum import krum_scores
 
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=3)
-TRAITS: Final = Traits(
-    tolerance=TOLERANCE, breakdown=lambda _num_rows, num_byzantine: num_byzantine
-)
+_EXACT_BITS: Final = 53  # integers up to 2^53 are exact in float64
 
 
 def multi_krum(
@@ -59,6 +61,34 @@ def multi_krum(
     )
 
 
+def apply(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return multi_krum(
+        rows, num_byzantine=config.num_malicious_nodes, num_to_select=config.num_to_select
+    )
+
+
+def pick(
+    distances: NDArray[np.int64], num_byzantine: int, num_to_select: int | None
+) -> Sequence[int]:
+    """Pick members of a shared round by their opened squared distances.
+
+    Distances lose their lowest bits, the same for everybody, until sums of them are exact in
+    float64: then no order of additions matters.
+
+    Raises:
+        TooFewUpdatesError, AggregationError: as `multi_krum`.
+    """
+    largest = int(distances.max(initial=0)) * len(distances)
+    shift = max(0, largest.bit_length() - _EXACT_BITS)
+    squares = (distances >> shift).astype(np.float64)
+    inner = (squares[0][:, np.newaxis] + squares[0] - squares) / 2.0
+    combination = multi_krum_weights(
+        Gram.from_inner(inner), num_byzantine=num_byzantine, num_to_select=num_to_select
+    )
+    return [int(place) for place in np.flatnonzero(combination.weights)]
+
+
 def multi_krum_weights(
     gram: Gram,
     *,
@@ -67,7 +97,7 @@ def multi_krum_weights(
     num_neighbours: int | None = None,
 ) -> Combination:
     """Give the m rows with the least scores, of equal ones the first, equal weights."""
-    TOLERANCE.require("multi-krum", gram.num_rows, num_byzantine)
+    require_tolerated("multi-krum", gram.num_rows, num_byzantine)
     most = gram.num_rows - num_byzantine
     count = most if num_to_select is None else num_to_select
     if count < 1:

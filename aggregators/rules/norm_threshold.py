@@ -1,19 +1,14 @@
 """Norm thresholding: the mean of the updates that are not too long."""
 
 import math
-from typing import Final
 
 import numpy as np
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
-from aggregators.rows import Floats, canonical_order
-from aggregators.rule import Combination, RuleResult, Traits, combine_in_order
-
-# With `factor`; a fixed `max_norm` bounds the result whatever the rows, but is not equivariant.
-TRAITS: Final = Traits(
-    breakdown=lambda num_rows, _num_byzantine: (num_rows - 1) // 2, translation=False
-)
+from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 
 
 def norm_threshold(
@@ -49,6 +44,11 @@ def norm_threshold(
     order = canonical_order(matrix)
     combination = norm_threshold_weights(matrix.norms()[order], max_norm=max_norm, factor=factor)
     return combine_in_order(matrix, order, combination)
+
+
+def apply(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return norm_threshold(rows, factor=config.norm_factor)
 
 
 def norm_threshold_weights(

@@ -5,19 +5,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.preaggregations.clipping import median_clipping_factors
-from aggregators.rows import Floats, canonical_order
-from aggregators.rule import Combination, RuleResult, Traits, combine_in_order
-
-TRAITS: Final = Traits(
-    # Clipping bounds every row by the median norm, an honest one as long as most rows are.
-    breakdown=lambda num_rows, _: (num_rows - 1) // 2,
-    translation=False,
-    # Which coordinates are sampled depends on where they stand.
-    coordinates=False,
-)
+from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 
 MIN_NORM_RATIO: Final = 0.1
 MAX_NORM_RATIO: Final = 3.0
@@ -69,6 +62,11 @@ def sign_guard(rows: RowsLike, *, sample_fraction: float = 0.1, seed: int) -> Ru
     norms = ordered.norms()
     fractions = sign_fractions(ordered, sample_fraction=sample_fraction, seed=seed)
     return combine_in_order(matrix, order, sign_guard_weights(norms, fractions))
+
+
+def apply(rows: Rows, context: Context, _: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    return sign_guard(rows, seed=context.seed)
 
 
 def sign_guard_weights(norms: Floats, fractions: Floats) -> Combination:

@@ -1,13 +1,10 @@
 """The coordinate-wise trimmed mean."""
 
-from typing import Final
-
+from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.rule import RuleResult, Tolerance, Traits, by_coordinate
-
-TOLERANCE: Final = Tolerance(per_byzantine=2, base=1)
-TRAITS: Final = Traits(tolerance=TOLERANCE, breakdown=lambda num_rows, num_byzantine: num_byzantine)
+from aggregators.rows import Rows
+from aggregators.rule import Context, RuleResult, by_coordinate
 
 
 def trimmed_mean(rows: RowsLike, *, trim: int) -> RuleResult:
@@ -43,3 +40,9 @@ def trimmed_mean(rows: RowsLike, *, trim: int) -> RuleResult:
         message += f" {(matrix.num_rows - 1) // 2}"
         raise TooFewUpdatesError(message)
     return by_coordinate(matrix, matrix.trimmed_mean(trim))
+
+
+def apply(rows: Rows, _: Context, config: AggregatorConfig) -> RuleResult:
+    """Run the rule as the registry does."""
+    trim = config.num_malicious_nodes if config.trim is None else config.trim
+    return trimmed_mean(rows, trim=trim)

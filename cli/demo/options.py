@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from aggregators.dp_config import PRIVATE_RULES
+from aggregators.private_rules import private_rules
+from aggregators.registry import RULES
 from cli.contradictions import refuse
 from cli.demo.settings import (
     PLAIN,
@@ -17,7 +18,6 @@ from cli.demo.settings import (
 from cli.demo.terms import CompressionTerms, PrivacyTerms
 from cli.population import POPULATION, PopulationOptions, unless_one_of
 from server.config.contradictions import Contradiction
-from server.config.sharing_config import SELECTING_RULES
 from simulation.attacks import SHARED_ATTACKS
 from updates.plan import Method, ValueType
 
@@ -120,13 +120,18 @@ def _only_private(option: str) -> Contradiction[DemoOptions]:
     )
 
 
+def _needs_groups(rule: str) -> bool:
+    traits = RULES.get(rule)
+    return traits is None or not (traits.works_on_shares or traits.is_single)
+
+
 def _rule_problem(options: DemoOptions) -> str:
     if options.aggregator == "mean":
         return ""
     # The rules bring their compiler, which nobody waits for who does not name one.
     from cli.demo.rules import rule_problem  # noqa: PLC0415
 
-    return rule_problem(options.aggregator, is_shared=options.is_shared)
+    return rule_problem(options.aggregator)
 
 
 def _capacity_problem(settings: DemoSettings) -> str:
@@ -175,16 +180,12 @@ DEMO: Final[tuple[Contradiction[DemoOptions], ...]] = (
     Contradiction("aggregator", _rule_problem, "{0.aggregator} {1}"),
     Contradiction(
         "aggregator",
-        lambda o: o.is_shared and o.aggregator == "krum",
-        "krum would open a single update, which --mode shared never does",
+        lambda o: o.is_shared and o.aggregator in RULES and RULES[o.aggregator].is_single,
+        "{0.aggregator} would open a single update, which --mode shared never does",
     ),
     Contradiction(
         "aggregator",
-        lambda o: (
-            o.is_shared
-            and not o.group_size
-            and o.aggregator not in {"mean", "krum", *SELECTING_RULES}
-        ),
+        lambda o: o.is_shared and not o.group_size and _needs_groups(o.aggregator),
         "{0.aggregator} works on single updates or groups: --mode shared needs --group-size for it",
     ),
     Contradiction(
@@ -243,9 +244,9 @@ DEMO: Final[tuple[Contradiction[DemoOptions], ...]] = (
     ),
     Contradiction(
         "aggregator",
-        lambda o: o.dp and not o.is_shared and o.aggregator not in PRIVATE_RULES,
+        lambda o: o.dp and not o.is_shared and o.aggregator not in private_rules(),
         "{0.aggregator} does not go with --dp: noise can be added to"
-        f" {' and '.join(sorted(PRIVATE_RULES))}",
+        f" {' and '.join(private_rules())}",
     ),
     Contradiction("keep-dir", _unusable_folder, "{0.keep_dir} {1}"),
 )

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+from aggregators.registry import traits_of
 from cli.demo.terms import CompressionTerms, PrivacyTerms, TomlValue
-from server.config.sharing_config import SELECTING_RULES
 from simulation.scenarios import Scenario
 
 TASK: Final = "demo"
@@ -205,7 +205,7 @@ def _plan(settings: DemoSettings) -> Mapping[str, TomlValue]:
 def _sharing(
     settings: DemoSettings, shared: SharedSettings, committee: Path | None
 ) -> Mapping[str, TomlValue]:
-    picks = settings.aggregator in SELECTING_RULES and not shared.group_size
+    picks = traits_of(settings.aggregator).picks_by_distances and not shared.group_size
     return {
         "committee": str(committee),
         # One vector for each update instead of three, where bytes are what matters.

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from privacy.noisy_distances import rule_problem
+from aggregators.errors import AggregationError
+from aggregators.registry import rules_that, traits_of
+from aggregators.traits import Traits
+from privacy.noisy_distances import comparison_problem
 from server.config.compression_config import value_type_of
 from server.config.formats import split_address
 from server.config.privacy_config import PrivacyConfig
 from server.config.section import UnreadableSetting
-from server.config.sharing_config import SELECTING_RULES, SharingConfig
+from server.config.sharing_config import SharingConfig
 from server.storage.ports import Durability
 
 if TYPE_CHECKING:
@@ -139,14 +142,26 @@ def _shared_port(name: str, other: str) -> Contradiction[Any]:
 _NOISE_PLACES: Final = {"plain": ("central", "device"), "shared": ("holders",)}
 
 
+def _traits(task: "TaskConfig") -> Traits:
+    """What the rule declares. Where there is no such rule, nothing that rests on it is judged."""
+    try:
+        return traits_of(task.aggregation.rule)
+    except AggregationError as error:
+        raise UnreadableSetting(task.aggregation.rule) from error
+
+
+def _picking_rules() -> str:
+    return " and ".join(rules_that(lambda traits: traits.picks_by_distances))
+
+
 def _noisy_rule_problem(task: "TaskConfig") -> str | None:
     """Why the rule cannot work under the noise of devices, whatever the model.
 
     A multiplier that is still to be calibrated, and the size of the model, count at the start.
     """
-    if task.privacy.noise != "device":
+    if task.privacy.noise != "device" or not _traits(task).compares_rows:
         return None
-    return rule_problem(
+    return comparison_problem(
         task.aggregation.rule,
         noise_multiplier=task.privacy.noise_multiplier,
         dim=1,
@@ -277,19 +292,20 @@ _SHARED_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
         "aggregation.rule",
         lambda task: (
             task.sharing.group_size == 0
-            and task.aggregation.rule not in {"mean", "krum", *SELECTING_RULES}
+            and not _traits(task).works_on_shares
+            and not _traits(task).is_single
         ),
         "{0.aggregation.rule} needs single updates or groups: set sharing.group-size",
     ),
     Contradiction(
         "aggregation.rule",
-        lambda task: task.aggregation.rule == "krum",
-        "krum would open a single update",
+        lambda task: _traits(task).is_single,
+        "{0.aggregation.rule} would open a single update",
     ),
     Contradiction(
         "sharing.checks",
         lambda task: (
-            task.aggregation.rule in SELECTING_RULES
+            _traits(task).picks_by_distances
             and task.sharing.group_size == 0
             and task.sharing.checks != "distances"
         ),
@@ -299,9 +315,10 @@ _SHARED_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
         "sharing.checks",
         lambda task: (
             task.sharing.checks == "distances"
-            and (task.aggregation.rule not in SELECTING_RULES or task.sharing.group_size > 0)
+            and (not _traits(task).picks_by_distances or task.sharing.group_size > 0)
+            and _picking_rules()
         ),
-        "distances is for multi-krum and distance-outliers without groups",
+        "distances is for {1} without groups",
     ),
     Contradiction(
         "sharing.sketch-dim",
@@ -421,7 +438,7 @@ _PRIVATE_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
     ),
     Contradiction(
         "privacy.sampling",
-        lambda task: task.privacy.sampling != "none" and task.aggregation.rule != "mean",
+        lambda task: task.privacy.sampling != "none" and not _traits(task).is_linear,
         "{0.privacy.sampling} goes with aggregation.rule = mean only: to other rules a device that"
         " is not drawn is not the same as one that sends zeros",
     ),
@@ -486,7 +503,7 @@ _PRIVATE_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
     ),
     Contradiction(
         "privacy.adaptive-clipping",
-        lambda task: task.privacy.adaptive_clipping and task.aggregation.rule != "mean",
+        lambda task: task.privacy.adaptive_clipping and not _traits(task).is_linear,
         "is for aggregation.rule = mean",
     ),
 )

@@ -7,8 +7,6 @@ from pydantic import Field
 
 from server.config.section import Section
 
-# Rules that shared rounds apply to opened distances. Others work on sums of groups.
-SELECTING_RULES: Final = frozenset({"multi-krum", "distance-outliers"})
 MIN_MEMBERS_SHARE: Final = 0.6  # of the contributions that a round is content with
 
 

@@ -22,11 +22,11 @@ from aggregators.dp import (
     RoundNoise,
 )
 from aggregators.engines import LOCAL, Engine
+from aggregators.private_rules import private_sum_sensitivity
 from privacy.adaptive_clipping import AdaptiveClipping, default_count_stddev
 from privacy.charge import Charge, Mechanism
 from privacy.fixed_point import fine_fraction_bits
 from privacy.keystream import derive_key
-from privacy.rule_sensitivity import private_sum_sensitivity
 from server.round.candidate import BuiltModel, Payload, expanded, moved_model, updates_of
 from server.round.privacy import RoundPrivacy
 from server.storage.ports import Contribution

@@ -5,8 +5,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from aggregators.private_rules import private_sum_sensitivity
+from aggregators.registry import traits_of
 from privacy.charge import Charge
-from privacy.rule_sensitivity import private_sum_sensitivity
 from security.shared_round.bundle import MAX_PREFIX_BYTES, BundleIndex
 from security.shared_round.committee import Committee
 from security.shared_round.parameters import (
@@ -18,7 +19,6 @@ from security.shared_round.parameters import (
     plan_parameters,
 )
 from server.config import TaskConfig
-from server.config.sharing_config import SELECTING_RULES
 from server.round.privacy import RoundPrivacy
 from updates import plan_message
 from updates.plan import CompressionPlan
@@ -80,7 +80,7 @@ class SharedTask:
         """
         sharing, rule = self.config.sharing, self.config.aggregation
         most = max(self.config.min_members, min(self.config.reporting_goal, cohort_size))
-        selects = rule.rule in SELECTING_RULES
+        selects = traits_of(rule.rule).picks_by_distances
         noise, sensitivity = _noise_of(privacy)
         if privacy is not None:
             # The rule may have been another when the round opened.

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from aggregators.capacity import least_updates
 from aggregators.config import AggregatorConfig
 from aggregators.engines import LOCAL, Engine
-from aggregators.registry import RULES, make_rule, rule_spec
-from aggregators.rule import Context, RuleResult, Traits
+from aggregators.registry import RULES, make_rule, traits_of
+from aggregators.rule import Context, RuleResult
 from tests.aggregators.matrices import Floats, Matrix, honest_rows, same_bits
 
 EVERY_RULE: Final = tuple(sorted(RULES))
@@ -156,18 +157,6 @@ def case_of(rows: Matrix, *, is_uneven: bool = False, seed: int = 0, **known: An
     return Case(rows=rows, **(drawn | known))
 
 
-def traits_of(rule: str) -> Traits:
-    """Find what a rule declares; of a pipeline, what follows from its steps."""
-    traits = rule_spec(AggregatorConfig(rule=rule)).traits
-    steps = set(rule.split("+")[:-1])
-    if steps & {"arc", "clip"}:
-        traits = replace(traits, translation=False)  # norms are measured from the origin
-    if "bucketing" in steps:
-        # Which rows share a bucket is drawn by their place in the lexicographic order.
-        traits = replace(traits, coordinates=False)
-    return traits
-
-
 def known_to(rule: str) -> tuple[str, ...]:
     """Name everything a rule could be told."""
     names = tuple(field.name for field in fields(Context))
@@ -179,13 +168,7 @@ def known_to(rule: str) -> tuple[str, ...]:
 
 def least_rows(rule: str, num_byzantine: int) -> int:
     """Count the rows a rule needs for f."""
-    tolerance = traits_of(rule).tolerance
-    least = 1 if tolerance is None else tolerance.per_byzantine * num_byzantine + tolerance.base
-    if "nnm" in rule or "arc" in rule:
-        least = max(least, 2 * num_byzantine + 1)
-    if "bucketing" in rule:
-        least = max(2, 4 * num_byzantine + 1, 2 * least - 1)
-    return least
+    return least_updates(AggregatorConfig(rule=rule, num_malicious_nodes=num_byzantine))
 
 
 def most_byzantine(rule: str, num_rows: int) -> int:

@@ -12,6 +12,7 @@ from aggregators.cell_tree import fold, merged
 from aggregators.dense_rows import DenseRows, as_rows
 from aggregators.engines import LocalEngine
 from aggregators.kernels.gram import CELL_COLUMNS
+from aggregators.registry import traits_of
 from aggregators.rows import Rows
 from tests.aggregators.contract import (
     EVERYTHING,
@@ -19,7 +20,6 @@ from tests.aggregators.contract import (
     apply,
     case_of,
     same_result,
-    traits_of,
 )
 from tests.aggregators.matrices import (
     Floats,

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregators.errors import AggregationError
+from aggregators.registry import traits_of
 from tests.aggregators.contract import (
     EVERY_RULE,
     EVERYTHING,
@@ -19,7 +20,6 @@ from tests.aggregators.contract import (
     case_of,
     least_rows,
     most_byzantine,
-    traits_of,
 )
 from tests.aggregators.matrices import (
     EXTREME_ATTACKS,

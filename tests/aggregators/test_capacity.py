@@ -7,10 +7,9 @@ from aggregators.base import GradientAggregator, Update
 from aggregators.capacity import least_updates, require_capacity
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.pipeline import STEPS
-from aggregators.registry import RULES
+from aggregators.registry import RULES, STEPS
 
-SERVED = sorted(name for name, spec in RULES.items() if not spec.traits.needs)
+SERVED = sorted(name for name, traits in RULES.items() if not traits.needs)
 PIPELINES = [f"{step}+{rule}" for step in sorted(STEPS) for rule in ("median", "krum", "mean")]
 CHAINS = ["bucketing+nnm+multi-krum", "arc+bucketing+bulyan"]
 

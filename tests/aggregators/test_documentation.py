@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from aggregators.errors import TooFewUpdatesError
-from aggregators.pipeline import STEPS
-from aggregators.registry import RULES
+from aggregators.registry import RULES, STEPS
 from aggregators.rules.krum import krum
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "Aggregation.md").read_text()
@@ -33,7 +32,7 @@ def test_every_step_is_listed_once() -> None:
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_a_rule_needs_and_moves_as_it_is_said_to(rule: str) -> None:
-    traits = RULES[rule].traits
+    traits = RULES[rule]
     needs, _, translation, scale, *_ = table("rule")[rule]
     assert (translation, scale) == (YES_NO[traits.translation], YES_NO[traits.scale])
     if traits.tolerance is not None:

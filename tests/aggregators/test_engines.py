@@ -21,7 +21,8 @@ from aggregators.engines import (
 )
 from aggregators.errors import AggregationError
 from aggregators.kernels.gram import CELL_COLUMNS
-from tests.aggregators.contract import EVERYTHING, Case, apply, case_of, same_result, traits_of
+from aggregators.registry import traits_of
+from tests.aggregators.contract import EVERYTHING, Case, apply, case_of, same_result
 from tests.aggregators.matrices import honest_rows, same_bits
 
 FEW: Final = (12, 2 * CELL_COLUMNS + 37)  # products in float64; no whole vector at the end

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.pipeline import STEPS
-from aggregators.registry import RULES, make_rule, rule_spec
+from aggregators.registry import RULES, STEPS, make_rule, traits_of
 from aggregators.rule import Context
 from tests.aggregators.contract import (
     EVERY_RULE,
@@ -24,7 +23,6 @@ from tests.aggregators.contract import (
     known_to,
     least_rows,
     same_result,
-    traits_of,
 )
 from tests.aggregators.matrices import (
     ANY_FLOAT,
@@ -467,7 +465,7 @@ def test_unknown_rule_is_refused_with_the_known_ones() -> None:
     with pytest.raises(AggregationError, match=r"rule='meen' must be one of aegis, .*, mean, "):
         make_rule(AggregatorConfig(rule="meen"))
     with pytest.raises(AggregationError, match=r"rule='nnm\+meen': rule='meen' must be one of"):
-        rule_spec(AggregatorConfig(rule="nnm+meen"))
+        traits_of("nnm+meen")
 
 
 @pytest.mark.parametrize("rule", ["nmm+mean", "+mean", "mean+nnm", "krum+mean"])

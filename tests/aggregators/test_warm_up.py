@@ -14,7 +14,7 @@ from aggregators.registry import RULES
 from aggregators.stored_rows import MAX_WIDE_ROWS
 from aggregators.warm_up import warm_up
 
-KNOWS_NOTHING: Final = sorted(name for name, spec in RULES.items() if not spec.traits.needs)
+KNOWS_NOTHING: Final = sorted(name for name, traits in RULES.items() if not traits.needs)
 
 EVERY_KERNEL: Final = (
     "mean",

@@ -11,17 +11,11 @@ from numpy.typing import NDArray
 from aggregators.config import AggregatorConfig
 from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError
-from aggregators.registry import RULES, make_rule
+from aggregators.private_rules import rule_sensitivity
+from aggregators.registry import RULES, make_pick, make_rule
 from aggregators.rule import Context
-from aggregators.shared_selection import RULES as SHARED_RULES
 from privacy.errors import PrivacyError
-from privacy.rule_sensitivity import (
-    RuleShape,
-    SensitivityError,
-    known_rules,
-    rule_refusal,
-    rule_sensitivity,
-)
+from privacy.rule_sensitivity import RuleShape, SensitivityError, of_trimmed
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -49,7 +43,7 @@ BOUNDED = (
 
 
 def shape_id(shape: RuleShape) -> str:
-    return f"{shape.rule}-{shape.num_updates}-{shape.num_to_select or shape.num_trimmed}"
+    return f"{shape.rule}-{shape.num_updates}-{shape.num_to_select or shape.trim or 0}"
 
 
 def column(*values: float) -> Rows:
@@ -228,16 +222,15 @@ def test_a_bound_for_many_updates_holds_for_fewer(to_select: int | None) -> None
     assert factors == sorted(factors)
 
 
-def test_every_rule_has_a_bound_or_a_reason() -> None:
-    assert known_rules() >= set(RULES) | set(SHARED_RULES)
-    for rule in sorted(known_rules()):
-        shape = RuleShape(rule=rule, num_updates=20, num_byzantine=2, radius=1.0)
-        reason = rule_refusal(shape)
-        if reason is not None:
-            assert reason.startswith(f"rule='{rule}' cannot be released privately: ")
-            assert reason.endswith("choose mean or multi-krum")
-            with pytest.raises(SensitivityError, match="cannot be released privately"):
-                rule_sensitivity(shape)
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_has_a_bound_or_a_reason(rule: str) -> None:
+    shape = RuleShape(rule=rule, num_updates=20, num_byzantine=2, radius=1.0)
+    if isinstance(RULES[rule].sensitivity, str):
+        message = f"rule='{rule}' cannot be released privately: .*; choose mean or multi-krum"
+        with pytest.raises(SensitivityError, match=message):
+            rule_sensitivity(shape)
+    else:
+        assert rule_sensitivity(shape).factor >= 1
 
 
 @pytest.mark.parametrize(
@@ -251,9 +244,8 @@ def test_every_rule_has_a_bound_or_a_reason() -> None:
     ],
 )
 def test_refusals_say_why(rule: str, why: str) -> None:
-    reason = rule_refusal(RuleShape(rule=rule, num_updates=9))
-    assert reason is not None
-    assert why in reason
+    with pytest.raises(SensitivityError, match=f"{why}.*; choose mean or multi-krum"):
+        rule_sensitivity(RuleShape(rule=rule, num_updates=9))
 
 
 @pytest.mark.slow
@@ -296,7 +288,7 @@ def test_refused_rules_are_moved_farther_than_noise_for_multi_krum_would_hide(ru
 
 def test_distance_outliers_lets_one_device_move_half_of_the_others() -> None:
     # The device's place decides the median of the medians, and that who is too far out.
-    pick = SHARED_RULES["distance-outliers"]
+    pick = make_pick("distance-outliers")
     widest = 0
     rng = np.random.default_rng(2)
     for _ in range(2000):
@@ -304,7 +296,7 @@ def test_distance_outliers_lets_one_device_move_half_of_the_others() -> None:
         kept = []
         for first in (places[0], 0):
             line = np.array([first, *places[1:]], np.int64)
-            kept.append(set(pick(None, (line[:, None] - line) ** 2)) - {0})  # type: ignore[arg-type]  # parameters play no part
+            kept.append(set(pick((line[:, None] - line) ** 2, 0, None)) - {0})
         widest = max(widest, len(kept[0] ^ kept[1]))
     assert widest >= 4
 
@@ -317,8 +309,7 @@ def test_distance_outliers_lets_one_device_move_half_of_the_others() -> None:
         ({"num_byzantine": 9}, "num_byzantine=9 must be at least 0 and at most 8"),
         ({"num_to_select": 0}, "num_to_select=0 must be at least 1"),
         ({"num_to_select": 10}, "num_to_select=10 must be at least 1 and at most 9"),
-        ({"rule": "trimmed-mean", "trim": -1}, "trim=-1 must be at least 0"),
-        ({"rule": "trimmed-mean", "trim": 5}, r"trim=5 must satisfy 2 \* trim < n=9"),
+        ({"trim": -1}, "trim=-1 must be at least 0"),
         ({"radius": 0.0}, "radius=0.0 must be above 0"),
         ({"radius": math.nan}, "radius=nan must be above 0"),
         ({"max_steps": 0}, "max_steps=0 must be at least 1"),
@@ -327,3 +318,10 @@ def test_distance_outliers_lets_one_device_move_half_of_the_others() -> None:
 def test_numbers_out_of_range_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(PrivacyError, match=message):
         replace(RuleShape(rule="mean", num_updates=9), **change)  # type: ignore[arg-type]  # any field
+
+
+def test_as_many_values_as_there_are_cannot_be_trimmed() -> None:
+    for shape in (RuleShape(rule="x", num_updates=9, trim=5), RuleShape(rule="x", num_updates=4)):
+        trimmed = replace(shape, num_byzantine=2)
+        with pytest.raises(PrivacyError, match=r"trim=[25] must satisfy 2 \* trim < n=[94]"):
+            of_trimmed(trimmed)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from privacy.clipping import clip_by_norm, l2_norm
 from privacy.errors import PrivacyError
 from privacy.fixed_point import to_grid
-from privacy.rule_sensitivity import RuleShape, SensitivityError
+from privacy.rule_sensitivity import RuleShape, of_all, of_selected
 from privacy.sensitivity import SensitivityCalibrator
 from server.sharing.planning import FULL_WEIGHT, staleness_weights
 from updates.coordinate_maps import linear_map
@@ -20,8 +20,8 @@ from updates.update_codec import codec_for
 
 Vector = NDArray[np.float32]
 
-MEAN = RuleShape(rule="mean", num_updates=20)
-MULTI_KRUM = RuleShape(rule="multi-krum", num_updates=20, num_byzantine=3)
+MEAN = of_all(RuleShape(rule="mean", num_updates=20))
+MULTI_KRUM = of_selected(RuleShape(rule="multi-krum", num_updates=20, num_byzantine=3))
 
 
 def vectors(count: int, dim: int, clip_norm: float) -> list[Vector]:
@@ -41,7 +41,7 @@ def vectors(count: int, dim: int, clip_norm: float) -> list[Vector]:
 
 @pytest.mark.parametrize(("clip_norm", "fraction_bits"), [(1.0, 20), (0.1, 4), (3.0, 0)])
 def test_no_rounded_update_exceeds_the_integer_bound(clip_norm: float, fraction_bits: int) -> None:
-    calibrator = SensitivityCalibrator(clipping_norm=clip_norm, shape=MEAN)
+    calibrator = SensitivityCalibrator(clipping_norm=clip_norm, rule=MEAN)
     for dim in (1, 7, 1000):
         bound = calibrator.integer_sensitivity(fraction_bits=fraction_bits, dim=dim)
         updates = vectors(40, dim, clip_norm)
@@ -58,14 +58,14 @@ def test_one_percent_less_would_be_no_bound_of_rounded_updates() -> None:
     clip_norm = halfway * math.sqrt(dim) * (1 + 1e-7)
     update = clip_by_norm(np.full(dim, halfway, np.float32), clip_norm)
     rounded = float(np.linalg.norm(to_grid(update, fraction_bits=0)))
-    calibrator = SensitivityCalibrator(clipping_norm=clip_norm, shape=MEAN)
+    calibrator = SensitivityCalibrator(clipping_norm=clip_norm, rule=MEAN)
     bound = calibrator.integer_sensitivity(fraction_bits=0, dim=dim)
     assert 0.99 * bound < rounded <= bound
     assert rounded > 1.3 * clip_norm  # clipping alone would be no bound at all
 
 
 def test_integers_of_a_rule_move_by_its_factor() -> None:
-    both = [SensitivityCalibrator(clipping_norm=0.5, shape=shape) for shape in (MEAN, MULTI_KRUM)]
+    both = [SensitivityCalibrator(clipping_norm=0.5, rule=rule) for rule in (MEAN, MULTI_KRUM)]
     mean, krum = (each.integer_sensitivity(fraction_bits=20, dim=100) for each in both)
     assert krum == pytest.approx(7 * mean, rel=1e-12)
     assert mean == pytest.approx(0.5 * 2**20 + 5, rel=4e-6)  # and a margin, rounded up
@@ -78,7 +78,7 @@ def test_staleness_weights_scale_the_sum() -> None:
     weights = staleness_weights(6)
     assert max(weights) == FULL_WEIGHT
     in_units = SensitivityCalibrator(
-        clipping_norm=1.0, shape=MEAN, largest_weight=float(FULL_WEIGHT)
+        clipping_norm=1.0, rule=MEAN, largest_weight=float(FULL_WEIGHT)
     )
     bound = in_units.integer_sensitivity(fraction_bits=10, dim=30)
     longest = 0.0
@@ -88,7 +88,7 @@ def test_staleness_weights_scale_the_sum() -> None:
     assert 0.99 * FULL_WEIGHT * 2**10 < longest <= bound
     # As parts of the full weight, which the sum is divided by, they add nothing.
     assert (
-        in_units.factor / FULL_WEIGHT == SensitivityCalibrator(clipping_norm=1.0, shape=MEAN).factor
+        in_units.factor / FULL_WEIGHT == SensitivityCalibrator(clipping_norm=1.0, rule=MEAN).factor
     )
 
 
@@ -145,18 +145,13 @@ def test_common_maps_keep_the_sensitivity(plan: CompressionPlan) -> None:
     assert longest > 0.99
 
 
-def test_refused_rules_have_no_calibrator() -> None:
-    with pytest.raises(SensitivityError, match="rule='flame' cannot be released privately"):
-        SensitivityCalibrator(clipping_norm=1.0, shape=RuleShape(rule="flame", num_updates=9))
-
-
 def test_numbers_out_of_range_are_refused() -> None:
     for clip_norm in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(PrivacyError, match="clipping_norm="):
-            SensitivityCalibrator(clipping_norm=clip_norm, shape=MEAN)
+            SensitivityCalibrator(clipping_norm=clip_norm, rule=MEAN)
     for weight in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(PrivacyError, match="largest_weight="):
-            SensitivityCalibrator(clipping_norm=1.0, shape=MEAN, largest_weight=weight)
-    calibrator = SensitivityCalibrator(clipping_norm=1.0, shape=MEAN)
+            SensitivityCalibrator(clipping_norm=1.0, rule=MEAN, largest_weight=weight)
+    calibrator = SensitivityCalibrator(clipping_norm=1.0, rule=MEAN)
     with pytest.raises(PrivacyError, match="fraction_bits=53"):
         calibrator.integer_sensitivity(fraction_bits=53, dim=1)

@@ -156,7 +156,7 @@ def test_bounds_are_checked(value: float) -> None:
 
 
 def test_adaptive_refuses_too_few_rows() -> None:
-    message = "num_byzantine=2 of adaptive-clipping .* got n=4"
+    message = "num_byzantine=2 of arc .* got n=4"
     with pytest.raises(TooFewUpdatesError, match=message):
         adaptive_clipping_factors(np.ones(4), num_byzantine=2)
     with pytest.raises(AggregationError, match="num_byzantine=-1"):

@@ -105,7 +105,7 @@ def test_a_row_is_its_own_nearest_also_among_copies() -> None:
 
 def test_too_few_rows_are_refused() -> None:
     rows = honest_rows(seed=0, num_rows=4, dim=3)
-    message = "num_byzantine=2 of nearest-neighbour-mixing .* got n=4"
+    message = "num_byzantine=2 of nnm .* got n=4"
     with pytest.raises(TooFewUpdatesError, match=message):
         nearest_neighbour_mixing(rows, num_byzantine=2)
     with pytest.raises(TooFewUpdatesError, match=message):

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aggregators.errors import AggregationError
+from aggregators.registry import RULES
 from aggregators.rule import RuleResult
-from aggregators.rules.aegis import TRAITS, AegisOptions, AegisState, aegis
+from aggregators.rules.aegis import AegisOptions, AegisState, aegis
 from tests.aggregators.matrices import (
     ATTACKS,
     TIED_FLOAT,
@@ -154,7 +155,7 @@ def test_rows_kept_are_at_most_six_deviations_further_than_the_median_row(
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("num_rows", [5, 10, 13])
 def test_result_stays_near_the_honest_rows(name: str, num_rows: int) -> None:
-    count = TRAITS.breakdown(num_rows, 0)
+    count = RULES["aegis"].breakdown(num_rows, 0)
     assert count >= 1
     honest = honest_rows(3, num_rows - count, dim=50)
     rows = np.vstack([attack(name, honest, count), honest])

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from aggregators.errors import AggregationError
 from aggregators.mutual_information import information_scores
-from aggregators.rules.agmami import TRAITS, agmami, agmami_weights
+from aggregators.registry import RULES
+from aggregators.rules.agmami import agmami, agmami_weights
 from tests.aggregators.matrices import (
     ATTACKS,
     TIED_FLOAT,
@@ -118,7 +119,7 @@ def test_invariant_to_row_order_bit_for_bit(
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("num_rows", [3, 10, 11])
 def test_norm_of_the_result_is_bounded_by_the_median_norm(name: str, num_rows: int) -> None:
-    count = TRAITS.breakdown(num_rows, 0)
+    count = RULES["agmami"].breakdown(num_rows, 0)
     honest = honest_rows(4, num_rows - count, dim=20)
     rows = np.vstack([attack(name, honest, count), honest])
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 from aggregators.errors import AggregationError
 from aggregators.mutual_information import information_scores
-from aggregators.rules.fedmi import TRAITS, DeviationGate, fedmi, fedmi_weights
+from aggregators.registry import RULES
+from aggregators.rules.fedmi import DeviationGate, fedmi, fedmi_weights
 from tests.aggregators.matrices import TIED_FLOAT, Matrix, honest_rows, matrices, same_bits
 
 Outputs = NDArray[np.float64]
@@ -126,7 +127,7 @@ def test_one_kept_row_can_move_the_result_anywhere() -> None:
     result = fedmi(rows, probe_outputs=probe_outputs(6, 9, noise=0.1))
     assert result.selected[0]
     assert (result.vector > 1e28).all()
-    assert TRAITS.breakdown(9, 1) == 0
+    assert RULES["fedmi"].breakdown(9, 1) == 0
 
 
 def test_outputs_of_another_number_of_rows_are_refused() -> None:

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from sklearn.cluster import MeanShift, estimate_bandwidth
 
 from aggregators.errors import AggregationError
+from aggregators.registry import RULES
 from aggregators.rules.sign_guard import (
-    TRAITS,
     mean_shift,
     neighbour_bandwidth,
     sign_fractions,
@@ -174,7 +174,7 @@ def test_scaling_all_rows_scales_the_result(factor: float) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("num_rows", [3, 10, 11])
 def test_norm_of_the_result_is_bounded_by_the_median_norm(name: str, num_rows: int) -> None:
-    count = TRAITS.breakdown(num_rows, 0)
+    count = RULES["sign-guard"].breakdown(num_rows, 0)
     honest = honest_rows(4, num_rows - count, dim=20)
     rows = np.vstack([attack(name, honest, count), honest])
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)

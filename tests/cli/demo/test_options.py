@@ -52,7 +52,6 @@ REFUSED = [
     ("--kill-coordinator-at-round -1", ["kill-coordinator-at-round"]),
     ("--aggregator krumm", ["aggregator"]),
     ("--aggregator fltrust", ["aggregator"]),
-    ("--aggregator distance-outliers", ["aggregator"]),
     ("--aggregator nnm+", ["aggregator"]),
     ("--aggregator bucketing+aegis", ["aggregator"]),
     (f"{FLIP} --attackers 9 --aggregator krum", ["aggregator"]),

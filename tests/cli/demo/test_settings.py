@@ -40,7 +40,7 @@ def test_the_configuration_says_what_the_settings_say(tmp_path: Path) -> None:
     assert config.store.data_dir.is_relative_to(tmp_path)
 
 
-SERVED = sorted(name for name, spec in RULES.items() if not spec.traits.needs)
+SERVED = sorted(name for name, traits in RULES.items() if not traits.needs)
 
 
 @pytest.mark.parametrize("rule", [*SERVED, "nnm+trimmed-mean"])

@@ -204,11 +204,11 @@ REFUSED: Final[dict[str, tuple[Tree, str]]] = {
     ),
     "distances for nothing": (
         _task(SHARED, sharing={"checks": "distances"}),
-        "task[1].sharing.checks: distances is for multi-krum",
+        "task[1].sharing.checks: distances is for distance-outliers",
     ),
     "distances of groups": (
         _task(SHARED, aggregation=KRUM, sharing={"checks": "distances", "group-size": 3}),
-        "task[1].sharing.checks: distances is for multi-krum",
+        "task[1].sharing.checks: distances is for distance-outliers",
     ),
     "an odd sketch": (
         _task(SHARED, sharing={"sketch-dim": 1000}),
