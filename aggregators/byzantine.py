@@ -5,19 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from aggregators.base import (
-    NOTHING_KNOWN,
-    Aggregate,
-    GradientAggregator,
-    ServerKnowledge,
-    Update,
+from aggregators.base import NOTHING_KNOWN, Aggregate, ServerKnowledge
+from aggregators.compressed import (
+    AnyUpdate,
+    CompressedGradientAggregator,
+    densified,
+    ranks_values,
 )
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import as_rows
+from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.registry import RULES, make_rule, rules_that
-from aggregators.rows import Rows
-from aggregators.unusable import Rejection, usable
+from aggregators.unusable import Rejection, finite, usable
 
 _ROUNDING: Final = 1e-9  # floor(0.3 * 10) is 2 in floating point
 
@@ -71,23 +70,32 @@ class RobustAggregate:
 class ByzantineRobustAggregator:
     """Aggregates what is usable of a round's updates. Safe to share between threads."""
 
-    def __init__(self, config: ByzantineConfig) -> None:
+    def __init__(self, config: ByzantineConfig, *, engine: Engine = LOCAL) -> None:
         """Prepare the rule.
+
+        Args:
+            config: the rule, and what it may give way to.
+            engine: as of `GradientAggregator`.
 
         Raises:
             AggregationError: if the configuration names no known rule.
         """
         make_rule(config.aggregator)
         self._config = config
+        self._engine = engine
 
     def aggregate(
         self,
-        updates: Sequence[Update],
+        updates: Sequence[AnyUpdate],
         knowledge: ServerKnowledge = NOTHING_KNOWN,
         *,
         dim: int | None = None,
     ) -> RobustAggregate:
         """Leave out unusable updates, then clip and combine the rest.
+
+        Sparse updates are combined as sparse rows; as dense ones by rules that rank values, whose
+        settings ask that enough are sent: a device may send fewer entries than it was asked for,
+        and that must not end the round.
 
         Args:
             updates: any updates, in any order. Not modified.
@@ -107,17 +115,33 @@ class ByzantineRobustAggregator:
             Each update left out was one of the f: the rule is asked to tolerate f less.
             Invariant to the order of `updates`, bit for bit.
 
-        Cost: that of the rule, plus two readings of the updates.
+        Cost: that of the rule; another reading of the updates, and the rule once more, where a
+            value is not finite.
         """
         kept, rejections = usable(updates, dim=dim)
+        try:
+            return self._combine(len(updates), kept, rejections, knowledge)
+        except AggregationError:
+            # Rows refuse to be read where a value is not finite; only then it is worth a search.
+            remaining, broken = finite(kept)
+            if not broken:
+                raise
+        left_out = sorted((*rejections, *broken), key=lambda rejection: rejection.key)
+        return self._combine(len(updates), remaining, tuple(left_out), knowledge)
+
+    def _combine(
+        self,
+        num_updates: int,
+        kept: Sequence[AnyUpdate],
+        rejections: tuple[Rejection, ...],
+        knowledge: ServerKnowledge,
+    ) -> RobustAggregate:
         if not kept:
             message = f"no update can be used: {len(rejections)} were rejected"
             raise TooFewUpdatesError(message)
-        assumed = self._num_malicious(len(updates))
-        num_malicious = max(0, assumed - len(rejections))
+        num_malicious = max(0, self._num_malicious(num_updates) - len(rejections))
         config = replace(self._config.aggregator, num_malicious_nodes=num_malicious)
-        rows = as_rows([update.vector for update in kept])
-        aggregate, used = self._combine(config, kept, rows, knowledge)
+        aggregate, used = self._by_first_that_admits(config, kept, knowledge)
         return RobustAggregate(
             aggregate=aggregate,
             rejections=rejections,
@@ -132,26 +156,32 @@ class ByzantineRobustAggregator:
             return self._config.aggregator.num_malicious_nodes
         return math.floor(share * num_updates + _ROUNDING)
 
-    def _combine(
-        self,
-        config: AggregatorConfig,
-        updates: Sequence[Update],
-        rows: Rows,
-        knowledge: ServerKnowledge,
+    def _by_first_that_admits(
+        self, config: AggregatorConfig, updates: Sequence[AnyUpdate], knowledge: ServerKnowledge
     ) -> tuple[Aggregate, AggregatorConfig]:
         try:
-            return GradientAggregator(config).aggregate_rows(updates, rows, knowledge), config
+            return self._by(config, updates, knowledge), config
         except TooFewUpdatesError:
             if not self._config.may_degrade:
                 raise
         for name in stand_ins():
             weaker = replace(config, rule=name, num_to_select=None, trim=None)
+            # What another rule remembers is nothing to this one.
+            known = replace(knowledge, state=None)
             try:
-                return GradientAggregator(weaker).aggregate_rows(updates, rows, knowledge), weaker
+                return self._by(weaker, updates, known), weaker
             except TooFewUpdatesError:
                 continue
         message = f"no rule admits n={len(updates)} updates"
         raise TooFewUpdatesError(message)
+
+    def _by(
+        self, config: AggregatorConfig, updates: Sequence[AnyUpdate], knowledge: ServerKnowledge
+    ) -> Aggregate:
+        if ranks_values(config):
+            updates = [densified(update) for update in updates]
+        aggregator = CompressedGradientAggregator(config, engine=self._engine)
+        return aggregator.aggregate(updates, knowledge)
 
 
 def stand_ins() -> tuple[str, ...]:

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
 
 from aggregators.base import (
     NOTHING_KNOWN,
@@ -30,6 +33,9 @@ class SparseUpdate(UpdateFacts):
     vector: SparseVector
 
 
+AnyUpdate: TypeAlias = Update | SparseUpdate
+
+
 class CompressedGradientAggregator:
     """Combines sparse and dense updates with one rule. Safe to share between threads."""
 
@@ -48,7 +54,7 @@ class CompressedGradientAggregator:
 
     def aggregate(
         self,
-        updates: Sequence[SparseUpdate | Update],
+        updates: Sequence[AnyUpdate],
         knowledge: ServerKnowledge = NOTHING_KNOWN,
     ) -> Aggregate:
         """Check, order, clip and combine updates.
@@ -118,7 +124,16 @@ def sparse_problem(config: AggregatorConfig, *, ratio: float) -> str | None:
     return None
 
 
-def _sparse(update: SparseUpdate | Update) -> SparseVector:
+def densified(update: AnyUpdate) -> Update:
+    """Write the zeros that a sparse update stands for."""
+    if isinstance(update, Update):
+        return update
+    vector = np.zeros(update.vector.dim, np.float32)
+    vector[update.vector.indices] = update.vector.values
+    return Update(key=update.key, num_samples=update.num_samples, trust=update.trust, vector=vector)
+
+
+def _sparse(update: AnyUpdate) -> SparseVector:
     if isinstance(update, SparseUpdate):
         return update.vector
     try:

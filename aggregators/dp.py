@@ -8,13 +8,13 @@ it stands in `PrivateFacts`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.base import Update, require_updates
-from aggregators.compressed import SparseUpdate
+from aggregators.compressed import AnyUpdate, SparseUpdate
 from aggregators.dp_config import DPConfig
 from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
@@ -37,8 +37,6 @@ __all__ = [
     "PrivateFacts",
     "RoundNoise",
 ]
-
-AnyUpdate: TypeAlias = Update | SparseUpdate
 
 NOBODY: Final = ""
 """Key of the zero update that stands for a round without any; its bit does not count."""

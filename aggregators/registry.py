@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+    from _typeshed import DataclassInstance
     from numpy.typing import NDArray
 
     from aggregators.config import AggregatorConfig
@@ -59,6 +60,16 @@ def make_pick(name: str) -> "Pick":
         message = f"rule={name!r} does not pick by distances"
         raise AggregationError(message)
     return cast("Pick", _module(name).pick)
+
+
+def memory_of(name: str) -> "type[DataclassInstance] | None":
+    """Find the type of what a rule remembers; None: it remembers nothing.
+
+    Raises:
+        AggregationError: if no rule has such a name.
+    """
+    memory = traits_of(name).memory
+    return cast("type[DataclassInstance]", getattr(_module(name), memory)) if memory else None
 
 
 def traits_of(rule: str) -> Traits:
@@ -165,6 +176,7 @@ RULES: Final[dict[str, Traits]] = {
         translation=False,
         ranks_values=True,
         knows_devices=True,
+        memory="AegisState",
     ),
     "agmami": Traits(
         # Clipping bounds every row by the norms of the others as long as they are the majority.
@@ -199,6 +211,7 @@ RULES: Final[dict[str, Traits]] = {
         sensitivity=bounds.of_clipped_steps,
         # The centre does not move with the rows.
         translation=False,
+        starts_from_center=True,
     ),
     "distance-outliers": Traits(
         breakdown=_minority,

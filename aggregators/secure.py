@@ -173,7 +173,7 @@ class SecureAggregator:
         Raises:
             SharingError: as `reconstruct_integers`.
         """
-        return self.reconstruct_integers(sums).astype(np.float64) / 2.0**self.fraction_bits
+        return from_units(self.reconstruct_integers(sums), fraction_bits=self.fraction_bits)
 
     def reconstruct_integers(self, sums: Mapping[int, Words]) -> NDArray[np.int64]:
         """Open the sum of the updates in units of 2^-fraction_bits.
@@ -197,3 +197,19 @@ class SecureAggregator:
             message = f"sum must stay within {self._max_sum} units: a share was not of an update"
             raise SharingError(message)
         return integers
+
+
+def from_units(
+    total: NDArray[np.int64], *, fraction_bits: int, divisor: float = 1.0
+) -> NDArray[np.float64]:
+    """Turn an opened sum into the mean, or whatever the divisor makes of it.
+
+    Args:
+        total: (d,), int64, in units of 2^-fraction_bits. Not modified.
+        fraction_bits: of the units.
+        divisor: above 0: the weights of the updates in it, together; 1: the sum itself.
+
+    Returns:
+        (d,), float64: exact but for one rounding by the division.
+    """
+    return total.astype(np.float64) * 2.0**-fraction_bits / divisor

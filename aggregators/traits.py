@@ -82,6 +82,9 @@ class Traits:
             module has a function `pick` beside `apply`.
         knows_devices: it has to know each row's device or model, so nothing may merge rows first.
         scales_rows: it shortens rows before it reads them; means of sparse rows cannot be.
+        starts_from_center: it uses `Context.center`, the aggregate of the round before.
+        memory: name of the dataclass in its module that it returns as state and wants back in the
+            next round, made of JSON values; "": it remembers nothing.
         stands_in: it may take the place of a rule for which too few updates arrived.
     """
 
@@ -101,6 +104,8 @@ class Traits:
     picks_by_distances: bool = False
     knows_devices: bool = False
     scales_rows: bool = False
+    starts_from_center: bool = False
+    memory: str = ""
     stands_in: bool = False
 
     @property

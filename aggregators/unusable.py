@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from aggregators.base import Update
+from aggregators.compressed import AnyUpdate, SparseUpdate
 from aggregators.errors import AggregationError
 from privacy.clipping import l2_norm
 
@@ -32,9 +32,11 @@ class Rejection:
 
 
 def usable(
-    updates: Sequence[Update], *, dim: int | None = None
-) -> tuple[list[Update], tuple[Rejection, ...]]:
-    """Part updates into those a rule can combine and those it cannot.
+    updates: Sequence[AnyUpdate], *, dim: int | None = None
+) -> tuple[list[AnyUpdate], tuple[Rejection, ...]]:
+    """Part updates into those a rule can combine and those it cannot, but for their values.
+
+    Reads no value: what is not finite is found by `finite`, where a rule has met it.
 
     Args:
         updates: any updates, in any order.
@@ -62,25 +64,40 @@ def usable(
     return kept, rejections
 
 
-def _reason(update: Update, dim: int) -> Reason | None:
-    if update.vector.shape != (dim,) or dim == 0:
+def finite(updates: Sequence[AnyUpdate]) -> tuple[list[AnyUpdate], tuple[Rejection, ...]]:
+    """Part updates by whether all their values are finite.
+
+    Cost: one reading of the updates.
+    """
+    good: list[AnyUpdate] = []
+    bad: list[Rejection] = []
+    for update in updates:
+        # Sparse vectors were checked when they were made.
+        if isinstance(update, SparseUpdate) or np.isfinite(l2_norm(update.vector)):
+            good.append(update)
+        else:
+            bad.append(Rejection(key=update.key, reason=Reason.NOT_FINITE))
+    return good, tuple(bad)
+
+
+def _reason(update: AnyUpdate, dim: int) -> Reason | None:
+    if dim == 0 or _shape(update) != (dim,):
         return Reason.WRONG_SHAPE
-    if update.vector.dtype != np.float32:
+    if not isinstance(update, SparseUpdate) and update.vector.dtype != np.float32:
         return Reason.WRONG_TYPE
     if not update.num_samples >= 1:
         return Reason.BAD_SAMPLE_COUNT
     if not 0.0 <= update.trust <= 1.0:
         return Reason.BAD_TRUST
-    if not np.isfinite(l2_norm(update.vector)):
-        return Reason.NOT_FINITE
     return None
 
 
-def _usual_dim(updates: Sequence[Update]) -> int:
-    counts = Counter(
-        update.vector.shape[0]
-        for update in updates
-        if update.vector.ndim == 1 and update.vector.shape[0] > 0
-    )
+def _shape(update: AnyUpdate) -> tuple[int, ...]:
+    return (update.vector.dim,) if isinstance(update, SparseUpdate) else update.vector.shape
+
+
+def _usual_dim(updates: Sequence[AnyUpdate]) -> int:
+    shapes = [_shape(update) for update in updates]
+    counts = Counter(shape[0] for shape in shapes if len(shape) == 1 and shape[0] > 0)
     most = max(counts.values(), default=0)
     return min((dim for dim, count in counts.items() if count == most), default=0)

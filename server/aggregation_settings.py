@@ -2,18 +2,21 @@
 
 from dataclasses import replace
 
+from aggregators.byzantine import ByzantineConfig
 from aggregators.compressed import sparse_problem
 from aggregators.config import AggregatorConfig
 from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
+from aggregators.integrated import IntegratedConfig
 from aggregators.registry import traits_of
+from aggregators.server_optimizer import ServerOptimizerConfig
 from privacy.charge import Charge
 from privacy.noise import device_noise
 from privacy.noisy_distances import norm_gate
 from server.config import AggregationConfig, ConfigError, TaskConfig
 from server.round.candidate import AggregationSettings
 from server.round.privacy import RoundPrivacy
-from server.round.private_candidate import PrivateSettings
+from server.round.private_source import PrivateSettings
 
 
 def aggregator_config(task: TaskConfig) -> AggregatorConfig:
@@ -61,7 +64,7 @@ def aggregation_settings(
     privacy: RoundPrivacy | None,
     engine: Engine = LOCAL,
 ) -> AggregationSettings:
-    """How a round's updates are combined where the coordinator adds no noise.
+    """How a round's updates become a change of the model.
 
     Args:
         task: settings.
@@ -72,15 +75,27 @@ def aggregation_settings(
     """
     if task.privacy.noise == "device" and privacy is not None:
         rule = replace(rule, clipping_norm=_gate(privacy, dim))
+    settings = task.aggregation
     return AggregationSettings(
-        aggregator=rule,
-        server_learning_rate=task.aggregation.server_learning_rate,
+        aggregator=IntegratedConfig(
+            byzantine=ByzantineConfig(
+                aggregator=rule,
+                malicious_fraction=settings.malicious_fraction,
+                may_degrade=settings.may_degrade,
+            ),
+            optimizer=ServerOptimizerConfig(
+                name=settings.server_optimizer,
+                learning_rate=settings.server_learning_rate,
+                momentum=settings.server_momentum,
+                beta2=settings.server_beta2,
+                adaptivity=settings.server_adaptivity,
+            ),
+        ),
         engine=engine,
-        tells_losses=not task.privacy.is_on,
     )
 
 
-def private_settings(task: TaskConfig, engine: Engine = LOCAL) -> PrivateSettings | None:
+def private_settings(task: TaskConfig) -> PrivateSettings | None:
     """How a round's updates are combined and noised; None: the coordinator adds no noise."""
     privacy, rule = task.privacy, task.aggregation
     if privacy.noise != "central":
@@ -90,12 +105,10 @@ def private_settings(task: TaskConfig, engine: Engine = LOCAL) -> PrivateSetting
         num_malicious_nodes=rule.num_malicious_nodes,
         num_to_select=rule.num_nodes_to_select,
         max_num_samples=weight_cap(task),
-        server_learning_rate=rule.server_learning_rate,
         adapts=privacy.adaptive_clipping,
         target_quantile=privacy.target_quantile,
         clipping_learning_rate=privacy.clipping_learning_rate,
         count_noise=privacy.count_noise,
-        engine=engine,
     )
 
 

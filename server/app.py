@@ -46,8 +46,9 @@ from server.observation import AuditTrail, Observation
 from server.private_loader import load_private_task
 from server.production_server import ProductionFederatedServer, ServerParts
 from server.round.aggregation import Aggregation
-from server.round.candidate import layer_sizes
+from server.round.candidate import AggregationSettings, layer_sizes
 from server.round.driver import DriverPorts, RoundDriver
+from server.round.replay import Replayer
 from server.services.admin_api import create_admin_app, create_metrics_app
 from server.services.admin_backend import StoreBackend
 from server.services.device_service import FederationService, ServicePorts
@@ -196,6 +197,10 @@ async def _wire(
             tasks=tasks,
             models=models,
             on_rollback=observation.rolled_back,
+            replayers={
+                task.name: wiring.replayer(tasks[task.name], rules[task.name])
+                for task in config.tasks
+            },
             private=private,
         ),
         health,
@@ -239,17 +244,28 @@ class _DriverWiring:
     wakeup: News
     engines: Mapping[str, Engine]
 
-    def driver(self, info: TaskInfo, rule: AggregatorConfig) -> RoundDriver:
-        task = info.config
-        engine = self.engines[task.aggregation.engine]
+    def settings(self, info: TaskInfo, rule: AggregatorConfig) -> AggregationSettings:
         private = self.private.get(info.name)
-        settings = aggregation_settings(
-            task,
+        return aggregation_settings(
+            info.config,
             rule,
             dim=info.summed_dim,
             privacy=None if private is None else private.first_round,
-            engine=engine,
+            engine=self.engines[info.config.aggregation.engine],
         )
+
+    def replayer(self, info: TaskInfo, rule: AggregatorConfig) -> Replayer:
+        return Replayer(
+            store=self.store,
+            blobs=self.blobs,
+            workers=self.kernels,
+            settings=self.settings(info, rule),
+        )
+
+    def driver(self, info: TaskInfo, rule: AggregatorConfig) -> RoundDriver:
+        task = info.config
+        private = self.private.get(info.name)
+        settings = self.settings(info, rule)
         compression = self.compressions.get(info.name)
         phases = None if info.shared is None else self._phases(info.shared, compression)
         aggregation = Aggregation(
@@ -258,7 +274,9 @@ class _DriverWiring:
             workers=self.kernels,
             settings=settings,
             compression=compression,
-            private=private_settings(task, engine),
+            private=private_settings(task),
+            tells_losses=not task.privacy.is_on,
+            keep_contributions=task.keep_contributions,
             max_update_norm=task.validation.max_update_norm,
             observer=self.observation,
         )

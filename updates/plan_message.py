@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from protos.fedagg.v1 import federation_pb2 as pb
 from updates.errors import CompressionError
 from updates.plan import CompressionPlan, Method, ValueType
@@ -67,3 +69,21 @@ def from_message(message: pb.CompressionPlan, *, dim: int) -> CompressionPlan:
 def to_bytes(plan: CompressionPlan) -> bytes:
     """Serialize; equal plans give equal bytes, which shared rounds are bound to by hash."""
     return to_message(plan).SerializeToString(deterministic=True)
+
+
+def from_bytes(data: bytes, *, dim: int) -> CompressionPlan:
+    """Read what `to_bytes` wrote.
+
+    Raises:
+        CompressionError: if it is anything else.
+    """
+    try:
+        message = pb.CompressionPlan.FromString(data)
+    except DecodeError as error:
+        text = "the bytes are no CompressionPlan message"
+        raise CompressionError(text) from error
+    plan = from_message(message, dim=dim)
+    if to_bytes(plan) != data:
+        text = "a compression plan must be in its one canonical form"
+        raise CompressionError(text)
+    return plan

@@ -14,6 +14,7 @@ from server.services.admin_models import (
     ErrorAnswer,
     ModelInfo,
     PrivacyStatus,
+    ReplayedRound,
     RoundSummary,
     TaskStatus,
     TaskSummary,
@@ -96,6 +97,11 @@ class AdminClient:
         """Finished rounds, newest first."""
         return self._parsed(_ROUNDS, self._call("GET", f"{_PREFIX}/{task}/rounds?limit={limit}"))
 
+    def replay(self, task: str, round_number: int) -> ReplayedRound:
+        """A finished round's version, built again; may take as long as the round's aggregation."""
+        answer = self._call("POST", f"{_PREFIX}/{task}/rounds/{round_number}/replay", timeout=None)
+        return self._parsed(TypeAdapter(ReplayedRound), answer)
+
     def models(self, task: str) -> Sequence[ModelInfo]:
         """Published versions, newest first."""
         return self._parsed(_MODELS, self._call("GET", f"{_PREFIX}/{task}/models"))
@@ -132,9 +138,9 @@ class AdminClient:
             raise CliError(msg, exit_code=ExitCode.USAGE)
         return names[0]
 
-    def _call(self, method: str, path: str) -> bytes:
+    def _call(self, method: str, path: str, *, timeout: float | None = _TIMEOUT_S) -> bytes:
         try:
-            answer = self._http.request(method, path)
+            answer = self._http.request(method, path, timeout=timeout)
         except (httpx.TransportError, httpx.UnsupportedProtocol) as error:
             raise self._unreachable(error) from error
         if answer.is_success:

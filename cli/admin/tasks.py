@@ -85,6 +85,23 @@ def show_round(
         _tell_one(output, wanted)
 
 
+@rounds_app.command("replay")
+def replay_round(
+    number: Annotated[int, typer.Argument(min=1, help="Round number.")],
+    task: TaskOption = None,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    output_format: FormatOption = OutputFormat.TEXT,
+) -> None:
+    """Build a round's version again from what was kept of it; fail unless it has the same bytes."""
+    with Output(output_format) as output, AdminClient(url, token) as client:
+        found = client.replay(client.only_task(task), number)
+        _tell_one(output, found)
+        if not found.is_same:
+            msg = f"version {found.model_version} is not what round {number} leads to"
+            raise CliError(msg)
+
+
 @models_app.command("list")
 def list_models(
     task: TaskOption = None,

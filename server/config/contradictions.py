@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from aggregators.errors import AggregationError
 from aggregators.registry import rules_that, traits_of
+from aggregators.server_optimizer import ServerOptimizerConfig
 from aggregators.traits import Traits
 from privacy.noisy_distances import comparison_problem
 from server.config.compression_config import value_type_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_OPTIMIZER: Final = ServerOptimizerConfig()
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _ANY_HOST: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104  # compared, not listened on
 
@@ -272,6 +274,61 @@ _ALL_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
     ),
 )
 
+_AGGREGATION: Final[tuple[Contradiction["TaskConfig"], ...]] = (
+    Contradiction(
+        "keep-contributions",
+        lambda task: task.keep_contributions > 0 and (task.is_shared or task.privacy.is_on),
+        "keeps what single devices sent, which is for plain tasks without privacy",
+    ),
+    Contradiction(
+        "aggregation.malicious-fraction",
+        lambda task: (
+            task.aggregation.malicious_fraction is not None
+            and task.aggregation.num_malicious_nodes > 0
+        ),
+        "and num-malicious-nodes both say what f is: give one",
+    ),
+    Contradiction(
+        "aggregation.malicious-fraction",
+        lambda task: (
+            task.aggregation.malicious_fraction is not None
+            and (task.is_shared or task.privacy.is_on)
+        ),
+        "is for plain tasks without privacy: set num-malicious-nodes",
+    ),
+    Contradiction(
+        "aggregation.may-degrade",
+        lambda task: (
+            task.aggregation.may_degrade and (task.is_shared or task.privacy.noise == "central")
+        ),
+        "has no meaning where the coordinator does not pick among updates that it sees",
+    ),
+    Contradiction(
+        "aggregation.server-momentum",
+        lambda task: (
+            task.aggregation.server_momentum is not None
+            and task.aggregation.server_optimizer == "fedavg"
+        ),
+        "has no meaning with server-optimizer = fedavg",
+    ),
+    Contradiction(
+        "aggregation.server-beta2",
+        lambda task: (
+            task.aggregation.server_beta2 != _OPTIMIZER.beta2
+            and task.aggregation.server_optimizer not in {"fedadam", "fedyogi"}
+        ),
+        "has no meaning with server-optimizer = {0.aggregation.server_optimizer}",
+    ),
+    Contradiction(
+        "aggregation.server-adaptivity",
+        lambda task: (
+            task.aggregation.server_adaptivity != _OPTIMIZER.adaptivity
+            and task.aggregation.server_optimizer not in {"fedadagrad", "fedadam", "fedyogi"}
+        ),
+        "has no meaning with server-optimizer = {0.aggregation.server_optimizer}",
+    ),
+)
+
 _SHARED_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
     Contradiction(
         "sharing.committee",
@@ -511,6 +568,7 @@ _PRIVATE_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
 
 TASK: Final = (
     *_ALL_TASKS,
+    *_AGGREGATION,
     *_rows(lambda task: task.is_shared, *_SHARED_TASKS),
     *_rows(lambda task: task.privacy.is_on, *_PRIVATE_TASKS),
 )

@@ -2,15 +2,18 @@
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
+from aggregators.server_optimizer import ServerOptimizerConfig
 from server.config.compression_config import CompressionConfig
 from server.config.formats import TaskName, Version
 from server.config.privacy_config import PrivacyConfig
 from server.config.section import Section
 from server.config.sharing_config import MIN_MEMBERS_SHARE, SharingConfig
+
+_OPTIMIZER: Final = ServerOptimizerConfig()
 
 
 class CriteriaConfig(Section):
@@ -42,6 +45,17 @@ class AggregationConfig(Section):
         description="a rule, after any steps, such as nnm+trimmed-mean; docs/Aggregation.md",
     )
     num_malicious_nodes: int = Field(default=0, ge=0, description="f, attackers to withstand")
+    malicious_fraction: float | None = Field(
+        default=None,
+        ge=0,
+        lt=0.5,
+        description="f as a share of the updates that came, instead of num-malicious-nodes",
+    )
+    may_degrade: bool = Field(
+        default=False,
+        description="where too few updates came for the rule, take multi-krum, trimmed-mean or"
+        " median, the first that admits them, and say so; false: abandon the round",
+    )
     num_nodes_to_select: int | None = Field(default=None, ge=1, description="m of Multi-Krum")
     trim: int | None = Field(default=None, ge=0)
     max_num_samples: int = Field(default=1000, ge=1, description="cap on one device's weight")
@@ -56,7 +70,34 @@ class AggregationConfig(Section):
     max_steps: int | None = Field(
         default=None, ge=1, description="of geometric-median and centered-clipping"
     )
-    server_learning_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    server_optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = Field(
+        default="fedavg", description="what the aggregate does to the model"
+    )
+    server_learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="none: 1 for fedavg and fedavgm, 0.01 for the others",
+    )
+    server_momentum: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="of all but fedavg; none: 0.9, for fedadagrad 0",
+    )
+    server_beta2: float = Field(
+        default=_OPTIMIZER.beta2,
+        ge=0,
+        lt=1,
+        description="decay of the second moment, of fedadam and fedyogi",
+    )
+    server_adaptivity: float = Field(
+        default=_OPTIMIZER.adaptivity,
+        gt=0,
+        allow_inf_nan=False,
+        description="tau of fedadam, fedyogi and fedadagrad: aggregates well below it are followed"
+        " in proportion, those well above it only by sign",
+    )
     engine: Literal["local", "torch", "ray"] = Field(
         default="local",
         description="what computes with dense updates; decides how fast, never what comes out",
@@ -88,6 +129,13 @@ class TaskConfig(Section):
     )
     collection_timeout_s: float = Field(default=600, gt=0, le=7 * 86_400)
     max_participations: int | None = Field(default=None, ge=1)
+    keep_contributions: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="latest rounds whose updates are kept, so that they can be replayed; plain"
+        " tasks without privacy only",
+    )
     min_rounds_between: int = Field(default=0, ge=0)
     fairness: float = Field(default=1.0, ge=0, le=10)
     seed: int | None = Field(

@@ -3,10 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Protocol
-
-import numpy as np
 
 from aggregators.errors import AggregationError
 from server.compressing import RoundCompression, compression_name
@@ -14,23 +11,28 @@ from server.errors import Unavailable
 from server.kernels import Workers
 from server.round.candidate import (
     AggregationSettings,
+    BaseVersion,
     BuiltModel,
-    Payload,
+    RoundSource,
     build_candidate,
     candidate_problem,
-    model_dim,
+    layer_sizes,
 )
+from server.round.kept_round import KeptRound, encode_kept_round
 from server.round.noise_history import NoiseHistory
-from server.round.private_candidate import (
-    PrivateRound,
-    PrivateSettings,
-    build_private_candidate,
-    summed_dim,
-)
-from server.round.state import CandidateModel, Round
+from server.round.plain_source import PlainRound, StoredUpdates
+from server.round.private_source import PrivateRound, PrivateSettings, summed_dim
+from server.round.state import CandidateModel, Phase, Round
+from server.round.stored_rounds import StoredRounds
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob, payload_blob, payloads_prefix
-from server.storage.ports import BlobNotFound, Contribution, RoundStore
+from server.storage.keys import (
+    kept_round_blob,
+    model_blob,
+    payloads_prefix,
+    state_blob,
+    updates_prefix,
+)
+from server.storage.ports import BlobNotFound, FinishedRound, RoundStore
 from updates.codec import CodecError
 from updates.errors import ModelError
 from updates.plan import CompressionPlan
@@ -51,12 +53,14 @@ class Aggregation:
 
     Args:
         store: contributions and small payloads.
-        blobs: models and large payloads.
+        blobs: models, aggregator states and large payloads.
         workers: where kernels run.
-        settings: rule and server learning rate.
+        settings: rule and server optimizer.
         observer: metrics and traces.
         compression: of the task's rounds; None: updates are dense.
         private: of a task whose aggregates are noised here; None: they are not.
+        tells_losses: whether the devices' losses are among a candidate's metrics.
+        keep_contributions: rounds whose contributions stay, so that they can be replayed.
         max_update_norm: bound on the change of the model; None: any finite one.
     """
 
@@ -70,6 +74,8 @@ class Aggregation:
         observer: AggregationObserver,
         compression: RoundCompression | None = None,
         private: PrivateSettings | None = None,
+        tells_losses: bool = True,
+        keep_contributions: int = 0,
         max_update_norm: float | None = None,
     ) -> None:
         self._store = store
@@ -79,15 +85,20 @@ class Aggregation:
         self._observer = observer
         self._compression = compression
         self._private = private
+        self._tells_losses = tells_losses
+        self._keep_contributions = keep_contributions
         self._max_update_norm = max_update_norm
-        self._rule = settings.aggregator.rule
+        self._rule = settings.aggregator.byzantine.aggregator.rule
+        self._stored_rounds = StoredRounds(store=store, blobs=blobs, workers=workers)
+        self._has_swept = False
 
     async def aggregate(self, round_: Round) -> CandidateModel | str | None:
         """Build and store the candidate of a round whose contributions are fixed.
 
         Returns:
-            The candidate, durable; doing it again stores the same bytes under the same name.
-            Or why there can be none. None, in a shared round only: not yet.
+            The candidate, durable with its state and, where the task asks for it, with what it was
+            built from; doing it again stores the same bytes under the same names. Or why there can
+            be none. None, in a shared round only: not yet.
 
         Raises:
             Unavailable: if a store did not answer; try again.
@@ -107,19 +118,22 @@ class Aggregation:
 
     async def _stored(self, round_: Round, built: BuiltModel, started: float) -> CandidateModel:
         await self._blobs.put(model_blob(round_.task, built.sha256), built.data)
+        await self._blobs.put(state_blob(round_.task, built.state_sha256), built.state)
+        facts = built.facts
         self._observer.aggregated(
             round_,
             rule=self._rule,
             seconds=time.perf_counter() - started,
-            metrics=built.metrics,
+            metrics=facts.metrics,
         )
         return CandidateModel(
             sha256=built.sha256,
             size_bytes=len(built.data),
-            excluded=len(built.excluded),
-            metrics=built.metrics,
-            liars=built.liars,
-            next_clipping_norm=built.next_clipping_norm,
+            state_sha256=built.state_sha256,
+            excluded=len(facts.excluded),
+            metrics=facts.metrics,
+            liars=facts.liars,
+            next_clipping_norm=facts.next_clipping_norm,
         )
 
     async def problem(self, round_: Round) -> str | None:
@@ -127,7 +141,7 @@ class Aggregation:
         if round_.candidate is None:
             return "there is no candidate"
         try:
-            base = await self._base(round_)
+            base = await self._stored_rounds.model(round_.task, round_.base_version)
             data = await self._blobs.get(model_blob(round_.task, round_.candidate.sha256))
         except BlobNotFound as error:
             return f"a model file is gone: {error}"
@@ -136,55 +150,98 @@ class Aggregation:
         )
 
     async def discard(self, round_: Round) -> None:
-        """Delete the candidate of an abandoned round, unless it is some version's file."""
-        if round_.candidate is None:
+        """Delete the candidate of an abandoned round, unless its files are some version's."""
+        candidate = round_.candidate
+        if candidate is None:
             return
-        sha256 = round_.candidate.sha256
-        if all(model.sha256 != sha256 for model in await self._store.models(round_.task)):
-            await self._blobs.delete(model_blob(round_.task, sha256))
+        models = await self._store.models(round_.task)
+        if all(model.sha256 != candidate.sha256 for model in models):
+            await self._blobs.delete(model_blob(round_.task, candidate.sha256))
+        states = {"", *(model.state_sha256 for model in models)}
+        if candidate.state_sha256 not in states:
+            await self._blobs.delete(state_blob(round_.task, candidate.state_sha256))
 
-    async def purge(self, task: str, round_number: int) -> None:
-        """Delete the round's payloads from the blob store."""
-        await self._blobs.delete_prefix(payloads_prefix(task, round_number))
+    async def purge(self, record: FinishedRound) -> None:
+        """Delete the payloads that nobody will ask for once this round has ended.
+
+        Those of an abandoned round go at once, those of a published one after `keep_contributions`
+        further rounds. The round before is looked at again, because an upload may have broken off
+        after its purge, and once in a process all earlier ones, because more may have been kept.
+        """
+        oldest = record.number - self._keep_contributions + 1
+        gone = {oldest - 1, oldest - 2}
+        if record.decision != Phase.PUBLISHED.value:
+            gone.add(record.number)
+        if not self._has_swept:
+            stored = await self._blobs.list(updates_prefix(record.task))
+            numbers = {int(key.split("/")[2]) for key in stored}
+            gone |= {number for number in numbers if number < oldest}
+            self._has_swept = True
+        for number in sorted(gone):
+            if number >= 1:
+                await self._blobs.delete_prefix(payloads_prefix(record.task, number))
 
     async def _build(self, round_: Round) -> BuiltModel:
-        contributions = await self._store.contributions(round_.task, round_.number)
-        payloads = await self._payloads(round_, contributions)
-        base = await self._base(round_)
-        plan = await self._plan(round_)
+        base = await self._stored_rounds.base(round_.task, round_.base_version)
         if self._private is not None:
-            return await self._build_private(base, contributions, payloads, plan, round_)
-        return await self._workers.run(
-            build_candidate, base, contributions, payloads, self._settings, plan
-        )
+            return await self._build_private(round_, base, self._private)
+        source = await self._source(round_)
+        return await self._workers.run(build_candidate, base, source, self._settings)
+
+    async def _source(self, round_: Round) -> RoundSource:
+        """What the round collected; where it may be replayed, kept before a version comes of it."""
+        stored = await self._stored_updates(round_)
+        if self._keep_contributions:
+            kept = KeptRound(
+                base_version=round_.base_version,
+                settings=self._settings.aggregator,
+                compression=stored.compression,
+                contributions=tuple(stored.contributions),
+                inline_payloads=tuple(
+                    bytes(payload)
+                    for one, payload in zip(stored.contributions, stored.payloads, strict=True)
+                    if one.inline
+                ),
+            )
+            data = await self._workers.run(encode_kept_round, kept)
+            await self._blobs.put(kept_round_blob(round_.task, round_.number), data)
+        return PlainRound(stored=stored, tells_losses=self._tells_losses)
 
     async def _build_private(
-        self,
-        base: bytes,
-        contributions: tuple[Contribution, ...],
-        payloads: list[Payload],
-        plan: CompressionPlan | None,
-        round_: Round,
+        self, round_: Round, base: BaseVersion, settings: PrivateSettings
     ) -> BuiltModel:
-        settings, privacy = self._private, round_.privacy
-        if settings is None or privacy is None:
+        privacy = round_.privacy
+        if privacy is None:
             msg = f"round {round_.number} must be private: its charge is not in the ledger"
             raise AggregationError(msg)
-        dim = summed_dim(model_dim(base), plan)
-        config = settings.config(privacy, dim=dim, num_updates=len(contributions))
+        stored = await self._stored_updates(round_)
+        dim = summed_dim(sum(layer_sizes(base.model)), stored.compression)
+        config = settings.config(privacy, dim=dim, num_updates=len(stored.contributions))
         history = NoiseHistory(self._blobs, round_.task, config, dim=dim)
-        private = PrivateRound(
+        source = PrivateRound(
+            stored=stored,
             number=round_.number,
             privacy=privacy,
             settings=settings,
             noise_key=await self._store.noise_key(round_.task),
             history=await history.before(round_.number),
         )
-        built, noise = await self._workers.run(
-            build_private_candidate, base, contributions, payloads, private, plan
-        )
-        await history.keep(round_.number, noise)
+        built = await self._workers.run(build_candidate, base, source, self._settings)
+        if built.facts.noise is not None:
+            await history.keep(round_.number, built.facts.noise)
         return built
+
+    async def _stored_updates(self, round_: Round) -> StoredUpdates:
+        contributions = await self._store.contributions(round_.task, round_.number)
+        inline = [each.device_id for each in contributions if each.inline]
+        small = await self._store.inline_payloads(round_.task, round_.number, inline)
+        return await self._stored_rounds.updates(
+            round_.task,
+            round_.number,
+            contributions=contributions,
+            inline_payloads=small,
+            compression=await self._plan(round_),
+        )
 
     async def _plan(self, round_: Round) -> CompressionPlan | None:
         """How the round's updates are compressed.
@@ -202,40 +259,3 @@ class Aggregation:
         return await self._compression.plan(
             round_number=round_.number, base_version=round_.base_version
         )
-
-    async def _base(self, round_: Round) -> bytes:
-        base = await self._store.model(round_.task, round_.base_version)
-        return await self._blobs.get(model_blob(round_.task, base.sha256))
-
-    async def _payloads(
-        self, round_: Round, contributions: tuple[Contribution, ...]
-    ) -> list[Payload]:
-        inline = [c.device_id for c in contributions if c.inline]
-        small = await self._store.inline_payloads(round_.task, round_.number, inline)
-        found: dict[str, Payload] = dict(zip(inline, small, strict=True))
-        for contribution in contributions:
-            if not contribution.inline:
-                found[contribution.device_id] = await self._blob(round_, contribution)
-        return [found[c.device_id] for c in contributions]
-
-    async def _blob(self, round_: Round, contribution: Contribution) -> Payload:
-        key = payload_blob(
-            round_.task,
-            round_.number,
-            device_id=contribution.device_id,
-            submission_id=contribution.submission_id,
-            digest=contribution.digest,
-        )
-        path = self._blobs.local_path(key)
-        if path is None:
-            return await self._blobs.get(key)
-        return await self._workers.run(_map_file, path)
-
-
-def _map_file(path: Path) -> memoryview:
-    """Map a payload: pages come as the kernel reads them and go when memory is short."""
-    try:
-        return memoryview(np.memmap(path, dtype=np.uint8, mode="r").data)
-    except FileNotFoundError as error:
-        msg = f"no payload at {path.name}"
-        raise BlobNotFound(msg) from error

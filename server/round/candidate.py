@@ -1,34 +1,28 @@
-"""From the contributions of a round to the model it proposes: pure computation.
+"""From the contributions of a round to the model it proposes: pure computation, one road.
 
-Runs in a kernel thread. The same contributions give the same bytes, in whatever order they came.
+Runs in a kernel thread. The same base version and contributions give the same bytes, in whatever
+order they came and on whatever machine: a coordinator that takes over builds the same candidate,
+and so does whoever replays the round.
 """
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.base import (
-    Aggregate,
-    AggregatorConfig,
-    ServerKnowledge,
-    Update,
-)
-from aggregators.compressed import CompressedGradientAggregator, SparseUpdate, ranks_values
+from aggregators.aggregator_state import AggregatorState, decode_state, encode_state
 from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
-from aggregators.sparse_rows import SparseVector
-from server.storage.ports import Contribution
-from updates.codec import decode
-from updates.coordinate_maps import linear_map
+from aggregators.integrated import (
+    Contributions,
+    IntegratedConfig,
+    IntegratedFederatedAggregator,
+    StepReport,
+)
 from updates.errors import ModelError
-from updates.plan import CompressionPlan
-from updates.sparse import Content, SparseValues
-from updates.update_codec import codec_for
 from updates.vectors import (
     ModelLayout,
     decode_model,
@@ -38,147 +32,127 @@ from updates.vectors import (
     unflatten,
 )
 
-Payload = bytes | memoryview
-Model = tuple[Mapping[str, NDArray[np.float32]], Mapping[str, str]]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationSettings:
     """How a round's updates become a change of the model."""
 
-    aggregator: AggregatorConfig
-    server_learning_rate: float = 1.0
+    aggregator: IntegratedConfig
     engine: Engine = LOCAL  # computes with dense updates; changes no result
-    tells_losses: bool = True  # of the devices, in the candidate's metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseVersion:
+    """The files of the version that a round trains from.
+
+    Attributes:
+        model: safetensors file.
+        state: the aggregator's state; None: no round led to this version.
+    """
+
+    model: bytes
+    state: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundFacts:
+    """What may be told of a round's making, and what of it is kept secret.
+
+    Attributes:
+        excluded: devices whose update got no weight.
+        metrics: of the aggregation.
+        liars: share holders whose share of the sums was wrong.
+        next_clipping_norm: C of the rounds after; None: as before.
+        noise: what the coordinator added, in units of the grid; None: nothing. Whoever has it can
+            subtract it.
+    """
+
+    excluded: tuple[str, ...]
+    metrics: Mapping[str, float]
+    liars: tuple[int, ...] = ()
+    next_clipping_norm: float | None = None
+    noise: NDArray[np.int64] | None = field(default=None, repr=False)
+
+
+class RoundSource(Protocol):
+    """A round's mode: what it contributes to the step, and what may be told of it."""
+
+    def contributions(self, layout: ModelLayout) -> Contributions:
+        """Decode what came in, for a model of this layout.
+
+        Raises:
+            AggregationError, CodecError, CompressionError, PrivacyError: if it cannot be combined.
+        """
+        ...
+
+    def facts(self, report: StepReport) -> RoundFacts:
+        """Say what became of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltModel:
-    """A candidate with what is worth knowing of its making."""
+    """A candidate: its file, the state that belongs to it, and what is worth knowing."""
 
     data: bytes
-    sha256: str
-    excluded: tuple[str, ...]  # devices whose update got no weight
-    metrics: Mapping[str, float]
-    liars: tuple[int, ...] = ()  # share holders whose share of the sums was wrong
-    next_clipping_norm: float | None = None  # C of the rounds after; None: as before
+    state: bytes
+    facts: RoundFacts
+
+    @property
+    def sha256(self) -> str:
+        """Of the model's file."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def state_sha256(self) -> str:
+        """Of the state's file."""
+        return hashlib.sha256(self.state).hexdigest()
 
 
 def build_candidate(
-    base: bytes,
-    contributions: Sequence[Contribution],
-    payloads: Sequence[Payload],
-    settings: AggregationSettings,
-    compression: CompressionPlan | None = None,
+    base: BaseVersion, source: RoundSource, settings: AggregationSettings
 ) -> BuiltModel:
-    """Apply the aggregate of the contributions to the base model: x' = x + lr * aggregate.
-
-    Where all updates went through one linear map, the rule combines what the map gave, and the
-    aggregate is expanded once. Updates of coordinates that each device chose are combined as sparse
-    rows; as dense ones by rules that rank values, for which the settings ask that enough are sent.
+    """Take one step from the base version by what the round collected.
 
     Args:
-        base: safetensors file of the base version.
-        contributions: admitted updates.
-        payloads: their encoded updates, in the same order.
-        settings: rule and server learning rate.
-        compression: of the round; None: updates are dense float32.
+        base: files of the base version.
+        source: the round.
+        settings: rule, server optimizer and engine.
 
     Returns:
-        The candidate. Computed in float64, rounded to float32 once; with a linear map also the
-        aggregate before it is expanded.
+        The candidate. Computed in float64; the model's file is rounded to float32 once.
 
     Raises:
-        AggregationError: if the rule does not admit these contributions, or a payload is damaged.
+        AggregationError: if the rule does not admit these contributions, a payload or the state is
+            damaged, or the state is another version's.
         CodecError: if a payload does not decode.
-        ModelError: if `base` is no model.
+        ModelError: if the base is no model.
+        PrivacyError: if a setting of a private round is out of range.
     """
-    model = decode_model(base)
-    updates = updates_of(model, contributions, payloads, compression)
-    if ranks_values(settings.aggregator):
-        # A device may send fewer entries than it was asked for: that must not end the round.
-        updates = [_dense(update) for update in updates]
-    aggregator = CompressedGradientAggregator(settings.aggregator, engine=settings.engine)
-    aggregate = aggregator.aggregate(updates, ServerKnowledge(seed=_seed(contributions)))
-    step = expanded(aggregate.vector, compression)
-    data = moved_model(model, step, settings.server_learning_rate)
+    tensors, metadata = decode_model(base.model)
+    layout = layout_of(tensors)
+    aggregator = IntegratedFederatedAggregator(settings.aggregator, engine=settings.engine)
+    before = _state_of(base, flatten(tensors, layout), aggregator)
+    after, weights, report = aggregator.step(before, source.contributions(layout))
     return BuiltModel(
-        data=data,
-        sha256=hashlib.sha256(data).hexdigest(),
-        excluded=tuple(
-            key
-            for key, weight in zip(aggregate.keys, aggregate.weights, strict=True)
-            if weight == 0
-        ),
-        metrics=_metrics(contributions, aggregate)
-        | (_losses(contributions) if settings.tells_losses else {}),
+        data=encode_model(unflatten(weights, layout), metadata),
+        state=encode_state(after),
+        facts=source.facts(report),
     )
 
 
-def updates_of(
-    model: Model,
-    contributions: Sequence[Contribution],
-    payloads: Sequence[Payload],
-    compression: CompressionPlan | None,
-) -> list[Update | SparseUpdate]:
-    """Decode a round's updates: as vectors, mapped or not, or as the entries that were sent.
-
-    Raises:
-        AggregationError: if a payload has another length than was admitted.
-        CodecError: if it does not decode.
-    """
-    layout = layout_of(model[0])
-    read = _reader(layout, compression)
-    updates: list[Update | SparseUpdate] = []
-    for contribution, payload in zip(contributions, payloads, strict=True):
-        _check_length(payload, contribution)
-        key, num_samples = contribution.device_id, contribution.num_samples
-        content = read(payload)
-        if isinstance(content, SparseValues):
-            entries = SparseVector(indices=content.indices, values=content.values, dim=content.dim)
-            updates.append(SparseUpdate(key=key, vector=entries, num_samples=num_samples))
-        else:
-            updates.append(Update(key=key, vector=content, num_samples=num_samples))
-    return updates
-
-
-def _dense(update: Update | SparseUpdate) -> Update:
-    if isinstance(update, Update):
-        return update
-    vector = np.zeros(update.vector.dim, np.float32)
-    vector[update.vector.indices] = update.vector.values
-    return Update(key=update.key, vector=vector, num_samples=update.num_samples)
-
-
-def expanded(
-    aggregate: NDArray[np.floating], compression: CompressionPlan | None
-) -> NDArray[np.floating]:
-    """Undo the round's linear map, if it has one: the transpose, in float64."""
-    if compression is None or not compression.is_common_map:
-        return aggregate
-    return linear_map(compression).expand(aggregate.astype(np.float64, copy=False))
-
-
-def moved_model(model: Model, step: NDArray[np.floating], learning_rate: float) -> bytes:
-    """The file of x + learning_rate * step, computed in float64, rounded to float32 once.
-
-    Args:
-        model: tensors and metadata, as `decode_model` gives them.
-        step: (d,) in the order of `flatten`.
-        learning_rate: of the server.
-
-    Raises:
-        AggregationError: if `step` has another dimension than the model.
-    """
-    weights, metadata = model
-    layout = layout_of(weights)
-    if step.shape != (layout.dim,):
-        msg = f"the step has shape {step.shape}, the model has {layout.dim} elements"
+def _state_of(
+    base: BaseVersion, weights: NDArray[np.float32], aggregator: IntegratedFederatedAggregator
+) -> AggregatorState:
+    if base.state is None:
+        return aggregator.initial_state(weights)
+    state = decode_state(base.state)
+    with np.errstate(over="ignore"):
+        is_its_own = np.array_equal(state.weights.astype(np.float32), weights)
+    if not is_its_own:
+        msg = "the aggregator's state must be that of the base version: its weights are others"
         raise AggregationError(msg)
-    after = flatten(weights, layout).astype(np.float64) + learning_rate * step.astype(np.float64)
-    with np.errstate(over="ignore"):  # an overflow is found by the validation that follows
-        rounded = after.astype(np.float32)
-    return encode_model(unflatten(rounded, layout), metadata)
+    return state
 
 
 def candidate_problem(
@@ -212,67 +186,9 @@ def layer_sizes(model: bytes) -> tuple[int, ...]:
         ModelError: if `model` is no safetensors file of float32 tensors.
     """
     weights, _ = decode_model(model)
-    return _sizes(layout_of(weights))
+    return sizes_of(layout_of(weights))
 
 
-def model_dim(model: bytes) -> int:
-    """Elements of an update to this model.
-
-    Raises:
-        ModelError: if `model` is no safetensors file of float32 tensors.
-    """
-    return sum(layer_sizes(model))
-
-
-def _sizes(layout: ModelLayout) -> tuple[int, ...]:
+def sizes_of(layout: ModelLayout) -> tuple[int, ...]:
+    """Elements of each tensor, in the order of the flat vector."""
     return tuple(spec.size for spec in layout.tensors)
-
-
-def _reader(
-    layout: ModelLayout, compression: CompressionPlan | None
-) -> Callable[[Payload], Content]:
-    if compression is None:
-        return partial(decode, dim=layout.dim)
-    return codec_for(compression, _sizes(layout)).decode
-
-
-def _check_length(payload: Payload, contribution: Contribution) -> None:
-    if len(payload) != contribution.payload_bytes:
-        msg = (
-            f"the stored update of {contribution.device_id} has {len(payload)} bytes, "
-            f"{contribution.payload_bytes} were admitted"
-        )
-        raise AggregationError(msg)
-
-
-def _seed(contributions: Sequence[Contribution]) -> int:
-    """Derive what a rule draws from all updates: no device knows it before the round closes."""
-    digest = hashlib.sha256()
-    for contribution in sorted(contributions, key=lambda contribution: contribution.device_id):
-        digest.update(contribution.digest)
-    return int.from_bytes(digest.digest()[:8], "big")
-
-
-def _metrics(contributions: Sequence[Contribution], aggregate: Aggregate) -> dict[str, float]:
-    return {
-        "contributions": float(len(contributions)),
-        "num_samples": float(sum(c.num_samples for c in contributions)),
-        "num_clipped": float(aggregate.num_clipped),
-        "excluded": float(np.count_nonzero(aggregate.weights == 0)),
-        "update_norm": float(np.linalg.norm(aggregate.vector.astype(np.float64))),
-        "max_contribution_norm": float(aggregate.norms.max()),
-    }
-
-
-def _losses(contributions: Sequence[Contribution]) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for name in ("loss_before", "loss_after"):
-        told = [(getattr(c, name), c.num_samples) for c in contributions]
-        known = [(loss, weight) for loss, weight in told if loss is not None]
-        if known:
-            # Devices report these themselves: a hint for people, never an input of a decision.
-            total = sum(weight for _, weight in known)
-            mean = sum(loss * (weight / total) for loss, weight in known)
-            if math.isfinite(mean):
-                metrics[name] = mean
-    return metrics

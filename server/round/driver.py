@@ -78,7 +78,7 @@ class CandidateMaker(Protocol):
 
     async def discard(self, round_: Round) -> None: ...
 
-    async def purge(self, task: str, round_number: int) -> None: ...
+    async def purge(self, record: FinishedRound) -> None: ...
 
 
 class SharedRounds(Protocol):
@@ -331,7 +331,7 @@ class RoundDriver:
         if after.phase is Phase.PUBLISHED:
             base = await store.model(task, round_.base_version)
             version = snapshot.latest_version + 1
-            model = published_version(after, version=version, dim=base.dim)
+            model = published_version(after, version=version, base=base)
         record = finished_round(
             after,
             contributions=await store.contributions(task, round_.number),
@@ -355,9 +355,7 @@ class RoundDriver:
             await self._ports.audit.record(await self._gate.scored(record))
             if self._ports.shared is not None and record.shared is not None:
                 await self._ports.shared.purge(record)
-            # The round before, too: an upload may have broken off after its purge.
-            for number in {record.number, max(1, record.number - 1)}:
-                await self._ports.aggregation.purge(record.task, number)
+            await self._ports.aggregation.purge(record)
             await self._ports.store.mark_audited(record.task, record.number)
         return bool(finished)
 

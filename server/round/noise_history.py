@@ -9,7 +9,7 @@ import numpy as np
 
 from aggregators.dp import DPConfig
 from privacy.charge import Mechanism
-from server.round.private_candidate import Noise, run_id
+from server.round.private_source import Noise, run_id
 from server.storage.keys import banded_noise_blob
 from server.storage.ports import BlobNotFound
 

@@ -42,8 +42,13 @@ def finished_round(
     )
 
 
-def published_version(published: Round, *, version: int, dim: int) -> ModelVersion:
+def published_version(published: Round, *, version: int, base: ModelVersion) -> ModelVersion:
     """Metadata of the version that a published round's candidate becomes.
+
+    Args:
+        published: the round.
+        version: its number.
+        base: the version it trained from.
 
     Raises:
         ValueError: if the round has no candidate.
@@ -52,15 +57,18 @@ def published_version(published: Round, *, version: int, dim: int) -> ModelVersi
     if candidate is None:
         msg = f"round {published.number} has no candidate"
         raise ValueError(msg)
+    moved = candidate.next_clipping_norm
     return ModelVersion(
         version=version,
         parent=published.base_version,
         round_number=published.number,
         sha256=candidate.sha256,
         size_bytes=candidate.size_bytes,
-        dim=dim,
+        dim=base.dim,
         created_at_ms=published.phase_since_ms,
         metrics=dict(candidate.metrics),
+        state_sha256=candidate.state_sha256,
+        clipping_norm=base.clipping_norm if moved is None else moved,
     )
 
 

@@ -51,6 +51,7 @@ class CandidateModel:
 
     sha256: str
     size_bytes: int
+    state_sha256: str = ""  # of the aggregator's state that belongs to it
     excluded: int  # contributions the rule gave no weight
     metrics: Mapping[str, float] = field(default_factory=dict)
     liars: tuple[int, ...] = ()  # share holders caught with a wrong share of the sums

@@ -31,6 +31,7 @@ from server.services.admin_models import (
     HealthAnswer,
     ModelInfo,
     PrivacyStatus,
+    ReplayedRound,
     RoundSummary,
     TaskStatus,
     TaskSummary,
@@ -154,6 +155,13 @@ def _task_router(backend: AdminBackend, token: str | None) -> APIRouter:
     async def finished_rounds(task: _TaskName, limit: _Limit = 50) -> list[RoundSummary]:
         """List finished rounds, newest first."""
         return await backend.finished_rounds(task, limit=limit)
+
+    @router.post("/{task}/rounds/{round_number}/replay")
+    async def replay(task: _TaskName, round_number: _Version) -> ReplayedRound:
+        """Build a round's version again from what was kept; may take as long as the round's."""
+        found = await backend.replay(task, round_number)
+        _log.info("round_replayed", task=task, round=round_number, is_same=found.is_same)
+        return found
 
     @router.get("/{task}/models")
     async def list_models(task: _TaskName) -> list[ModelInfo]:

@@ -8,9 +8,11 @@ from typing import Final
 from privacy.budget import ACCOUNTANTS, LedgerState, charged_counts
 from privacy.charge import Charge
 from server.round.private_rounds import PrivateRounds
+from server.round.replay import Replayer
 from server.services.admin_models import (
     ModelInfo,
     PrivacyStatus,
+    ReplayedRound,
     RoundSummary,
     TaskStatus,
     TaskSummary,
@@ -30,22 +32,25 @@ class StoreBackend:
         tasks: what is served.
         models: where files of versions are read.
         on_rollback: told the task and the version that an operator made current.
+        replayers: build versions again, by name of the task.
         private: the tasks whose rounds are private, by name.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its collaborators
         self,
         *,
         store: RoundStore,
         tasks: TaskDirectory,
         models: ModelCatalog,
         on_rollback: Callable[[str, int], None],
+        replayers: Mapping[str, Replayer],
         private: Mapping[str, PrivateRounds] = _NONE_PRIVATE,
     ) -> None:
         self._store = store
         self._tasks = tasks
         self._models = models
         self._on_rollback = on_rollback
+        self._replayers = replayers
         self._private = private
 
     async def list_tasks(self) -> list[TaskSummary]:
@@ -154,6 +159,22 @@ class StoreBackend:
 
         return model.size_bytes, whole()
 
+    async def replay(self, task: str, round_number: int) -> ReplayedRound:
+        """Build a round's version again, and compare."""
+        replayer = self._replayers[self._tasks[task].name]
+        found = await replayer.replay(task, round_number)
+        return ReplayedRound(
+            round_number=round_number,
+            model_version=found.version.version,
+            base_version=found.version.parent or 1,
+            contributions=found.contributions,
+            sha256=found.version.sha256,
+            rebuilt_sha256=found.sha256,
+            state_sha256=found.version.state_sha256,
+            rebuilt_state_sha256=found.state_sha256,
+            is_same=found.is_same,
+        )
+
     async def rollback(self, task: str, version: int) -> ModelInfo:
         """Make an earlier version current."""
         self._tasks[task]
@@ -172,6 +193,7 @@ def _model_info(model: ModelVersion) -> ModelInfo:
         dim=model.dim,
         created_at_ms=model.created_at_ms,
         metrics=model.metrics,
+        state_sha256=model.state_sha256,
     )
 
 

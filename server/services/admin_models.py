@@ -59,7 +59,10 @@ class ModelInfo(_Answer):
     size_bytes: int = Field(ge=1)
     dim: int = Field(ge=1, description="elements of an update")
     created_at_ms: int = Field(ge=0)
-    metrics: dict[str, float] = Field(description="held-out evaluation")
+    metrics: dict[str, float] = Field(description="of the round that made it")
+    state_sha256: str = Field(
+        default="", description="of the aggregator's state that belongs to it; empty: none"
+    )
 
 
 class TaskStatus(TaskSummary):
@@ -89,6 +92,20 @@ class RoundSummary(_Answer):
     bytes_up: int = Field(ge=0, description="payload bytes of the contributions")
     traceparent: str = Field(description="W3C trace of the round; empty: not traced")
     metrics: dict[str, float]
+
+
+class ReplayedRound(_Answer):
+    """A round's version, and what came of building it again."""
+
+    round_number: int = Field(ge=1)
+    model_version: int = Field(ge=1)
+    base_version: int = Field(ge=1)
+    contributions: int = Field(ge=0, description="updates it was built from")
+    sha256: str = Field(description="of the published model")
+    rebuilt_sha256: str = Field(description="of the model built again")
+    state_sha256: str = Field(description="of the published aggregator state")
+    rebuilt_state_sha256: str = Field(description="of the state built again")
+    is_same: bool = Field(description="whether both files have the same bytes")
 
 
 class PrivacyStatus(_Answer):
@@ -154,6 +171,14 @@ class AdminBackend(Protocol):
 
     async def model_file(self, task: str, version: int) -> tuple[int, AsyncIterator[bytes]]:
         """The size of one published version's file, and the file in parts."""
+        ...
+
+    async def replay(self, task: str, round_number: int) -> ReplayedRound:
+        """Build a finished round's version again from what was kept, and compare.
+
+        Raises `UnknownRound` for a round that published nothing, `RoundPurged` where its
+        contributions were not kept.
+        """
         ...
 
     async def rollback(self, task: str, version: int) -> ModelInfo:

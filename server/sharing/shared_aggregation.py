@@ -3,10 +3,10 @@
 from server.compressing import RoundCompression
 from server.kernels import Workers
 from server.round.aggregation import Aggregation, AggregationObserver
-from server.round.candidate import AggregationSettings, BuiltModel
+from server.round.candidate import AggregationSettings, RoundSource
 from server.round.state import CandidateModel, Round
-from server.sharing.shared_candidate import build_shared_candidate
 from server.sharing.shared_rounds import HoldersAway, SharedRoundPhases
+from server.sharing.shared_source import OpenedRound
 from server.storage.blobs import BlobStore
 from server.storage.ports import RoundStore
 
@@ -58,15 +58,10 @@ class SharedAggregation(Aggregation):
             now_ms = (await self._store.snapshot(round_.task)).now_ms
             return str(error) if self._phases.is_over(round_, now_ms=now_ms) else None
 
-    async def _build(self, round_: Round) -> BuiltModel:
+    async def _source(self, round_: Round) -> RoundSource:
         now_ms = (await self._store.snapshot(round_.task)).now_ms
-        released = await self._phases.release(round_, now_ms=now_ms)
-        base = await self._base(round_)
-        return await self._workers.run(
-            build_shared_candidate,
-            base,
-            released,
-            self._settings,
+        return OpenedRound(
+            released=await self._phases.release(round_, now_ms=now_ms),
             compression=await self._plan(round_),
             privacy=round_.privacy,
         )

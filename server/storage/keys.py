@@ -17,7 +17,7 @@ script may touch them together. Scripts receive the task's prefix and append the
 | `submissions:<n>` | hash | device -> admitted submission (the receipt) | admit | retention after the end |
 | `payloads:<n>` | hash | device -> payload, where small | admit | until the end |
 | `rejected:<n>` | set | devices of the cohort with a refused update | reject | retention after the end |
-| `privacy` | hash | the ledger's `revision`; `max_participations` of one device; `published` versions that were charged; `exhausted` where a round was refused; `clipping_norm` of the next round | open_round, open_cohort, finish, exhaust; `exhausted` taken out by whatever opens a round | for ever |
+| `privacy` | hash | the ledger's `revision`; `max_participations` of one device; `published` versions that were charged; `exhausted` where a round was refused | open_round, open_cohort, finish, exhaust; `exhausted` taken out by whatever opens a round | for ever |
 | `charges` | hash | charge -> rounds charged with it | finish | for ever |
 | `reserved` | hash | number of an open round -> its charge | open_round; taken out by finish | until the round ends |
 | `noise_key` | string | 32 secret bytes that all noise follows from; never logged, exported or told | noise_key | for ever |
@@ -68,9 +68,19 @@ def payload_blob(
     return f"{payloads_prefix(task, round_number)}{device}/{submission_id}-{digest.hex()}"
 
 
+def updates_prefix(task: str) -> str:
+    """Folder of the payloads of all rounds; their numbers are the names of the folders in it."""
+    return f"updates/{task}/"
+
+
 def payloads_prefix(task: str, round_number: int) -> str:
     """Folder of all payloads of a round."""
-    return f"updates/{task}/{round_number:08d}/"
+    return f"{updates_prefix(task)}{round_number:08d}/"
+
+
+def kept_round_blob(task: str, round_number: int) -> str:
+    """Blob key of what a round was built from, but for its large payloads, beside which it lies."""
+    return f"{payloads_prefix(task, round_number)}kept/round"
 
 
 def evidence_blob(task: str, round_number: int, selection_sha256: str) -> str:
@@ -104,3 +114,8 @@ def installation_blob(installation: str) -> str:
 def model_blob(task: str, sha256: str) -> str:
     """Blob key of a model file, named by its content."""
     return f"models/{task}/{sha256}.safetensors"
+
+
+def state_blob(task: str, sha256: str) -> str:
+    """Blob key of an aggregator's state, named by its content."""
+    return f"states/{task}/{sha256}.safetensors"

@@ -112,6 +112,8 @@ class ModelVersion:
     dim: int
     created_at_ms: int
     metrics: dict[str, float]
+    state_sha256: str = ""  # of the aggregator's state that belongs to it; "": no round led to it
+    clipping_norm: float | None = None  # C of private rounds that start from it; None: the plan's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,7 +138,7 @@ class RedisRoundStore:
         Raises:
             UnknownTask: if the task was never created.
         """
-        revision, most, charged, exhausted, norm, published, committed, reserved = _rows(
+        revision, most, charged, exhausted, published, committed, reserved, model = _rows(
             await self._script("ledger", task)
         )
         if published is None:
@@ -151,7 +151,7 @@ class RedisRoundStore:
             uncharged=_int(published) - _int(charged or 0),
             revision=_int(revision or 0),
             is_exhausted=exhausted is not None,
-            clipping_norm=float(_bytes(norm)) if norm is not None else None,
+            clipping_norm=records.load_model(_bytes(model)).clipping_norm,
         )
 
     async def noise_key(self, task: str) -> bytes:
@@ -189,10 +189,9 @@ class RedisRoundStore:
         body = records.dump_model(model) if model else ""
         full = records.dump_finished(record)
         charge = round_.privacy.charge if round_.privacy else ""
-        norm = round_.candidate.next_clipping_norm if round_.candidate else None
         tail = (_summary(record), full, self._retention_s, version, body, record.accepted)
         releases_uploads = round_.privacy is not None and round_.privacy.releases_uploads
-        cost = (charge, "" if norm is None else repr(norm), int(releases_uploads))
+        cost = (charge, int(releases_uploads))
         return await self._commit("finish", round_, lease, *tail, *cost)
 
     async def candidates(self, task: str) -> tuple[Candidate, ...]:

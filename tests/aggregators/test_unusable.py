@@ -5,8 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from aggregators.base import Update
+from aggregators.compressed import AnyUpdate
 from aggregators.errors import AggregationError
-from aggregators.unusable import Reason, Rejection, usable
+from aggregators.unusable import Reason, Rejection, finite, usable
 from tests.aggregators.matrices import LARGEST, SMALLEST
 
 GOOD = np.ones(3, dtype=np.float32)
@@ -18,6 +19,14 @@ def update(
 ) -> Update:
     """Make what a device may send, of any types."""
     return Update(key=key, vector=vector, num_samples=num_samples, trust=trust)  # type: ignore[arg-type]  # under test
+
+
+def parted(
+    updates: list[Update], *, dim: int | None = None
+) -> tuple[list[AnyUpdate], tuple[Rejection, ...]]:
+    kept, first = usable(updates, dim=dim)
+    remaining, second = finite(kept)
+    return remaining, tuple(sorted((*first, *second), key=lambda rejection: rejection.key))
 
 
 BAD = {
@@ -50,7 +59,7 @@ BAD = {
 def test_what_no_rule_could_combine_is_left_out_with_the_reason(name: str) -> None:
     bad, reason = BAD[name]
     good = [update("a"), update("z")]
-    kept, rejections = usable([good[1], bad, good[0]])
+    kept, rejections = parted([good[1], bad, good[0]])
     assert kept == good
     assert rejections == (Rejection(key="x", reason=reason),)
 
@@ -63,7 +72,7 @@ def test_several_are_left_out_each_for_its_own_reason() -> None:
     good = [update(f"good-{place}") for place in range(30)]
     mixed = [*bad, *good]
     random.Random(1).shuffle(mixed)
-    kept, rejections = usable(mixed)
+    kept, rejections = parted(mixed)
     assert kept == sorted(good, key=lambda each: each.key)
     assert {rejection.key: rejection.reason for rejection in rejections} == {
         f"{place}": reason for place, (_, reason) in enumerate(BAD.values())
@@ -95,7 +104,7 @@ def test_updates_with_gaps_between_their_values_are_usable() -> None:
 def test_most_updates_decide_the_dimension() -> None:
     two = [update(f"two-{place}", GOOD[:2]) for place in range(3)]
     three = [update(f"three-{place}") for place in range(2)]
-    kept, rejections = usable([*three, *two])
+    kept, rejections = parted([*three, *two])
     assert kept == two
     assert [rejection.reason for rejection in rejections] == [Reason.WRONG_SHAPE] * 2
 
@@ -113,7 +122,7 @@ def test_what_is_no_vector_has_no_vote_on_the_dimension() -> None:
         update("c", GOOD.reshape(3, 1)),
         update("d", np.ones((3, 1), dtype=np.float32)),
     ]
-    kept, rejections = usable([*strange, update("e")])
+    kept, rejections = parted([*strange, update("e")])
     assert [each.key for each in kept] == ["e"]
     assert len(rejections) == 4
 
@@ -125,7 +134,7 @@ def test_a_given_dimension_overrules_the_majority() -> None:
 
 @pytest.mark.parametrize("updates", [[], [update("a", GOOD[:0])], [update("a", np.ones(3))]])
 def test_there_may_be_nothing_usable(updates: list[Update]) -> None:
-    kept, rejections = usable(updates)
+    kept, rejections = parted(updates)
     assert kept == []
     assert len(rejections) == len(updates)
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 import grpc
 from opentelemetry import trace
 
-from aggregators.config import AggregatorConfig
 from monitoring.audit_logger import AuditLogger
 from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
@@ -22,7 +21,6 @@ from server.errors import StoreUnavailable
 from server.kernels import Workers
 from server.observation import AuditTrail, Observation
 from server.round.aggregation import Aggregation
-from server.round.candidate import AggregationSettings
 from server.round.driver import DriverPorts, RoundDriver
 from server.round.private_rounds import PrivateRounds
 from server.round.state import CandidateModel, Round
@@ -49,6 +47,7 @@ from tests.chaos.stores import (
     SabotagedStore,
     WatchedStore,
 )
+from tests.server.round.stepping import settings_of
 
 MAX_TICKS: Final = 50
 
@@ -221,7 +220,7 @@ class Coordinator:
                 store=SabotagedStore(client, sabotage=lab.sabotage),
                 blobs=self._driver_blobs,
                 workers=lab.kernels,
-                settings=AggregationSettings(aggregator=AggregatorConfig()),
+                settings=settings_of(),
                 observer=lab.observation,
             ),
             observer=lab.observation,

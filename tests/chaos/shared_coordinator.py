@@ -8,7 +8,6 @@ from typing import Final
 
 from opentelemetry import trace
 
-from aggregators.config import AggregatorConfig
 from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
 from security.shared_round.committee import Committee
@@ -16,7 +15,6 @@ from server.config import RoundsConfig, TaskConfig
 from server.errors import StoreUnavailable
 from server.kernels import Workers
 from server.observation import Observation
-from server.round.candidate import AggregationSettings
 from server.round.driver import DriverPorts, RoundDriver
 from server.sharing.planning import SharedTask
 from server.sharing.pool import HolderPool
@@ -31,6 +29,7 @@ from tests.chaos.promise import require
 from tests.chaos.shared_holders import HolderFleet
 from tests.chaos.shared_operations import COORDINATORS, LEASE_MS
 from tests.chaos.stores import CLOCK, FaultyBlobs, FaultyClient, Fences, Sabotage, WatchedStore
+from tests.server.round.stepping import settings_of
 
 DIM: Final = 12
 CALL_TIMEOUT_S: Final = 5.0
@@ -199,7 +198,7 @@ class SharedCoordinator:
             store=self._store,
             blobs=self._blobs,
             workers=lab.workers,
-            settings=AggregationSettings(aggregator=AggregatorConfig()),
+            settings=settings_of(),
             observer=lab.observation,
         )
         driver = RoundDriver(

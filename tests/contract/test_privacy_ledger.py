@@ -84,8 +84,10 @@ async def stored(bench: Bench, after: Round, lease: Lease) -> Round:
     return after
 
 
-def version_of(number: int) -> ModelVersion:
-    return replace(MODEL, version=number + 1, parent=number, round_number=number)
+def version_of(number: int, *, norm: float | None = None) -> ModelVersion:
+    return replace(
+        MODEL, version=number + 1, parent=number, round_number=number, clipping_norm=norm
+    )
 
 
 async def ended(
@@ -101,7 +103,8 @@ async def published(
 ) -> Round:
     round_ = await validating(bench, lease, number, base=number, norm=norm)
     after = step(round_, CandidatePassed(at_ms=3))
-    assert await ended(bench, after, lease, version_of(number)) is CommitResult.COMMITTED
+    version = version_of(number, norm=norm)
+    assert await ended(bench, after, lease, version) is CommitResult.COMMITTED
     return after
 
 
@@ -307,12 +310,18 @@ async def test_charges_are_counted_apart(bench: Bench) -> None:
     assert (ledger.committed, ledger.reserved) == ({CHARGE: 2}, {3: POISSON})
 
 
-async def test_publishing_moves_the_clipping_norm_in_the_same_step(bench: Bench) -> None:
+async def test_publishing_moves_the_clipping_norm_and_a_rollback_moves_it_back(
+    bench: Bench,
+) -> None:
     lease = await bench.lead()
     await published(bench, lease, norm=math.pi)
     assert (await bench.store.ledger(TASK)).clipping_norm == math.pi
-    await published(bench, lease, 2)  # does not move it
+    await published(bench, lease, 2, norm=math.e)
+    assert (await bench.store.ledger(TASK)).clipping_norm == math.e
+    await bench.store.rollback(TASK, 2)
     assert (await bench.store.ledger(TASK)).clipping_norm == math.pi
+    await bench.store.rollback(TASK, 1)
+    assert (await bench.store.ledger(TASK)).clipping_norm is None
 
 
 async def test_an_abandoned_candidate_does_not_move_the_clipping_norm(bench: Bench) -> None:

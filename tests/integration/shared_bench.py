@@ -11,7 +11,6 @@ import numpy as np
 import xxhash
 from prometheus_client import CollectorRegistry
 
-from aggregators.config import AggregatorConfig
 from monitoring.audit_logger import AuditLogger
 from monitoring.metrics import Metrics
 from privacy.budget import Budget, LedgerState
@@ -20,7 +19,6 @@ from server.config import RoundsConfig, TaskConfig
 from server.config.sharing_config import SharingConfig
 from server.kernels import Workers
 from server.observation import AuditTrail
-from server.round.candidate import AggregationSettings
 from server.round.driver import DriverPorts, RoundDriver
 from server.round.private_rounds import PrivateRounds
 from server.round.state import Phase, Round
@@ -42,6 +40,7 @@ from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from server.tasks import task_info
 from tests.integration.shared_committee import Holders, Vector, mean_of, running, update_of
+from tests.server.round.stepping import settings_of
 from updates.vectors import decode_model, encode_model
 
 TASK: Final = "digits"
@@ -167,7 +166,7 @@ class Bench:
                     store=self.store,
                     blobs=self.blobs,
                     workers=self.workers,
-                    settings=AggregationSettings(aggregator=AggregatorConfig()),
+                    settings=settings_of(),
                     observer=observer,
                 ),
                 observer=observer,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +20,9 @@ from privacy.fixed_point import fine_fraction_bits, grid_norm
 from privacy.renyi_accountant import epsilon_of, max_releases
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.round.aggregation import Aggregation
+from server.round.plain_source import StoredUpdates
 from server.round.privacy import RoundPrivacy
-from server.round.private_candidate import PrivateRound, PrivateSettings, round_noise
+from server.round.private_source import PrivateRound, PrivateSettings, round_noise
 from server.round.state import CandidateModel, Round
 from server.storage.ports import Contribution
 from tests.integration.service import (
@@ -139,6 +141,7 @@ def round_of(
         charge=text, clipping_norm=CLIP, sensitivity=1.0, expected_updates=float(GOAL)
     )
     return PrivateRound(
+        stored=StoredUpdates(contributions=(), payloads=()),
         number=number,
         privacy=privacy,
         settings=PrivateSettings(),
@@ -165,7 +168,8 @@ async def test_the_published_model_is_the_base_and_the_noisy_mean(
         bits = fine_fraction_bits(CLIP, dim=dim)
         round_ = round_of(service, 1)
         config = round_.settings.config(round_.privacy, dim=dim)
-        key = round_noise(config, contributions, round_, dim=dim, compression=plan).key
+        stored = StoredUpdates(contributions=contributions, payloads=(), compression=plan)
+        key = round_noise(config, replace(round_, stored=stored), dim=dim).key
         stddev = Z * grid_norm(CLIP, fraction_bits=bits, dim=dim)
         noised = grid_sum(summed, fraction_bits=bits)
         noised += discrete_gaussian(key, stddev=stddev, size=dim)
@@ -218,15 +222,15 @@ async def test_banded_noise_cancels_from_round_to_round(tmp_path: Path, redis_ur
             round_ = round_of(service, number, mechanism="banded", bands=2)
     bits = fine_fraction_bits(CLIP, dim=DIM)
     config = round_.settings.config(round_.privacy, dim=DIM)
-    key = round_noise(config, [], round_, dim=DIM).noise_key
+    key = round_noise(config, round_, dim=DIM).noise_key
     stddev = Z * grid_norm(CLIP, fraction_bits=bits, dim=DIM)
-    expected = np.zeros(DIM, np.float32)
+    expected = np.zeros(DIM)
     for number, vectors in enumerate(contributed, start=1):
         noise = BandedNoise(2).step(number, key, stddev=stddev, dim=DIM)
         total = grid_sum(vectors, fraction_bits=bits) + noise
         step = np.ldexp(total.astype(np.float64), -bits) / GOAL
-        expected = (expected.astype(np.float64) + step).astype(np.float32)
-        np.testing.assert_array_equal(published[number - 1], expected)
+        expected += step
+        np.testing.assert_array_equal(published[number - 1], expected.astype(np.float32))
     kept = sorted(path.name for path in (tmp_path / "data" / "blobs" / "noise").rglob("*"))
     assert "00000003" in kept
 

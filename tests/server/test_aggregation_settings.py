@@ -67,8 +67,7 @@ def test_the_noise_of_devices_widens_the_bound_on_their_norms() -> None:
     rule = aggregator_config(task)
     settings = aggregation_settings(task, rule, dim=10_000, privacy=privacy)
     # C^2 + d s^2 and four standard deviations: sqrt(1 + 40,000 * 1.057).
-    assert settings.aggregator.clipping_norm == pytest.approx(206, rel=0.01)
-    assert not settings.tells_losses
+    found = settings.aggregator.byzantine.aggregator
+    assert found.clipping_norm == pytest.approx(206, rel=0.01)
     plain = aggregation_settings(configured(), rule, dim=10_000, privacy=None)
-    assert plain.aggregator == rule
-    assert plain.tells_losses
+    assert plain.aggregator.byzantine.aggregator == rule

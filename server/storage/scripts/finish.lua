@@ -1,7 +1,6 @@
 -- KEYS[1] prefix. ARGV: the transition; summary and record JSON; retention in s; model version
 -- ('0': none) and model JSON; the number of contributions in the record, which is stale where another
--- update was admitted since it was made; the round's charge and the next clipping norm ('': none);
--- '1' where every update is a release, to whoever it was sent.
+-- update was admitted since it was made; the round's charge ('': none); '1' where every update is a release, to whoever it was sent.
 -- The round's end, its record, its charge and, where there is one, the new current model are one step.
 -- Returns 3 where the base is no longer the current version.
 local prefix, number, base = KEYS[1], ARGV[2], ARGV[5]
@@ -22,15 +21,12 @@ if code ~= 0 then return code end
 local charge = redis.call('HGET', prefix .. 'reserved', number) or ARGV[16]
 if charge ~= '' then
   if version ~= '0' or phase == 'aggregating' or phase == 'validating'
-    or (ARGV[18] == '1' and phase ~= 'selecting') then
+    or (ARGV[17] == '1' and phase ~= 'selecting') then
     redis.call('HINCRBY', prefix .. 'charges', charge, 1)
   end
   redis.call('HDEL', prefix .. 'reserved', number)
   redis.call('HINCRBY', prefix .. 'privacy', 'revision', 1)
-  if version ~= '0' then
-    redis.call('HINCRBY', prefix .. 'privacy', 'published', 1)
-    if ARGV[17] ~= '' then redis.call('HSET', prefix .. 'privacy', 'clipping_norm', ARGV[17]) end
-  end
+  if version ~= '0' then redis.call('HINCRBY', prefix .. 'privacy', 'published', 1) end
 end
 if version ~= '0' then
   redis.call('HSET', prefix .. 'models', version, model)

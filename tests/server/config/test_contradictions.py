@@ -105,6 +105,34 @@ ACCEPTED: Final[dict[str, Tree]] = {
 }
 
 REFUSED: Final[dict[str, tuple[Tree, str]]] = {
+    "keeping private updates": (
+        _task(PRIVATE, keep_contributions=3),
+        "task[1].keep-contributions: keeps what single devices sent",
+    ),
+    "f twice": (
+        _task(PLAIN, aggregation=KRUM | {"malicious-fraction": 0.2}),
+        "task[1].aggregation.malicious-fraction: and num-malicious-nodes both",
+    ),
+    "a share of updates that nobody sees": (
+        _task(SHARED, aggregation={"malicious-fraction": 0.2}),
+        "task[1].aggregation.malicious-fraction: is for plain tasks",
+    ),
+    "giving way in a private sum": (
+        _task(PRIVATE, aggregation={"may-degrade": True}),
+        "task[1].aggregation.may-degrade: has no meaning where",
+    ),
+    "momentum of no optimizer": (
+        _task(PLAIN, aggregation={"server-momentum": 0.5}),
+        "task[1].aggregation.server-momentum: has no meaning with server-optimizer = fedavg",
+    ),
+    "a second moment that does not decay": (
+        _task(PLAIN, aggregation={"server-beta2": 0.5, "server-optimizer": "fedadagrad"}),
+        "task[1].aggregation.server-beta2: has no meaning with server-optimizer = fedadagrad",
+    ),
+    "adaptivity of nothing adaptive": (
+        _task(PLAIN, aggregation={"server-adaptivity": 0.5, "server-optimizer": "fedavgm"}),
+        "task[1].aggregation.server-adaptivity: has no meaning with server-optimizer = fedavgm",
+    ),
     "neither tls nor not": (_server(tls={}), "tls: give certificate"),
     "half of tls": (_server(tls={"insecure": True, "client-ca": "c"}), "tls: certificate, private"),
     "both": (_server(tls=FILES | {"insecure": True}), "tls.insecure: is true, and"),

@@ -12,7 +12,6 @@ import xxhash
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from aggregators.config import AggregatorConfig
 from monitoring.audit_logger import AuditLogger
 from monitoring.metrics import Metrics
 from privacy.budget import Budget, LedgerState
@@ -20,7 +19,6 @@ from server.config import RoundsConfig, TaskConfig
 from server.kernels import Workers
 from server.observation import AuditTrail
 from server.round.aggregation import Aggregation
-from server.round.candidate import AggregationSettings
 from server.round.driver import DriverPorts, RoundDriver
 from server.round.private_rounds import PrivateRounds
 from server.round.state import CandidateModel, Phase, Round
@@ -36,6 +34,7 @@ from server.storage.ports import (
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from server.tasks import task_info
+from tests.server.round.stepping import settings_of
 from updates.codec import encode_dense
 from updates.vectors import decode_model, encode_model
 
@@ -156,7 +155,7 @@ class Bench:
             store=self.store,
             blobs=self.blobs,
             workers=self.workers,
-            settings=AggregationSettings(aggregator=AggregatorConfig()),
+            settings=settings_of(),
             observer=observer,
         )
         audit = FailingAudit(

@@ -8,9 +8,9 @@ import pytest
 
 from privacy.charge import Charge, Mechanism
 from server.round.noise_history import NoiseHistory
-from server.round.private_candidate import Noise, PrivateSettings
+from server.round.private_source import Noise, PrivateSettings
 from server.storage.ports import BlobNotFound
-from tests.server.round.test_private_candidate import privacy_of
+from tests.server.round.test_private_source import privacy_of
 
 BANDS: Final = 3
 DIM: Final = 5

@@ -75,7 +75,8 @@ class Course:
             after = step(after, event)
             assert await self.store.commit(after, lease=self.lease) is CommitResult.COMMITTED
         after = step(after, CandidatePassed(at_ms=0))
-        model = published_version(after, version=after.base_version + 1, dim=DIM)
+        base = await self.store.model(after.task, after.base_version)
+        model = published_version(after, version=after.base_version + 1, base=base)
         record = finished_round(after, contributions=(), rejected=0, model=model)
         result = await self.store.finish(after, record=record, model=model, lease=self.lease)
         assert result is CommitResult.COMMITTED

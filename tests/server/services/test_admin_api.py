@@ -19,6 +19,7 @@ from server.services.admin_models import (
     AdminBackend,
     ModelInfo,
     PrivacyStatus,
+    ReplayedRound,
     RoundSummary,
     TaskStatus,
     TaskSummary,
@@ -83,6 +84,20 @@ PRIVACY = PrivacyStatus(
 )
 
 
+def replayed_round(number: int) -> ReplayedRound:
+    return ReplayedRound(
+        round_number=number,
+        model_version=number + 1,
+        base_version=number,
+        contributions=4,
+        sha256="ab" * 32,
+        rebuilt_sha256="ab" * 32,
+        state_sha256="cd" * 32,
+        rebuilt_state_sha256="cd" * 32,
+        is_same=True,
+    )
+
+
 class MemoryBackend:
     """One task, "digits", with three versions, held in memory."""
 
@@ -135,6 +150,13 @@ class MemoryBackend:
                 yield part
 
         return 10, parts()
+
+    async def replay(self, task: str, round_number: int) -> ReplayedRound:
+        self._check(task)
+        if round_number > 2:
+            msg = f"round {round_number} of {task} published no version"
+            raise errors.UnknownRound(msg)
+        return replayed_round(round_number)
 
     async def rollback(self, task: str, version: int) -> ModelInfo:
         found = await self.model(task, version)

@@ -81,6 +81,7 @@ def backend(client: RedisClient, tmp_path: Path) -> Iterator[MakeBackend]:
             tasks=TaskDirectory([task_info(config, dim=3)]),
             models=ModelCatalog(store=store, blobs=blobs, cache_bytes=0),
             on_rollback=lambda *_: None,
+            replayers={},
             private=private,
         )
 

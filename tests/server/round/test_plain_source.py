@@ -13,14 +13,9 @@ from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
-from server.round.candidate import (
-    AggregationSettings,
-    build_candidate,
-    candidate_problem,
-    layer_sizes,
-    model_dim,
-)
+from server.round.candidate import candidate_problem, layer_sizes
 from server.storage.ports import Contribution
+from tests.server.round.stepping import plain_step, settings_of
 from updates.codec import encode_dense
 from updates.compressor import compress
 from updates.coordinate_maps import linear_map
@@ -31,10 +26,8 @@ from updates.vectors import decode_model, encode_model
 
 BASE_VALUES: Final = np.array([1.0, -2.0, 0.5, 4.0], np.float32)
 BASE: Final = encode_model({"w": BASE_VALUES[:3].reshape(3, 1), "b": BASE_VALUES[3:]}, {"k": "v"})
-MEAN: Final = AggregationSettings(aggregator=AggregatorConfig())
-MULTI_KRUM: Final = AggregationSettings(
-    aggregator=AggregatorConfig(rule="multi-krum", num_malicious_nodes=1)
-)
+MEAN: Final = settings_of()
+MULTI_KRUM: Final = settings_of(AggregatorConfig(rule="multi-krum", num_malicious_nodes=1))
 
 
 def contribution(
@@ -80,15 +73,15 @@ def test_a_candidate_is_the_base_moved_by_the_weighted_mean(
     contributions = [
         contribution(f"d{i}", payload, num_samples=samples[i]) for i, payload in enumerate(payloads)
     ]
-    settings = AggregationSettings(aggregator=AggregatorConfig(), server_learning_rate=rate)
-    built = build_candidate(BASE, contributions, payloads, settings)
+    settings = settings_of(learning_rate=rate)
+    built = plain_step(BASE, contributions, payloads, settings)
     mean = np.average(updates.astype(np.float64), axis=0, weights=samples)
     # One rounding to float32 of the result; the oracle's own sum errs far less.
     np.testing.assert_allclose(
         values_of(built.data), BASE_VALUES + rate * mean, rtol=2.0**-23, atol=1e-9
     )
     assert built.sha256 == hashlib.sha256(built.data).hexdigest()
-    assert built.excluded == ()
+    assert built.facts.excluded == ()
     assert decode_model(built.data)[1] == {"k": "v"}
 
 
@@ -96,11 +89,11 @@ def test_who_got_no_weight_is_told() -> None:
     rows = [np.full(4, value, np.float32) for value in (1.0, 1.1, 0.9, 1.05, -90.0)]
     payloads = [encode_dense(row) for row in rows]
     contributions = [contribution(f"d{i}", payload) for i, payload in enumerate(payloads)]
-    built = build_candidate(BASE, contributions, payloads, MULTI_KRUM)
-    assert "d4" in built.excluded
-    assert built.metrics["excluded"] == len(built.excluded)
-    assert built.metrics["max_contribution_norm"] == pytest.approx(180.0)
-    assert built.metrics["contributions"] == 5
+    built = plain_step(BASE, contributions, payloads, MULTI_KRUM)
+    assert "d4" in built.facts.excluded
+    assert built.facts.metrics["excluded"] == len(built.facts.excluded)
+    assert built.facts.metrics["max_contribution_norm"] == pytest.approx(180.0)
+    assert built.facts.metrics["contributions"] == 5
 
 
 def test_losses_are_weighted_and_only_those_that_were_told() -> None:
@@ -110,7 +103,7 @@ def test_losses_are_weighted_and_only_those_that_were_told() -> None:
         contribution("d2", payload, num_samples=30, losses=(3.0, None)),
         contribution("d3", payload, num_samples=99),
     ]
-    metrics = build_candidate(BASE, contributions, [payload] * 3, MEAN).metrics
+    metrics = plain_step(BASE, contributions, [payload] * 3, MEAN).facts.metrics
     assert metrics["loss_before"] == pytest.approx((10 * 1.0 + 30 * 3.0) / 40)
     assert metrics["loss_after"] == 0.5
     assert metrics["num_samples"] == 139
@@ -119,7 +112,7 @@ def test_losses_are_weighted_and_only_those_that_were_told() -> None:
 def test_a_payload_of_another_length_is_damage() -> None:
     payload = encode_dense(np.zeros(4, np.float32))
     with pytest.raises(AggregationError, match="d1 has 28 bytes, 32 were admitted"):
-        build_candidate(BASE, [contribution("d1", payload)], [payload[:-4]], MEAN)
+        plain_step(BASE, [contribution("d1", payload)], [payload[:-4]], MEAN)
 
 
 def test_a_change_is_measured_from_the_base() -> None:
@@ -140,8 +133,8 @@ def test_a_candidate_must_be_finite(value: float) -> None:
 
 def test_an_overflow_is_found() -> None:
     payload = encode_dense(np.full(4, 3e38, np.float32))
-    settings = AggregationSettings(aggregator=AggregatorConfig(), server_learning_rate=10.0)
-    built = build_candidate(BASE, [contribution("d1", payload)], [payload], settings)
+    settings = settings_of(learning_rate=10.0)
+    built = plain_step(BASE, [contribution("d1", payload)], [payload], settings)
     assert candidate_problem(built.data, BASE, max_update_norm=None) is not None
 
 
@@ -159,12 +152,6 @@ def test_a_candidate_must_be_a_model_like_its_base(candidate: bytes, words: str)
     assert words in problem
 
 
-def test_the_dimension_is_the_number_of_elements() -> None:
-    assert model_dim(BASE) == 4
-    with pytest.raises(ModelError):
-        model_dim(b"garbage")
-
-
 def plan_of(method: Method, num_values: int = 3) -> CompressionPlan:
     seed = bytes(32) if method in {Method.RAND_K, Method.PROJECTION} else b""
     return CompressionPlan(method=method, dim=4, num_values=num_values, map_seed=seed)
@@ -178,15 +165,15 @@ def test_a_rule_picks_among_what_the_map_gave(method: Method) -> None:
     rows = [np.full(4, value, np.float32) for value in (1.0, 1.1, 0.9, 1.05, -90.0)]
     payloads = [codec.encode(compress(plan, row), seed=b"") for row in rows]
     contributions = [contribution(f"d{i}", payload) for i, payload in enumerate(payloads)]
-    built = build_candidate(BASE, contributions, payloads, MULTI_KRUM, plan)
-    assert "d4" in built.excluded
-    kept = [row for i, row in enumerate(rows) if f"d{i}" not in built.excluded]
+    built = plain_step(BASE, contributions, payloads, MULTI_KRUM, plan)
+    assert "d4" in built.facts.excluded
+    kept = [row for i, row in enumerate(rows) if f"d{i}" not in built.facts.excluded]
     map_ = linear_map(plan)
     mean = np.stack([map_.compress(row) for row in kept]).astype(np.float64).mean(axis=0)
     expected: NDArray[np.float64] = BASE_VALUES + map_.expand(np.asarray(mean))
     np.testing.assert_allclose(values_of(built.data), expected, rtol=1e-5, atol=1e-6)
     order = [4, 2, 0, 1, 3]
-    again = build_candidate(
+    again = plain_step(
         BASE, [contributions[i] for i in order], [payloads[i] for i in order], MULTI_KRUM, plan
     )
     assert again.data == built.data
@@ -200,8 +187,8 @@ def test_devices_that_send_nothing_do_not_stop_a_rule_that_ranks(rule: str) -> N
     rows = [np.array([2, 0, -1, 0], np.float32)] * 3 + [np.zeros(4, np.float32)] * 2
     payloads = [codec.encode(compress(plan, row), seed=b"") for row in rows]
     contributions = [contribution(f"d{i}", payload) for i, payload in enumerate(payloads)]
-    settings = AggregationSettings(aggregator=AggregatorConfig(rule=rule, num_malicious_nodes=2))
-    built = build_candidate(BASE, contributions, payloads, settings, plan)
+    settings = settings_of(AggregatorConfig(rule=rule, num_malicious_nodes=2))
+    built = plain_step(BASE, contributions, payloads, settings, plan)
     np.testing.assert_array_equal(values_of(built.data), BASE_VALUES + rows[0])
 
 
@@ -211,7 +198,7 @@ def test_chosen_coordinates_are_averaged_with_the_zeros_of_others() -> None:
     rows = np.array([[4, 0, 0, 1], [0, -2, 1, 0]], np.float32)
     payloads = [codec.encode(compress(plan, row), seed=b"") for row in rows]
     contributions = [contribution(f"d{i}", payload) for i, payload in enumerate(payloads)]
-    built = build_candidate(BASE, contributions, payloads, MEAN, plan)
+    built = plain_step(BASE, contributions, payloads, MEAN, plan)
     np.testing.assert_array_equal(
         values_of(built.data), BASE_VALUES + np.array([2, -1, 0, 0], np.float32)
     )
@@ -220,10 +207,12 @@ def test_chosen_coordinates_are_averaged_with_the_zeros_of_others() -> None:
 def test_losses_are_not_told_of_private_devices() -> None:
     payload = encode_dense(np.zeros(4, np.float32))
     contributions = [contribution("d1", payload, losses=(1.0, 0.5))]
-    settings = AggregationSettings(aggregator=AggregatorConfig(), tells_losses=False)
-    metrics = build_candidate(BASE, contributions, [payload], settings).metrics
+    built = plain_step(BASE, contributions, [payload], MEAN, tells_losses=False)
+    metrics = built.facts.metrics
     assert not {"loss_before", "loss_after"} & set(metrics)
 
 
 def test_the_sizes_are_those_of_the_tensors_in_order() -> None:
     assert layer_sizes(BASE) == (3, 1)
+    with pytest.raises(ModelError):
+        layer_sizes(b"garbage")

@@ -1,7 +1,7 @@
 """The candidate of a private round: the same bytes for the same contributions, and nothing more."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from aggregators.errors import TooFewUpdatesError
 from privacy.charge import Charge, Mechanism
 from privacy.fixed_point import grid_norm
-from server.round.candidate import BuiltModel
+from server.round.candidate import BaseVersion, RoundFacts, build_candidate
+from server.round.plain_source import StoredUpdates
 from server.round.privacy import RoundPrivacy
-from server.round.private_candidate import (
+from server.round.private_source import (
     Noise,
     PrivateRound,
     PrivateSettings,
-    build_private_candidate,
     round_noise,
     run_id,
 )
 from server.storage.ports import Contribution
-from tests.server.round.test_candidate import contribution
+from tests.server.round.stepping import settings_of
+from tests.server.round.test_plain_source import contribution
 from updates.codec import encode_dense
 from updates.compressor import compress
 from updates.coordinate_maps import linear_map
@@ -53,12 +54,34 @@ def round_of(
     history: dict[int, Noise] | None = None,
 ) -> PrivateRound:
     return PrivateRound(
+        stored=StoredUpdates(contributions=(), payloads=()),
         number=number,
         privacy=privacy or privacy_of(),
         settings=settings or PrivateSettings(),
         noise_key=KEY,
         history=history or {},
     )
+
+
+@dataclass(frozen=True)
+class Built:
+    """A candidate, its noise apart: values that compare."""
+
+    data: bytes
+    state: bytes
+    facts: RoundFacts
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        return self.facts.metrics
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        return self.facts.excluded
+
+    @property
+    def next_clipping_norm(self) -> float | None:
+        return self.facts.next_clipping_norm
 
 
 def vectors_of(count: int = 5, seed: int = 0) -> list[NDArray[np.float32]]:
@@ -73,18 +96,28 @@ def build(
     compression: CompressionPlan | None = None,
     order: Sequence[int] | None = None,
     **changes: object,
-) -> tuple[BuiltModel, Noise]:
+) -> tuple[Built, Noise]:
     contributions: list[Contribution] = [
         replace(contribution(f"d{i}", payload), **changes)  # type: ignore[arg-type]  # by name
         for i, payload in enumerate(payloads)
     ]
     places = range(len(payloads)) if order is None else order
-    return build_private_candidate(
-        BASE, [contributions[i] for i in places], [payloads[i] for i in places], round_, compression
+    stored = StoredUpdates(
+        contributions=[contributions[i] for i in places],
+        payloads=[payloads[i] for i in places],
+        compression=compression,
     )
+    candidate = build_candidate(
+        BaseVersion(model=BASE), replace(round_, stored=stored), settings_of()
+    )
+    assert candidate.facts.noise is not None
+    built = Built(
+        data=candidate.data, state=candidate.state, facts=replace(candidate.facts, noise=None)
+    )
+    return built, candidate.facts.noise
 
 
-def step_of(built: BuiltModel) -> NDArray[np.float64]:
+def step_of(built: Built) -> NDArray[np.float64]:
     def flat(data: bytes) -> NDArray[np.float64]:
         return np.concatenate([t.ravel() for t in decode_model(data)[0].values()], dtype=np.float64)
 
@@ -274,7 +307,7 @@ def test_other_settings_begin_another_run_of_banded_noise() -> None:
     ]
     configs = [settings.config(privacy, dim=DIM) for privacy in privacies]
     keys = {
-        round_noise(config, [], round_of(1, privacy), dim=DIM).noise_key
+        round_noise(config, round_of(1, privacy), dim=DIM).noise_key
         for config, privacy in zip(configs, privacies, strict=True)
     }
     assert len(keys) == len({run_id(config, dim=DIM) for config in configs}) == len(configs)

@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
 from privacy.charge import Charge
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.sum_opening import OpenedSums
-from server.round.candidate import AggregationSettings
+from server.round.candidate import BaseVersion, BuiltModel, build_candidate
 from server.round.privacy import RoundPrivacy
 from server.sharing.released import ReleasedSums
-from server.sharing.shared_candidate import build_shared_candidate
+from server.sharing.shared_source import OpenedRound
 from tests.security.shared_round.sealed_round import make_round
+from tests.server.round.stepping import settings_of
 from updates.coordinate_maps import linear_map
 from updates.plan import CompressionPlan, Method
 from updates.vectors import decode_model, encode_model
 
 DIM: Final = 40
 BASE: Final = encode_model({"w": np.zeros(DIM, np.float32)})
-SETTINGS: Final = AggregationSettings(aggregator=AggregatorConfig())
 PLAN: Final = CompressionPlan(method=Method.PROJECTION, dim=DIM, num_values=10, map_seed=b"m" * 32)
 PRIVACY: Final = RoundPrivacy(
     charge=Charge(noise_multiplier=1.0).to_text(),
@@ -50,13 +49,23 @@ def released(*sums: NDArray[np.int64], has_noise: bool = False) -> ReleasedSums:
     )
 
 
+def step_by(
+    opened: ReleasedSums,
+    *,
+    compression: CompressionPlan | None = None,
+    privacy: RoundPrivacy | None = None,
+) -> BuiltModel:
+    source = OpenedRound(released=opened, compression=compression, privacy=privacy)
+    return build_candidate(BaseVersion(model=BASE), source, settings_of())
+
+
 def weights_of(data: bytes) -> NDArray[np.float32]:
     return decode_model(data)[0]["w"]
 
 
 def test_the_mean_of_mapped_updates_is_expanded_once() -> None:
     total = np.arange(10, dtype=np.int64) << 20
-    built = build_shared_candidate(BASE, released(total), SETTINGS, compression=PLAN)
+    built = step_by(released(total), compression=PLAN)
     bits = released(total).params.fraction_bits
     expected = linear_map(PLAN).expand(np.ldexp(total / 5, -bits))
     np.testing.assert_array_equal(weights_of(built.data), expected.astype(np.float32))
@@ -68,7 +77,7 @@ def test_a_private_sum_is_divided_by_what_was_expected(
 ) -> None:
     total = np.arange(10 if compression else DIM, dtype=np.int64) << 20
     opened = released(total, has_noise=True)
-    built = build_shared_candidate(BASE, opened, SETTINGS, compression=compression, privacy=PRIVACY)
+    built = step_by(opened, compression=compression, privacy=PRIVACY)
     expected = np.ldexp(total / 8, -opened.params.fraction_bits)
     if compression is not None:
         expected = linear_map(compression).expand(expected)
@@ -81,6 +90,4 @@ def test_a_private_round_without_noise_in_its_one_sum_is_refused(
 ) -> None:
     totals = [np.zeros(DIM, np.int64)] * sums
     with pytest.raises(AggregationError, match="one sum with noise"):
-        build_shared_candidate(
-            BASE, released(*totals, has_noise=has_noise), SETTINGS, privacy=PRIVACY
-        )
+        step_by(released(*totals, has_noise=has_noise), privacy=PRIVACY)

@@ -1,12 +1,12 @@
-"""From the contributions of a private round to the model it proposes: pure computation.
+"""A private round as a source of contributions: the coordinator clips, sums and adds the noise.
 
-Runs in a kernel thread. The same contributions give the same bytes, noise included, in whatever
-order they came and on whatever machine: a coordinator that takes over computes the same candidate.
+The same contributions give the same bytes, noise included, in whatever order they came and on
+whatever machine: a coordinator that takes over computes the same candidate.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -14,25 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.base import Update
-from aggregators.dp import (
-    NOBODY,
-    DPConfig,
-    DPGradientAggregator,
-    PrivateAggregate,
-    RoundNoise,
-)
-from aggregators.engines import LOCAL, Engine
+from aggregators.dp import NOBODY, DPConfig, PrivateAggregate, RoundNoise
+from aggregators.integrated import PrivateUpdates, StepReport
 from aggregators.private_rules import private_sum_sensitivity
 from privacy.adaptive_clipping import AdaptiveClipping, default_count_stddev
 from privacy.charge import Charge, Mechanism
 from privacy.fixed_point import fine_fraction_bits
 from privacy.keystream import derive_key
-from server.round.candidate import BuiltModel, Payload, expanded, moved_model, updates_of
+from server.round.candidate import RoundFacts
+from server.round.plain_source import StoredUpdates
 from server.round.privacy import RoundPrivacy
-from server.storage.ports import Contribution
 from updates import plan_message
 from updates.plan import CompressionPlan
-from updates.vectors import decode_model
+from updates.vectors import ModelLayout
 
 _RUN_LABEL: Final = b"banded run"
 
@@ -47,24 +41,20 @@ class PrivateSettings:
         rule: "mean" or "multi-krum".
         num_malicious_nodes, num_to_select: f and m of "multi-krum".
         max_num_samples: cap; an update weighs min(num_samples, cap) / cap.
-        server_learning_rate: lr.
         adapts: whether the clipping norm moves, as the three below say.
         target_quantile: share of updates that shall be within it.
         clipping_learning_rate: how fast it moves.
         count_noise: of the count it rests on; 0: a twentieth of the expected updates.
-        engine: as of `AggregationSettings`.
     """
 
     rule: str = "mean"
     num_malicious_nodes: int = 0
     num_to_select: int | None = None
     max_num_samples: int = 1
-    server_learning_rate: float = 1.0
     adapts: bool = False
     target_quantile: float = 0.9
     clipping_learning_rate: float = 0.2
     count_noise: float = 0.0
-    engine: Engine = LOCAL
 
     def config(self, privacy: RoundPrivacy, *, dim: int, num_updates: int = 0) -> DPConfig:
         """How a round's updates of `dim` numbers become one aggregate.
@@ -114,49 +104,18 @@ class PrivateSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateRound:
-    """What a private candidate is built with, beside its contributions.
+    """`RoundSource` of a round to whose sum the coordinator adds noise.
+
+    What went through a linear map is clipped, summed and noised as it is, and expanded after.
 
     Attributes:
+        stored: what was admitted; may be nothing: what is published then is noise, and nobody
+            learns so from a round that would be missing.
         number: of the round.
         privacy: of the round.
         settings: of the task.
         noise_key: the task's, 32 secret bytes.
         history: noise of earlier rounds by their number, where it is kept; of banded noise.
-    """
-
-    number: int
-    privacy: RoundPrivacy
-    settings: PrivateSettings
-    noise_key: bytes = field(repr=False)
-    history: Mapping[int, Noise] = field(default_factory=dict, repr=False)
-
-
-def build_private_candidate(
-    base: bytes,
-    contributions: Sequence[Contribution],
-    payloads: Sequence[Payload],
-    round_: PrivateRound,
-    compression: CompressionPlan | None = None,
-) -> tuple[BuiltModel, Noise]:
-    """Apply the noisy aggregate of the contributions to the base model: x' = x + lr * aggregate.
-
-    What went through a linear map is clipped, summed and noised as it is, and expanded after.
-
-    Args:
-        base: safetensors file of the base version.
-        contributions: admitted updates; may be none: what is published then is noise, and nobody
-            learns so from a round that would be missing.
-        payloads: their encoded updates, in the same order.
-        round_: its number, privacy, settings and key.
-        compression: of the round; None: updates are dense float32.
-
-    Returns:
-        The candidate, and the noise in it in units of the grid: a secret.
-
-    Raises:
-        AggregationError: if the rule does not admit these contributions, or a payload is damaged.
-        CodecError: if a payload does not decode.
-        PrivacyError: if a setting is out of range.
 
     Guarantees:
         The model, its metrics and the next clipping norm tell of the updates' contents only what
@@ -164,41 +123,59 @@ def build_private_candidate(
         many, is told.
         Other contributions, or other settings, have other noise.
     """
-    model, settings = decode_model(base), round_.settings
-    updates = updates_of(model, contributions, payloads, compression)
-    dim = summed_dim(sum(tensor.size for tensor in model[0].values()), compression)
-    if not updates:
-        updates = [Update(key=NOBODY, vector=np.zeros(dim, np.float32), num_samples=1)]
-    config = settings.config(round_.privacy, dim=dim, num_updates=len(contributions))
-    told = {c.device_id: c.within_clipping_norm for c in contributions}
-    within = {key: flag for key, flag in told.items() if flag is not None}
-    aggregate = DPGradientAggregator(config, engine=settings.engine).aggregate(
-        updates,
-        round_noise(config, contributions, round_, dim=dim, compression=compression),
-        within,
-    )
-    step = expanded(aggregate.vector, compression)
-    data = moved_model(model, step, settings.server_learning_rate)
-    facts = aggregate.private
-    chosen = zip(facts.keys, facts.selected.tolist(), strict=True)
-    built = BuiltModel(
-        data=data,
-        sha256=hashlib.sha256(data).hexdigest(),
-        excluded=tuple(key for key, is_in in chosen if not is_in),
-        metrics=_metrics(len(contributions), aggregate),
-        next_clipping_norm=aggregate.next_clipping_norm,
-    )
-    return built, facts.noise
+
+    stored: StoredUpdates
+    number: int
+    privacy: RoundPrivacy
+    settings: PrivateSettings
+    noise_key: bytes = field(repr=False)
+    history: Mapping[int, Noise] = field(default_factory=dict, repr=False)
+
+    def contributions(self, layout: ModelLayout) -> PrivateUpdates:
+        """Decode the updates, and tell what their noise follows from.
+
+        Raises:
+            AggregationError: if the rule or a number of it is out of range, or a payload has
+                another length than was admitted.
+            CodecError: if a payload does not decode.
+            PrivacyError: if a setting is out of range.
+        """
+        updates = self.stored.decoded(layout)
+        dim = summed_dim(layout.dim, self.stored.compression)
+        if not updates:
+            updates = [Update(key=NOBODY, vector=np.zeros(dim, np.float32), num_samples=1)]
+        admitted = self.stored.contributions
+        config = self.settings.config(self.privacy, dim=dim, num_updates=len(admitted))
+        told = {c.device_id: c.within_clipping_norm for c in admitted}
+        return PrivateUpdates(
+            updates=updates,
+            config=config,
+            noise=round_noise(config, self, dim=dim),
+            within_norm={key: flag for key, flag in told.items() if flag is not None},
+            linear_map=self.stored.linear_map,
+        )
+
+    def facts(self, report: StepReport) -> RoundFacts:
+        """Tell what noise protects; keep the noise itself secret.
+
+        Raises:
+            TypeError: if the report is of another mode.
+        """
+        aggregate = report.combined
+        if not isinstance(aggregate, PrivateAggregate):
+            msg = f"a private round made a {type(aggregate).__name__}"
+            raise TypeError(msg)
+        private = aggregate.private
+        chosen = zip(private.keys, private.selected.tolist(), strict=True)
+        return RoundFacts(
+            excluded=tuple(key for key, is_in in chosen if not is_in),
+            metrics=_metrics(len(self.stored.contributions), aggregate, report),
+            next_clipping_norm=aggregate.next_clipping_norm,
+            noise=private.noise,
+        )
 
 
-def round_noise(
-    config: DPConfig,
-    contributions: Sequence[Contribution],
-    round_: PrivateRound,
-    *,
-    dim: int,
-    compression: CompressionPlan | None = None,
-) -> RoundNoise:
+def round_noise(config: DPConfig, round_: PrivateRound, *, dim: int) -> RoundNoise:
     """What decides the noise of a round: its key, and all that goes into the sum.
 
     Banded noise belongs to a run of equal settings: where they change, a new run begins with noise
@@ -209,11 +186,12 @@ def round_noise(
     if config.mechanism is Mechanism.BANDED:
         key = derive_key(key, _RUN_LABEL, settings)
     manifest = hashlib.sha256(settings.encode())
+    compression = round_.stored.compression
     if compression is not None:  # the same bytes are other numbers by another plan
         # What may differ from machine to machine, and changes no number, is left out.
         plan = replace(compression, zstd_version=0)
         manifest.update(hashlib.sha256(plan_message.to_bytes(plan)).digest())
-    for contribution in sorted(contributions, key=lambda contribution: contribution.device_id):
+    for contribution in sorted(round_.stored.contributions, key=lambda one: one.device_id):
         line = [
             contribution.device_id,
             contribution.digest.hex(),
@@ -261,7 +239,9 @@ def _text_of(config: DPConfig, dim: int) -> str:
     return json.dumps(bound)
 
 
-def _metrics(contributions: int, aggregate: PrivateAggregate) -> dict[str, float]:
+def _metrics(
+    contributions: int, aggregate: PrivateAggregate, report: StepReport
+) -> dict[str, float]:
     """What may be told: no norm, loss or count that one update's content could move."""
     selected = int(np.count_nonzero(aggregate.private.selected))
     metrics = {
@@ -269,7 +249,7 @@ def _metrics(contributions: int, aggregate: PrivateAggregate) -> dict[str, float
         "excluded": float(max(0, contributions - selected)),
         "noise_stddev": aggregate.noise_stddev,
         "clipping_norm": aggregate.clipping_norm,
-        "update_norm": float(np.linalg.norm(aggregate.vector)),
+        "update_norm": report.update_norm,
     }
     if aggregate.within_fraction is not None:
         metrics["within_fraction"] = aggregate.within_fraction
