@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from aggregators.aggregator_state import decode_state
 from security.shared_round.parameters import RoundParameters
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob
+from server.storage.keys import model_blob, state_blob
 from server.storage.ports import FinishedRound
 from server.storage.redis_store import RedisRoundStore
 from tests.chaos import shared_operations as ops
@@ -107,7 +109,7 @@ class Outcome:
     async def _check_model(self, record: FinishedRound, groups: Sequence[Iterable[str]]) -> None:
         """The model is the old one plus the mean by the definition of the encoding."""
         version = record.model_version or 0
-        base, after = await self._weights(record.base_version), await self._weights(version)
+        base, after = await self._state(record.base_version), await self._weights(version)
         admitted = self.story.admitted[record.number]
         every = [admitted[name] for group in groups for name in group]
         total = sum(
@@ -115,11 +117,13 @@ class Outcome:
             for vector in every
         )
         mean = np.asarray(total).astype(np.float64) * 2.0**-FRACTION_BITS / len(every)
-        expected = (base.astype(np.float64) + mean).astype(np.float32)
+        moved = base + mean
+        expected = moved.astype(np.float32)
         if self.is_grouped:
             is_right = np.allclose(after, expected, rtol=0, atol=GROUPS_TOLERANCE)
         else:
-            is_right = after.tobytes() == expected.tobytes()
+            kept = await self._state(version)
+            is_right = after.tobytes() == expected.tobytes() and kept.tobytes() == moved.tobytes()
         require(bool(is_right), f"round {record.number} published {after}, not {expected}")
 
     def _check_abandoned(self, record: FinishedRound) -> None:
@@ -128,6 +132,13 @@ class Outcome:
         excused = number in self.story.attacked | self.story.troubled_lies | self.story.given_up
         few = len(usable) < ops.MIN_MEMBERS
         require(excused or few, f"round {number} was abandoned: {record.reason}")
+
+    async def _state(self, version: int) -> NDArray[np.float64]:
+        """The weights as the aggregator keeps them for the next round."""
+        model = await self.store.model(self.task, version)
+        if not model.state_sha256:
+            return (await self._weights(version)).astype(np.float64)
+        return decode_state(await self.blobs.get(state_blob(self.task, model.state_sha256))).weights
 
     async def _weights(self, version: int) -> Vector:
         model = await self.store.model(self.task, version)

@@ -17,11 +17,12 @@ from typing import Final, assert_never
 
 import numpy as np
 
+from aggregators.aggregator_state import decode_state
 from server.config import TaskConfig
 from server.round.private_rounds import PrivateRounds
 from server.round.state import Phase
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob
+from server.storage.keys import model_blob, state_blob
 from server.storage.ports import Durability, ModelVersion, Snapshot
 from server.storage.redis_store import RedisRoundStore
 from server.tasks import task_info
@@ -305,6 +306,7 @@ class Simulation:
     async def _check_outcome(self) -> int:
         versions = await self._versions()
         published = self._ledger.check_models(versions)
+        await self._check_states(versions)
         finished = [
             record.number for record in await self._store.finished_rounds(TASK, limit=1_000)
         ]
@@ -315,6 +317,20 @@ class Simulation:
         audited = sorted(json.loads(line)["round_id"] for line in lines)
         require(audited == finished, f"audited rounds: {audited}, finished rounds: {finished}")
         return len(published)
+
+    async def _check_states(self, versions: Sequence[Vector]) -> None:
+        """Each version has the state that belongs to it, whoever published it."""
+        for model, weights in zip(await self._store.models(TASK), versions, strict=True):
+            if not model.state_sha256:
+                require(model.round_number is None, f"version {model.version} has no state")
+                continue
+            path = self._data_dir / "blobs" / state_blob(TASK, model.state_sha256)
+            require(path.exists(), f"the state of version {model.version} is gone")
+            data = path.read_bytes()
+            state = decode_state(data)
+            is_its_own = np.array_equal(state.weights.astype(np.float32), weights)
+            is_whole = hashlib.sha256(data).hexdigest() == model.state_sha256
+            require(is_its_own and is_whole, f"version {model.version} has another state")
 
     async def _versions(self) -> list[Vector]:
         versions: list[Vector] = []
