@@ -20,7 +20,6 @@ _COMMANDS: Final = {
     "admin": "cli.admin.app",
     "config": "cli.config",
     "share-holder": "cli.share_holder",
-    "bench": "cli.bench.command",
 }
 
 

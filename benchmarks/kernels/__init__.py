@@ -1,1 +1,1 @@
-"""How the speed of the aggregation rules changed on this machine."""
+"""The speed of the aggregation rules: beside other libraries, and commit after commit."""

@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from cli.bench.cases import CASES, make_rows
-from cli.bench.ways import Matrix
+from benchmarks.kernels.cases import CASES, make_rows
+from benchmarks.kernels.ways import Matrix
 
 NUM_ROWS: Final = 100
 DIM: Final = 1_000_000

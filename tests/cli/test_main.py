@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from cli.exit_codes import ExitCode
 from cli.main import app
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = [
     ("demo",),
     ("serve",),
@@ -26,7 +27,6 @@ COMMANDS = [
     ("admin", "models", "list"),
     ("admin", "models", "show"),
     ("admin", "models", "rollback"),
-    ("bench", "kernels"),
     ("share-holder", "keys"),
     ("share-holder", "committee"),
     ("share-holder", "rehearsal"),
@@ -80,9 +80,18 @@ def test_wrong_arguments_are_told_apart_from_failures(arguments: list[str]) -> N
 def test_it_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cli.main", "--version"],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         check=True,
         capture_output=True,
         text=True,
     )
     assert done.stdout.startswith("fedagg ")
+
+
+@pytest.mark.slow
+def test_no_command_imports_torch_before_it_needs_it() -> None:
+    script = "import sys, cli.main; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False"

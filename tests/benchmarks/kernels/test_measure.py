@@ -3,11 +3,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cli.bench import measure
-from cli.bench.cases import make_rows
-from cli.bench.measure import Contender, Effort, fastest_ways, measure_rule, measure_size
-from cli.bench.results import OURS
-from cli.bench.ways import Answer, Call, Matrix, Way
+from benchmarks.kernels import measure
+from benchmarks.kernels.cases import make_rows
+from benchmarks.kernels.measure import Contender, Effort, fastest_ways, measure_rule, measure_size
+from benchmarks.kernels.results import OURS
+from benchmarks.kernels.ways import Answer, Call, Matrix, Way
 
 EFFORT = Effort(repeats=3, budget_s=60.0, limit_s=60.0)
 ROWS = make_rows(6, 100, seed=0)

@@ -7,8 +7,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.bench import cases
-from cli.bench.ways import Answer, Call, Matrix, Way, Ways
+from benchmarks.kernels import cases
+from benchmarks.kernels.ways import Answer, Call, Matrix, Way, Ways
 
 FROM_MEAN: Final = "Weiszfeld steps start at the mean"
 TIES: Final = "float32 distances to the median that round alike are ties"

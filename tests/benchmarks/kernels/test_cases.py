@@ -3,7 +3,7 @@ import pytest
 
 from aggregators.dense_rows import as_rows
 from aggregators.rows import canonical_order
-from cli.bench.cases import CASES, LEAST_ROWS, make_rows
+from benchmarks.kernels.cases import CASES, LEAST_ROWS, make_rows
 
 
 def test_rows_follow_from_the_seed() -> None:

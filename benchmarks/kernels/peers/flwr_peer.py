@@ -13,9 +13,9 @@ from flwr.server.strategy.aggregate import (
 )
 from numpy.typing import NDArray
 
-from cli.bench import cases
-from cli.bench.numpy_peer import TIES
-from cli.bench.ways import Answer, Call, Matrix, Way, Ways
+from benchmarks.kernels import cases
+from benchmarks.kernels.peers.numpy_peer import TIES
+from benchmarks.kernels.ways import Answer, Call, Matrix, Way, Ways
 
 Results: TypeAlias = list[tuple[list[NDArray[np.float32]], int]]
 

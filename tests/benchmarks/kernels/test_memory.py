@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli.bench import memory
-from cli.bench.memory import run_measured
+from benchmarks.kernels import memory
+from benchmarks.kernels.memory import run_measured
 
 MB = 1 << 20
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from aggregators.kernels.compiler import kernel
 from aggregators.kernels.threads import cut, num_cores, run_pieces
-from cli.bench.peers import is_installed
-from cli.bench.ways import Matrix
+from benchmarks.kernels.peers.registry import is_installed
+from benchmarks.kernels.ways import Matrix
 
 _READS: Final = 4  # the first one compiles
 _PRODUCTS: Final = 3
@@ -64,7 +64,7 @@ def measure_read_once(matrix: Matrix, before: ReadOnce | None = None) -> ReadOnc
         "numpy": _read_by_numpy,
     }
     if is_installed("torch"):
-        readers["torch"] = importlib.import_module("cli.bench.torch_peer").read
+        readers["torch"] = importlib.import_module("benchmarks.kernels.peers.torch_peer").read
     best, reader = min(
         (seconds_of(partial(read, matrix)), name)
         for _ in range(_READS)
@@ -80,7 +80,7 @@ def measure_matrix_product() -> float:
     factor = np.ones((_PRODUCT_ROWS, _PRODUCT_ROWS), dtype=np.float32)
     multipliers: list[Callable[[Matrix, Matrix], Matrix]] = [np.matmul]
     if is_installed("torch"):
-        multipliers.append(importlib.import_module("cli.bench.torch_peer").multiply)
+        multipliers.append(importlib.import_module("benchmarks.kernels.peers.torch_peer").multiply)
     best = min(
         seconds_of(partial(multiply, factor, factor))
         for _ in range(_PRODUCTS)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from cli.bench.ways import Answer, Call
+from benchmarks.kernels.ways import Answer, Call
 
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR: Final = Path("/proc/self/clear_refs")

@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 
 from aggregators.kernels.threads import num_cores
-from cli.bench import machine
-from cli.bench.cases import make_rows
-from cli.bench.machine import ReadOnce, describe_machine, measure_matrix_product, measure_read_once
+from benchmarks.kernels import machine
+from benchmarks.kernels.cases import make_rows
+from benchmarks.kernels.machine import (
+    ReadOnce,
+    describe_machine,
+    measure_matrix_product,
+    measure_read_once,
+)
 
 
 @pytest.mark.parametrize("has_torch", [False, True])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.bench.cases import CASES
+from benchmarks.kernels.cases import CASES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

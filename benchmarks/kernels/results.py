@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cli.bench.machine import Machine, ReadOnce
+from benchmarks.kernels.machine import Machine, ReadOnce
 
 OURS: Final = "fedagg"
 DIFFERS: Final = 1e-4

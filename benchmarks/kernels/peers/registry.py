@@ -1,17 +1,17 @@
-"""Finds the libraries to compare with. None of them is needed: those not installed are left out."""
+"""Finds the libraries to compare with. None is needed: those not installed are left out."""
 
 import importlib
 import importlib.util
 from collections.abc import Mapping
 from typing import Final
 
-from cli.bench.ways import Ways
+from benchmarks.kernels.ways import Ways
 
 _MODULES: Final[Mapping[str, str]] = {
-    "numpy": "cli.bench.numpy_peer",
-    "torch": "cli.bench.torch_peer",
-    "byzfl": "cli.bench.byzfl_peer",
-    "flwr": "cli.bench.flwr_peer",
+    "numpy": "benchmarks.kernels.peers.numpy_peer",
+    "torch": "benchmarks.kernels.peers.torch_peer",
+    "byzfl": "benchmarks.kernels.peers.byzfl_peer",
+    "flwr": "benchmarks.kernels.peers.flwr_peer",
 }
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {"byzfl": ("byzfl", "torch")}
 

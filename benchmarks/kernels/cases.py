@@ -17,7 +17,7 @@ from aggregators.rules.mean_around_median import mean_around_median
 from aggregators.rules.median import median
 from aggregators.rules.multi_krum import multi_krum
 from aggregators.rules.trimmed_mean import trimmed_mean
-from cli.bench.ways import Call, Matrix, Way
+from benchmarks.kernels.ways import Call, Matrix, Way
 
 MEAN: Final = "mean"
 MEDIAN: Final = "median"

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli.bench import cases
-from cli.bench.numpy_peer import FROM_MEAN, TIES, bulyan_selection
-from cli.bench.ways import Answer, Call, Matrix, Way, Ways
+from benchmarks.kernels import cases
+from benchmarks.kernels.peers.numpy_peer import FROM_MEAN, TIES, bulyan_selection
+from benchmarks.kernels.ways import Answer, Call, Matrix, Way, Ways
 
 
 def _bind(function: Callable[[Tensor, int], Tensor]) -> Callable[[Matrix, int], Call]:

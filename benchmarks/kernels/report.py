@@ -3,26 +3,35 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from cli.bench.results import OURS, LeftOut, Report, Result, Size
-from cli.output import Output
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.kernels.results import OURS, LeftOut, Report, Result, Size
 
 _COLUMNS: Final = ("rule", "by", "ms", "GB/s", "x read", "extra MB", "x fedagg", "max diff")
 
 
-def write_tables(report: Report, output: Output) -> None:
+def write_tables(report: Report, console: Console) -> None:
     """Write a table for each size, one line per rule and library."""
-    output.line(machine_line(report))
+    lines = [machine_line(report)]
     for size in report.sizes:
-        output.line("")
-        output.line(size_line(size))
         results = report.results_of(size)
-        output.table(_COLUMNS, [_cells(one) for one in results])
-        for line in (*_rates(results), *_notes(results)):
-            output.line(line)
+        lines += ["", size_line(size)]
+        _write(console, lines)
+        table = Table(*_COLUMNS, box=None, pad_edge=False, header_style="bold")
+        for one in results:
+            table.add_row(*map(escape, _cells(one)))
+        console.print(table)
+        lines = [*_rates(results), *_notes(results)]
     if report.left_out:
-        output.line("")
-    for one in report.left_out:
-        output.line(f"left out: {left_out_line(one)}")
+        lines += ["", *(f"left out: {left_out_line(one)}" for one in report.left_out)]
+    _write(console, lines)
+
+
+def _write(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(escape(line))
 
 
 def markdown(report: Report) -> str:

@@ -2,11 +2,11 @@ import dataclasses
 import json
 
 import pytest
+from rich.console import Console
 
-from cli.bench.machine import Machine, ReadOnce
-from cli.bench.report import markdown, megabytes, number, write_tables
-from cli.bench.results import LeftOut, Report, Result, Size
-from cli.output import Output, OutputFormat
+from benchmarks.kernels.machine import Machine, ReadOnce
+from benchmarks.kernels.report import markdown, megabytes, number, write_tables
+from benchmarks.kernels.results import LeftOut, Report, Result, Size
 
 OURS = Result(
     n=100,
@@ -83,7 +83,7 @@ def test_cells_of_a_table_line_match_its_heading() -> None:
 
 
 def test_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    write_tables(REPORT, Output(OutputFormat.TEXT))
+    write_tables(REPORT, Console(highlight=False, soft_wrap=True))
     text = capsys.readouterr().out
     lines = {" ".join(line.split()) for line in text.splitlines()}
     assert "krum fedagg 2 0.2 4 0.0 1 0e+00" in lines

@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 import psutil
 
-from cli.bench.cases import CASES, make_rows
-from cli.bench.machine import measure_read_once, seconds_of
-from cli.bench.memory import run_measured
-from cli.bench.results import DIFFERS, OURS, LeftOut, Result, Size
-from cli.bench.ways import Answer, Call, Matrix, Way, Ways
+from benchmarks.kernels.cases import CASES, make_rows
+from benchmarks.kernels.machine import measure_read_once, seconds_of
+from benchmarks.kernels.memory import run_measured
+from benchmarks.kernels.results import DIFFERS, OURS, LeftOut, Result, Size
+from benchmarks.kernels.ways import Answer, Call, Matrix, Way, Ways
 
 Say = Callable[[str], None]
 

@@ -1,40 +1,21 @@
 """The rules of byzfl, on arrays and on tensors. Imported only if installed, as PyTorch must be."""
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
 
-from cli.bench import cases
-from cli.bench.numpy_peer import TIES
-from cli.bench.ways import Call, Matrix, Way, Ways
+from benchmarks.kernels import cases
+from benchmarks.kernels.peers.byzfl_package import aggregators_of_byzfl
+from benchmarks.kernels.peers.numpy_peer import TIES
+from benchmarks.kernels.ways import Call, Matrix, Way, Ways
 
 _MORE_NEIGHBOURS: Final = "scores take n - f - 1 neighbours"
 _FROM_ZERO: Final = "Weiszfeld steps start at 0"
 
 
-def _load() -> ModuleType:
-    """Import the rules of byzfl without the data sets and plots that `import byzfl` needs too."""
-    if "byzfl" in sys.modules:
-        return importlib.import_module("byzfl.aggregators")
-    spec = importlib.util.find_spec("byzfl")
-    bare = ModuleType("byzfl")
-    bare.__path__ = list((spec and spec.submodule_search_locations) or ())
-    sys.modules["byzfl"] = bare
-    try:
-        return importlib.import_module("byzfl.aggregators")
-    finally:
-        # Whoever imports byzfl later gets the whole of it.
-        for name in [name for name in sys.modules if name.partition(".")[0] == "byzfl"]:
-            del sys.modules[name]
-
-
-_BYZFL: Final = _load()
+_BYZFL: Final = aggregators_of_byzfl()
 
 Make: TypeAlias = Callable[[int], Callable[[Any], Any]]
 

@@ -1,0 +1,1 @@
+"""What each other library computes, one module a library."""
