@@ -1,9 +1,6 @@
-# Two images from one file: `server` (coordinators) and `device` (simulated devices, with torch).
-# Both hold every package of the project; they differ in the dependencies.
-FROM python:3.11-slim AS dependencies
-# torch from the default index carries CUDA. For the small CPU build, name an index that has it:
-#   docker compose build --build-arg PIP_EXTRA_INDEX_URL=...
-ARG PIP_EXTRA_INDEX_URL
+# Two images from one file: `server` (coordinators, share holders) and `device` (simulated devices).
+# Both hold every package of the project and what they import, compiled to bytecode by pip.
+FROM python:3.11-slim AS build
 ENV PATH=/opt/fedagg/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
     PIP_CACHE_DIR=/var/cache/pip
 RUN python -m venv /opt/fedagg
@@ -14,20 +11,14 @@ RUN touch README.md
 RUN --mount=type=cache,target=/var/cache/pip \
     pip install --quiet --constraint requirements.lock setuptools && \
     pip install --quiet --constraint requirements.lock --no-build-isolation '.[server]'
-
-FROM dependencies AS device-dependencies
-RUN --mount=type=cache,target=/var/cache/pip \
-    pip install --quiet --constraint requirements.lock --no-build-isolation '.[sim,torch]'
-
-FROM dependencies AS server-build
 COPY . .
 RUN pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 # The first model of the sample task in docs/samples/compose.toml.
-RUN fedagg models init digits --output /models/digits.safetensors
-
-FROM device-dependencies AS device-build
-COPY . .
-RUN pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+RUN mkdir /models && python -c "\
+from pathlib import Path; \
+from updates.vectors import encode_model; \
+from simulation.models import initial_weights; \
+Path('/models/digits.safetensors').write_bytes(encode_model(initial_weights('digits', seed=0)))"
 
 FROM python:3.11-slim AS runtime
 RUN groupadd --gid 10001 fedagg && \
@@ -43,12 +34,12 @@ USER 10001:10001
 ENTRYPOINT ["fedagg"]
 
 FROM runtime AS device
-COPY --from=device-build /opt/fedagg /opt/fedagg
+COPY --from=build /opt/fedagg /opt/fedagg
 CMD ["device", "--help"]
 
 FROM runtime AS server
-COPY --from=server-build /opt/fedagg /opt/fedagg
-COPY --from=server-build /models /usr/share/fedagg/models
+COPY --from=build /opt/fedagg /opt/fedagg
+COPY --from=build /models /usr/share/fedagg/models
 # Compiles the kernels into the home folder, from where a new volume gets them. On another processor
 # a coordinator or share holder compiles them again when it starts, once.
 RUN python -m aggregators.warm_up && python -m security.secret_sharing.warm_up

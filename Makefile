@@ -1,22 +1,20 @@
 # Everything runs inside .venv. The targets that need it make it themselves, so a fresh clone needs
 # only Python >= 3.11 with pip, and make. `make demo` installs what it needs, the others install
-# what the tests need on top.
+# what the tests need on top. Libraries that are only compared with are in .venv-peers.
 # ARGS reaches the command behind a target: `make demo ARGS=--help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-clean demo-pythons test check unit coverage chaos bench bench-kernels bench-secure bench-pipeline experiment-privacy bench-codec experiment-compression format protos lock up down clean
+.PHONY: help setup peers demo demo-clean demo-pythons test check unit coverage chaos bench bench-kernels bench-secure bench-pipeline experiment-privacy bench-codec experiment-compression format protos lock up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
+PEERS_VENV := .venv-peers
+PEERS := $(PEERS_VENV)/.installed
 COMPOSE := docker compose
 WORKERS ?= 2
 ARGS ?=
-PYTEST := $(BIN)/python -m pytest
-
-PACKAGES := aggregators cli client monitoring privacy protos security server simulation updates
-# What is installed but never imported, at least by nothing that a person waits for.
-NOT_IMPORTED := /(tests?|joblib|mpmath|narwhals|pip|setuptools|sklearn)/
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # Bytecode is kept, whatever the environment says: else every process compiles all it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -32,26 +30,41 @@ help: ## List the targets.
 setup: $(STAMP) ## Install everything into .venv; later runs do nothing until the pins change.
 
 # Where the interpreter has no ensurepip (Debian ships it apart), its own pip fills the environment.
-INSTALL = pip=$(BIN)/pip; test -x $$pip || pip="$(PYTHON) -m pip --python $(BIN)/python"; \
-	$$pip install -qq --no-compile --disable-pip-version-check --no-input
-PINNED = $(INSTALL) --constraint requirements.lock
+pip = pip=$(1)/bin/pip; test -x $$pip || pip="$(PYTHON) -m pip --python $(1)/bin/python"; $$pip
+install = $(call pip,$(1)) install -qq --no-compile --disable-pip-version-check --no-input \
+	--no-build-isolation --constraint $(2)
+INSTALL = $(call install,$(VENV),requirements.lock)
 
-# Bytecode and kernels are compiled here, on all cores, and not by every process that needs them.
+# What does not start, or contradicts itself, is made anew.
+# Bytecode and kernels are compiled here, on two cores, and not by every process that needs them.
 $(RUNTIME): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "fedagg needs Python 3.11 or newer" >&2; exit 1; }
 	@echo "Installing what runs into $(VENV) (about a minute, once)"
-	@$(BIN)/python -c "" 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
+	@{ $(call pip,$(VENV)) check; } >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || \
 		$(PYTHON) -m venv --clear --without-pip $(VENV)
-	@$(PINNED) setuptools
-	@$(PINNED) --no-build-isolation --editable '.[sim]'
-	@$(BIN)/python -m compileall -q -j 0 -x '$(NOT_IMPORTED)' $(VENV)/lib $(PACKAGES)
+	@$(INSTALL) setuptools
+	@$(INSTALL) --editable '.[server]'
 	@$(BIN)/python -m aggregators.warm_up & \
-		$(BIN)/python -m security.secret_sharing.warm_up && wait $$!
+		$(BIN)/python -m tools.bytecode && $(BIN)/python -m security.secret_sharing.warm_up && wait $$!
 	@touch $@
 
 $(STAMP): $(RUNTIME)
 	@echo "Installing what the tests need into $(VENV) (a minute or two, once)"
-	@$(INSTALL) --no-deps --requirement requirements.lock
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+peers: $(PEERS) ## Install libraries to compare with, for benchmarks and tests, into .venv-peers.
+
+# All of .venv is seen there too, behind what is installed there.
+$(PEERS): $(STAMP) requirements-peers.lock
+	@echo "Installing what is compared with into $(PEERS_VENV) (about a minute, once)"
+	@$(BIN)/python -m venv --clear $(PEERS_VENV) >/dev/null 2>&1 || \
+		$(BIN)/python -m venv --clear --without-pip $(PEERS_VENV)
+	@where='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		echo "import site; site.addsitedir('$$($(BIN)/python -c "$$where")')" \
+		>"$$($(PEERS_VENV)/bin/python -c "$$where")/behind.pth"
+	@$(call install,$(PEERS_VENV),requirements-peers.lock) setuptools
+	@$(call install,$(PEERS_VENV),requirements-peers.lock) --editable '.[peers]'
 	@touch $@
 
 demo: $(RUNTIME) ## Train one model on a fleet of simulated devices, on this machine.
@@ -63,10 +76,17 @@ demo-clean: ## Run three rounds of the demo in a clean clone, with pip's own set
 demo-pythons: ## Do so on each of Python 3.11, 3.12 and 3.13 that is here.
 	@$(PYTHON) -m tools.clean_demo 3.11 3.12 3.13 $(ARGS)
 
+# Tests that need libraries to compare with are skipped, or run where `make peers` installed these.
 test: check ## Run every check and the whole test suite.
-	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
+ifeq ($(wildcard $(PEERS)),)
+	$(PYTEST) $(ARGS)
+else
+	$(PYTEST) -m "not peers" $(ARGS)
+	$(PEERS_VENV)/bin/python -m pytest -m peers $$(grep -lr --include='test_*.py' mark.peers tests) $(ARGS)
+endif
 
-check: $(STAMP) ## Check format, lint, types, layers, generated code.
+check: $(STAMP) ## Check packages, format, lint, types, layers, generated code.
+	@$(call pip,$(VENV)) check
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -74,10 +94,10 @@ check: $(STAMP) ## Check format, lint, types, layers, generated code.
 	$(BIN)/python -m tools.protos --check
 
 unit: $(STAMP) ## Run the tests that start no processes.
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not process" $(ARGS)
+	$(PYTEST) -m "not process" $(ARGS)
 
 coverage: $(STAMP) ## Run the test suite and require 90 % line and branch coverage.
-	$(PYTEST) -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 chaos: $(STAMP) ## Run the fault simulations with thousands of examples.
 	$(BIN)/python -m pytest tests/chaos --hypothesis-profile=chaos $(ARGS)
@@ -86,16 +106,16 @@ bench: $(STAMP) ## Measure throughput and latency on this machine.
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 # Only the comparison writes to standard output, so that ARGS="--format json" is one JSON object.
-bench-kernels: $(STAMP) ## Time the aggregation rules beside other libraries; the history stays in .benchmarks/.
-	@$(BIN)/fedagg bench kernels --all $(ARGS)
+bench-kernels: $(PEERS) ## Time the aggregation rules beside other libraries; the history stays in .benchmarks/.
+	@$(PEERS_VENV)/bin/python -m benchmarks.kernels --all $(ARGS)
 	@$(BIN)/python -m pytest benchmarks/kernels -W ignore::pytest_benchmark.logger.PytestBenchmarkWarning \
 		--benchmark-storage file://./.benchmarks --benchmark-autosave --benchmark-compare >&2
 
-bench-secure: $(STAMP) ## Measure shared rounds beside plain ones, and beside Flower's SecAgg+.
+bench-secure: $(PEERS) ## Measure shared rounds beside plain ones, and beside Flower's SecAgg+.
 	@$(BIN)/python -m benchmarks.secure.run $(ARGS)
 
-bench-codec: $(STAMP) ## Measure bytes and speed of every encoding of a real update.
-	@$(BIN)/python -m benchmarks.codec.run $(ARGS)
+bench-codec: $(PEERS) ## Measure bytes and speed of every encoding of a real update.
+	@$(PEERS_VENV)/bin/python -m benchmarks.codec.run $(ARGS)
 
 # Only the table goes to standard output; rows show on standard error as they come.
 experiment-compression: $(STAMP) ## Train with every way to compress updates; print what each costs.
@@ -114,7 +134,7 @@ format: $(STAMP) ## Format the code and apply the safe lint fixes.
 protos: $(STAMP) ## Regenerate the code in protos/.
 	$(BIN)/python -m tools.protos
 
-lock: $(STAMP) ## Rewrite requirements.lock from pyproject.toml.
+lock: $(STAMP) ## Rewrite the locks from pyproject.toml.
 	$(BIN)/python -m tools.lock
 
 up: ## Start Redis, two coordinators, ten devices and Prometheus in containers.

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 from rich.table import Table
@@ -43,11 +43,18 @@ def markdown_of(lines: Sequence[Sequence[str]]) -> str:
 
 
 def machine_with(*packages: str) -> Figures:
-    """What figures depend on: the machine, and versions of packages."""
+    """What figures depend on: the machine, and versions of those packages that are installed."""
     return {
         "cpus": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: found for name in packages if (found := _version(name)) is not None},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,14 +1,16 @@
-"""Other ways to send the same update: copies, zstd alone, Flower's dense format, plain int8."""
+"""Other ways to send the same update: copies, zstd alone, plain int8, Flower's dense format.
 
+Flower's is left out where Flower is not installed.
+"""
+
+import importlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import zstandard
-from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
-from flwr.common.serde import parameters_from_proto, parameters_to_proto
-from flwr.proto.transport_pb2 import Parameters
 
 from benchmarks.codec.real_updates import RealUpdate
 from benchmarks.secure.cpu import best_of
@@ -35,7 +37,6 @@ def references(update: RealUpdate) -> list[Reference]:
     """List the ways."""
     delta = update.delta
     dense = delta.tobytes()
-    tensors = update.tensors()
     return [
         Reference(name="memcpy", write=delta.tobytes, read=lambda data: bytes(bytearray(data))),
         Reference(
@@ -48,15 +49,17 @@ def references(update: RealUpdate) -> list[Reference]:
             write=lambda: zstandard.ZstdCompressor(level=LEVEL).compress(dense),
             read=lambda data: zstandard.ZstdDecompressor().decompress(data),
         ),
-        Reference(
-            name="Flower dense",
-            write=lambda: parameters_to_proto(ndarrays_to_parameters(tensors)).SerializeToString(),
-            read=lambda data: parameters_to_ndarrays(
-                parameters_from_proto(Parameters.FromString(data))
-            ),
-        ),
+        *_flower(update),
         Reference(name="plain int8", write=lambda: _int8(update), read=_from_int8),
     ]
+
+
+def _flower(update: RealUpdate) -> list[Reference]:
+    if find_spec("flwr") is None:
+        return []
+    module = importlib.import_module("benchmarks.codec.flower_format")
+    tensors = update.tensors()
+    return [Reference(name="Flower dense", write=lambda: module.write(tensors), read=module.read)]
 
 
 def _row(update: RealUpdate, reference: Reference, repeats: int) -> Figures:

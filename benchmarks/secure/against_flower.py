@@ -1,7 +1,7 @@
-"""A whole shared round beside a whole round of Flower's SecAgg+: same updates, one process.
+"""A whole shared round beside a whole round of Flower's SecAgg+, on the same updates.
 
-Neither has a network or a disk. Every device, every share holder and every server does all of its
-work in turn; processor time is that of one core.
+Each has one process, and neither a network or a disk. Every device, every share holder and every
+server does all of its work in turn; processor time is that of one core.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.shared_selection import select
-from benchmarks.secure import secagg_plus
 from benchmarks.secure.cpu import Spent
 from benchmarks.secure.figures import Figures, Target, judged, rounded
 from benchmarks.secure.holders import Holder, exact_mean, flip_coin, holders_of
@@ -24,7 +23,8 @@ from benchmarks.secure.parties import (
     random_update,
 )
 from benchmarks.secure.sealing_child import read_all
-from benchmarks.secure.secagg_plus import SecAggFigures
+from benchmarks.secure.secagg_process import SecAggSettings
+from benchmarks.secure.secagg_process import measure as measure_secagg
 from security.shared_round.bundle import check_structure, parse_prefix
 from security.shared_round.member_set import FrozenSet, Member, Selection
 from security.shared_round.sum_opening import open_sums
@@ -99,16 +99,14 @@ def measure(settings: Settings) -> list[Figures]:
 
 def _rows(parties: Parties, case: Case, rounds: int) -> list[Figures]:
     updates = [random_update(case.dim, seed=number) for number in range(case.clients)]
-    theirs: list[RoundCost] = []
+    system, best = _secagg_round(updates, rounds)
     ours: dict[tuple[str, str], list[RoundCost]] = {variant: [] for variant in VARIANTS}
     for _ in range(rounds):
-        theirs.append(_secagg_round(updates))
         for (share_format, checks), found in ours.items():
             shape = Shape(format=share_format, checks=checks, dim=case.dim, clients=case.clients)
             found.append(run_round(parties, shape, updates))
-    best = min(theirs, key=_seconds)
     return [
-        _row(case, "SecAgg+", best),
+        _row(case, system, best),
         *(
             _row(case, f"{share_format}, {checks}", min(found, key=_seconds), beside=best)
             for (share_format, checks), found in ours.items()
@@ -199,16 +197,17 @@ class _SharedRound:
         return on(_COORDINATOR, derive)
 
 
-def _secagg_round(updates: Sequence[Update]) -> RoundCost:
+def _secagg_round(updates: Sequence[Update], rounds: int) -> tuple[str, RoundCost]:
     clients = len(updates)
-    found: SecAggFigures = secagg_plus.run_round(
-        updates,
+    settings = SecAggSettings(
         num_shares=min(NUM_SHARES, clients - 1 + clients % 2),
         threshold=min(RECONSTRUCTION_THRESHOLD, clients // 2 + 1),
         # The narrowest that clips nothing: no other would be as exact.
         clipping_range=max(float(np.abs(update).max()) for update in updates),
+        rounds=rounds,
     )
-    return RoundCost(
+    found = measure_secagg(updates, settings)
+    return f"SecAgg+ of flwr {found.version}", RoundCost(
         round_s=found.server_s + clients * found.client_s,
         device_s=found.client_s,
         servers_s=found.server_s,

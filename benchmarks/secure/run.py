@@ -13,6 +13,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peers import PEERS_PYTHON
 from benchmarks.secure import against_flower, round_end, server_cost, share_generation
 from benchmarks.secure.figures import NO_TARGET, Figures
 from benchmarks.tables import cells, machine_with, markdown_of, table_of
@@ -72,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=arguments.format != "text", width=width)
     results: dict[str, list[Figures]] = {}
     for name in arguments.names or BENCHMARKS:
+        if name == "flower" and not PEERS_PYTHON.exists():
+            console.print("flower is left out: it is not installed, `make peers` does that")
+            continue
         console.print(f"[bold]{name}[/]")
         results[name] = BENCHMARKS[name](quick=arguments.quick)
         if arguments.format == "text":
@@ -112,7 +116,7 @@ def _targets(rows: Sequence[Figures]) -> str:
 
 
 def _machine() -> Figures:
-    return machine_with("grpcio", "cryptography", "numpy", "numba", "flwr")
+    return machine_with("grpcio", "cryptography", "numpy", "numba")
 
 
 def _in_worker_environment() -> None:

@@ -2,13 +2,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal, localcontext
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.common import FitRes, Status, ndarrays_to_parameters, parameters_to_ndarrays
-from flwr.common.typing import Code
-from flwr.server.strategy import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -25,6 +23,7 @@ from aggregators.server_optimizer import (
     initial_state,
     step,
 )
+from tests.peers import flower, flower_strategies
 
 Floats = NDArray[np.float64]
 
@@ -122,23 +121,23 @@ def test_a_thousand_rounds_stay_within_1e_9_of_exact_arithmetic(name: str) -> No
 class FlowerServer:
     """Rounds of one flwr strategy, fed with aggregates."""
 
-    def __init__(self, strategy: FedAvgM | FedAdam | FedYogi | FedAdagrad, weights: Floats) -> None:
+    def __init__(self, strategy: Any, weights: Floats) -> None:
         self.strategy = strategy
         self.weights = weights
         self.num_rounds = 0
 
     def step(self, aggregate: Floats) -> Floats:
         self.num_rounds += 1
-        result = FitRes(
-            status=Status(code=Code.OK, message=""),
-            parameters=ndarrays_to_parameters([self.weights + aggregate]),
+        result = flower.FitRes(
+            status=flower.Status(code=flower.Code.OK, message=""),
+            parameters=flower.ndarrays_to_parameters([self.weights + aggregate]),
             num_examples=1,
             metrics={},
         )
         # The client a result came from is not read.
-        new, _ = self.strategy.aggregate_fit(self.num_rounds, [(None, result)], [])  # type: ignore[list-item]
+        new, _ = self.strategy.aggregate_fit(self.num_rounds, [(None, result)], [])
         assert new is not None
-        self.weights = parameters_to_ndarrays(new)[0]
+        self.weights = flower.parameters_to_ndarrays(new)[0]
         return self.weights
 
 
@@ -168,10 +167,11 @@ def assert_follows_flower(
 START = np.linspace(-1.0, 1.0, DIM)
 
 
+@pytest.mark.peers
 def test_fedavgm_agrees_with_flower() -> None:
     config = ServerOptimizerConfig(name="fedavgm", learning_rate=0.7, momentum=0.9)
-    strategy = FedAvgM(
-        initial_parameters=ndarrays_to_parameters([START]),
+    strategy = flower_strategies.FedAvgM(
+        initial_parameters=flower.ndarrays_to_parameters([START]),
         server_learning_rate=0.7,
         server_momentum=0.9,
         fit_metrics_aggregation_fn=lambda _: {},
@@ -179,10 +179,11 @@ def test_fedavgm_agrees_with_flower() -> None:
     assert_follows_flower(config, initial_state(config, DIM), FlowerServer(strategy, START))
 
 
+@pytest.mark.peers
 def test_fedadam_agrees_with_flower_but_for_bias_correction_and_start() -> None:
     config = ServerOptimizerConfig(name="fedadam", learning_rate=0.1, momentum=0.9)
-    strategy = FedAdam(
-        initial_parameters=ndarrays_to_parameters([START]),
+    strategy = flower_strategies.FedAdam(
+        initial_parameters=flower.ndarrays_to_parameters([START]),
         eta=0.1,
         beta_1=0.9,
         beta_2=0.99,
@@ -195,10 +196,11 @@ def test_fedadam_agrees_with_flower_but_for_bias_correction_and_start() -> None:
     assert_follows_flower(config, state, server, has_bias_correction=True)
 
 
+@pytest.mark.peers
 def test_fedyogi_agrees_with_flower_but_for_start() -> None:
     config = ServerOptimizerConfig(name="fedyogi", learning_rate=0.01)
-    strategy = FedYogi(
-        initial_parameters=ndarrays_to_parameters([START]),
+    strategy = flower_strategies.FedYogi(
+        initial_parameters=flower.ndarrays_to_parameters([START]),
         eta=0.01,
         beta_1=0.9,
         beta_2=0.99,
@@ -209,10 +211,11 @@ def test_fedyogi_agrees_with_flower_but_for_start() -> None:
     assert_follows_flower(config, state, FlowerServer(strategy, START))
 
 
+@pytest.mark.peers
 def test_fedadagrad_agrees_with_flower_but_for_start() -> None:
     config = ServerOptimizerConfig(name="fedadagrad", learning_rate=0.1)
-    strategy = FedAdagrad(
-        initial_parameters=ndarrays_to_parameters([START]),
+    strategy = flower_strategies.FedAdagrad(
+        initial_parameters=flower.ndarrays_to_parameters([START]),
         eta=0.1,
         tau=1e-3,
         fit_metrics_aggregation_fn=lambda _: {},

@@ -1,36 +1,30 @@
-"""An unmodified Flower client behind the adapter."""
+"""A Flower client behind the adapter."""
 
 import inspect
-import warnings
 
 import numpy as np
 import pytest
 
 from client import flower
 from client.errors import TrainingError
-from client.flower import FlowerClientAdapter
+from client.flower import Arrays, FlowerClientAdapter, Scalar
 from client.trainer import Plan
 from tests.client.federation import make_tensors
-
-with warnings.catch_warnings():
-    # Flower's own dependencies warn about each other while they are imported.
-    warnings.simplefilter("ignore")
-    from flwr.client import NumPyClient
-    from flwr.common import NDArrays, Scalar
+from tests.peers import load
 
 PLAN = Plan(local_epochs=2, batch_size=4, learning_rate=0.5, hyperparameters={"mu": 0.1}, round=3)
 
 
-class HalvingClient(NumPyClient):
-    """Written for Flower: halves every weight, in place and in float64."""
+class HalvingClient:
+    """What people write for Flower: halves every weight, in place and in float64."""
 
     def __init__(self, *, drop: int = 0) -> None:
         self.configs: list[dict[str, Scalar]] = []
         self.drop = drop
 
     def fit(
-        self, parameters: NDArrays, config: dict[str, Scalar]
-    ) -> tuple[NDArrays, int, dict[str, Scalar]]:
+        self, parameters: Arrays, config: dict[str, Scalar]
+    ) -> tuple[Arrays, int, dict[str, Scalar]]:
         self.configs.append(config)
         for array in parameters:
             np.divide(array, 2, out=array)
@@ -38,7 +32,7 @@ class HalvingClient(NumPyClient):
         return arrays[self.drop :], 21, {"note": "text"}
 
     def evaluate(
-        self, parameters: NDArrays, config: dict[str, Scalar]
+        self, parameters: Arrays, config: dict[str, Scalar]
     ) -> tuple[float, int, dict[str, Scalar]]:
         del config
         loss = sum(float(np.abs(array).sum()) for array in parameters)
@@ -90,6 +84,15 @@ def test_fit_does_not_start_after_the_round() -> None:
     with pytest.raises(TrainingError, match="before fit"):
         FlowerClientAdapter(numpy_client).train(make_tensors(), PLAN, lambda: True)
     assert numpy_client.configs == []
+
+
+@pytest.mark.peers
+def test_a_client_of_flowers_own_class_trains() -> None:
+    kind = type("FlowerClient", (HalvingClient, load("flwr.client").NumPyClient), {})
+    adapter = FlowerClientAdapter(kind(), report_losses=True)
+    result = adapter.train(make_tensors(), PLAN, never)
+    assert result.num_samples == 21
+    assert result.loss_after == pytest.approx(2.05)
 
 
 def test_flower_itself_is_not_needed() -> None:

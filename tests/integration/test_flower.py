@@ -1,62 +1,42 @@
-"""An unmodified Flower client takes part in rounds of a real coordinator."""
+"""Unmodified Flower clients take part in rounds of a real coordinator."""
 
 import asyncio
-import warnings
+import json
+from asyncio.subprocess import PIPE
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
-from client import ClientConfig, FlowerClientAdapter, MobileClient
+from benchmarks.peers import PEERS_PYTHON, ROOT
 from tests.integration.service import TASK, serving
 from updates.vectors import decode_model
 
-with warnings.catch_warnings():
-    # Flower's own dependencies warn about each other while they are imported.
-    warnings.simplefilter("ignore")
-    from flwr.client import NumPyClient
-    from flwr.common import NDArrays, Scalar
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.slow,
+    pytest.mark.skipif(not PEERS_PYTHON.exists(), reason="flwr is not installed: make peers"),
+]
 
 
-class MovingClient(NumPyClient):
-    """Written for Flower: moves every weight half way to a target."""
-
-    def __init__(self, target: float, num_samples: int) -> None:
-        self._target = target
-        self._num_samples = num_samples
-        self.rounds: list[Scalar] = []
-
-    def get_parameters(self, config: dict[str, Scalar]) -> NDArrays:
-        raise NotImplementedError  # the server has the first model
-
-    def fit(
-        self, parameters: NDArrays, config: dict[str, Scalar]
-    ) -> tuple[NDArrays, int, dict[str, Scalar]]:
-        self.rounds.append(config["server_round"])
-        moved = [array + (self._target - array) / 2 for array in parameters]
-        return moved, self._num_samples, {}
-
-    def evaluate(
-        self, parameters: NDArrays, config: dict[str, Scalar]
-    ) -> tuple[float, int, dict[str, Scalar]]:
-        del config
-        loss = float(np.mean([np.abs(array - self._target).mean() for array in parameters]))
-        return loss, self._num_samples, {}
+async def run_device(address: str, device: str, target: float, num_samples: int) -> dict[str, Any]:
+    """Run a device to its end, in a process that has Flower."""
+    module = ("-m", "tests.integration.flower_device")
+    arguments = (address, TASK, device, str(target), str(num_samples))
+    process = await asyncio.create_subprocess_exec(
+        PEERS_PYTHON, *module, *arguments, cwd=ROOT, stdout=PIPE
+    )
+    output, _ = await process.communicate()
+    answer: dict[str, Any] = json.loads(output)
+    return answer
 
 
 async def test_flower_clients_complete_rounds(tmp_path: Path, redis_url: str) -> None:
-    clients = {"d1": MovingClient(4.0, 10), "d2": MovingClient(8.0, 30)}
     async with serving(tmp_path, redis_url, task={"num-rounds": 2}) as service:
-
-        async def run(device: str) -> int:
-            config = ClientConfig(
-                servers=(service.address,), task=TASK, device_id=device, insecure=True
-            )
-            trainer = FlowerClientAdapter(clients[device], report_losses=True)
-            async with MobileClient(config, trainer) as client:
-                return await client.run()
-
-        assert await asyncio.gather(*map(run, clients)) == [2, 2]
-        assert [client.rounds for client in clients.values()] == [[1, 2], [1, 2]]
+        devices = (("d1", 4.0, 10), ("d2", 8.0, 30))
+        answers = await asyncio.gather(*(run_device(service.address, *one) for one in devices))
+        assert answers == [{"completed": 2, "rounds": [1, 2]}] * 2
         # The weighted target is 7; half the way in each round: 0, 3.5, 5.25. Exact in binary.
         weights, _ = decode_model(await service.fetch())
         for tensor in weights.values():

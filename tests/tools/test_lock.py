@@ -6,51 +6,54 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tools.lock import ROOT, pins
+from tools.lock import LOCKS, ROOT
 
 
-def _locked() -> Iterator[Requirement]:
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
+def _locked(lock: str) -> Iterator[Requirement]:
+    for line in (ROOT / lock).read_text().splitlines():
         if not line.startswith("#"):
             yield Requirement(line)
 
 
-def _declared() -> Iterator[Requirement]:
+def _declared() -> Iterator[tuple[str, Requirement]]:
+    """Each dependency, with every lock that has to hold it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    # The lock holds what the dev extra reaches; ray is large and nothing here needs it.
-    extras = {k: v for k, v in project["optional-dependencies"].items() if k != "ray"}
-    for group in (project["dependencies"], *extras.values()):
-        for line in group:
-            requirement = Requirement(line)
-            if requirement.name != "fedagg":
-                yield requirement
+    extras = project["optional-dependencies"]
+    for lock in LOCKS:
+        groups = {"peers"} if lock == "requirements-peers.lock" else set(extras) - {"peers"}
+        for group in (project["dependencies"], *(extras[name] for name in sorted(groups))):
+            for line in group:
+                requirement = Requirement(line)
+                if requirement.name != "fedagg":
+                    yield lock, requirement
 
 
-def test_every_line_is_one_exact_public_version() -> None:
-    for requirement in _locked():
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_line_is_one_exact_public_version(lock: str) -> None:
+    for requirement in _locked(lock):
         assert requirement.url is None
         specifiers = [(part.operator, "+" in part.version) for part in requirement.specifier]
         assert specifiers == [("==", False)], str(requirement)
 
 
-@pytest.mark.parametrize("declared", list(_declared()), ids=str)
-def test_every_dependency_is_locked_within_its_bounds(declared: Requirement) -> None:
-    locked = {canonicalize_name(r.name): next(iter(r.specifier)).version for r in _locked()}
+@pytest.mark.parametrize(("lock", "declared"), list(_declared()), ids=str)
+def test_every_dependency_is_locked_within_its_bounds(lock: str, declared: Requirement) -> None:
+    locked = {canonicalize_name(r.name): next(iter(r.specifier)).version for r in _locked(lock)}
     assert declared.specifier.contains(locked[canonicalize_name(declared.name)])
+
+
+def test_both_environments_have_the_same_versions_but_of_what_they_disagree_about() -> None:
+    ours, theirs = (
+        {str(requirement.name): requirement for requirement in _locked(lock)} for lock in LOCKS
+    )
+    differing = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
+    assert differing == {"cryptography"}
 
 
 def test_the_tests_run_on_the_locked_versions() -> None:
     wrong = {
         requirement.name: version(requirement.name)
-        for requirement in _locked()
+        for requirement in _locked("requirements.lock")
         if requirement.marker is None and version(requirement.name) not in requirement.specifier
     }
     assert wrong == {}
-
-
-def test_accelerator_packages_are_left_out() -> None:
-    compiled = (
-        "cuda-toolkit==1\nnumpy==2\nnvidia-nccl-cu13==3 ; sys_platform == 'linux'\ntriton==4\n"
-    )
-    assert pins(compiled) == "numpy==2\n"
-    assert pins("tritonclient==1\ncudatools==1\n") == "tritonclient==1\ncudatools==1\n"

@@ -9,7 +9,7 @@ from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.preaggregations.bucketing import bucketing, bucketing_matrix
 from aggregators.rules.mean import mean
 from tests.aggregators.matrices import TIED_FLOAT, Matrix, honest_rows, matrices, same_bits
-from tests.aggregators.preaggregations import byzfl
+from tests.peers import byzfl
 
 # Every entry is rounded once to float32.
 ROUNDING = 2.0**-23
@@ -27,6 +27,7 @@ def test_matrix_averages_a_partition(seed: int, num_rows: int, data: st.DataObje
     np.testing.assert_array_equal(matrix, members / sizes[:, np.newaxis])
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize(("num_rows", "bucket_size"), [(6, 2), (12, 3), (5, 5), (4, 1)])
 def test_agrees_with_byzfl_where_buckets_are_full(
     num_rows: int, bucket_size: int, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from aggregators.preaggregations.clipping import (
 )
 from aggregators.rows import Rows
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices, same_bits
-from tests.aggregators.preaggregations import byzfl
+from tests.peers import byzfl
 
 # Every entry is rounded once to float32.
 ROUNDING = 2.0**-23
@@ -49,6 +49,7 @@ def uneven_rows(seed: int, num_rows: int) -> Matrix:
     return (honest_rows(seed, num_rows, dim=6) * factors).astype(np.float32)
 
 
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(1, 40), st.data())
 def test_adaptive_agrees_with_byzfl(seed: int, num_rows: int, data: st.DataObject) -> None:
     num_byzantine = data.draw(st.integers(0, (num_rows - 1) // 2))

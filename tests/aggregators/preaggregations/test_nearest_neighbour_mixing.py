@@ -23,7 +23,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
-from tests.aggregators.preaggregations import byzfl
+from tests.peers import byzfl
 
 # Every entry is rounded once to float32.
 ROUNDING = 2.0**-23
@@ -33,6 +33,7 @@ def values(rows: Rows) -> Matrix:
     return rows.read(0, rows.dim)
 
 
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(1, 12), st.data())
 def test_agrees_with_byzfl(seed: int, num_rows: int, data: st.DataObject) -> None:
     num_byzantine = data.draw(st.integers(0, (num_rows - 1) // 2))

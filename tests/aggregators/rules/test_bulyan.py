@@ -2,7 +2,6 @@ from random import Random
 
 import numpy as np
 import pytest
-from flwr.server.strategy.aggregate import aggregate_bulyan, aggregate_krum
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.peers import flower_rules
 
 # The vector is rounded once to float32.
 ROUNDING = 2.0**-23
@@ -89,12 +89,14 @@ def test_selection_among_many_rows_agrees_with_brute_force() -> None:
     assert bulyan_selection(as_rows(rows).gram(), 10) == brute_force_selection(rows, 10)
 
 
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(0, 2), st.integers(0, 4))
 def test_agrees_with_flwr(seed: int, num_byzantine: int, more: int) -> None:
     # flwr settles ties by position: two rows that are each other's only neighbour always tie.
     rows = sorted_rows(honest_rows(seed, 4 * num_byzantine + 3 + more, dim=5))
     updates = [([row], 1) for row in rows.astype(np.float64)]
-    theirs = aggregate_bulyan(updates, num_byzantine, aggregate_krum, to_keep=0)
+    krum_rule = flower_rules.aggregate_krum
+    theirs = flower_rules.aggregate_bulyan(updates, num_byzantine, krum_rule, to_keep=0)
     ours = bulyan(rows, num_byzantine=num_byzantine).vector
     np.testing.assert_allclose(ours, theirs[0], rtol=ROUNDING)
 

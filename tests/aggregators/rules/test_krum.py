@@ -3,7 +3,6 @@ from random import Random
 
 import numpy as np
 import pytest
-from flwr.server.strategy.aggregate import aggregate_krum
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +21,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
-from tests.aggregators.preaggregations import byzfl
+from tests.peers import byzfl, flower_rules
 
 
 def brute_force_scores(rows: Matrix, num_neighbours: int) -> list[float]:
@@ -84,14 +83,17 @@ def test_agrees_with_brute_force_on_random_rows(
     assert result.weights.tolist() == result.selected.astype(float).tolist()
 
 
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(4, 12), st.data())
 def test_agrees_with_flwr(seed: int, num_rows: int, data: st.DataObject) -> None:
     num_byzantine = data.draw(st.integers(0, (num_rows - 3) // 2))
     rows = honest_rows(seed, num_rows, dim=5)
-    theirs = aggregate_krum([([row], 1) for row in rows.astype(np.float64)], num_byzantine, 0)
+    updates = [([row], 1) for row in rows.astype(np.float64)]
+    theirs = flower_rules.aggregate_krum(updates, num_byzantine, 0)
     np.testing.assert_array_equal(krum(rows, num_byzantine=num_byzantine).vector, theirs[0])
 
 
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(4, 12), st.data())
 def test_agrees_with_byzfl_which_sums_over_one_neighbour_more(
     seed: int, num_rows: int, data: st.DataObject

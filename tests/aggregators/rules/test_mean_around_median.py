@@ -17,7 +17,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
-from tests.aggregators.preaggregations import byzfl
+from tests.peers import byzfl
 
 # The vector is rounded once to float32.
 ROUNDING = 2.0**-23
@@ -34,6 +34,7 @@ def test_agrees_with_the_definition_on_ties(rows: Matrix, data: st.DataObject) -
         assert result == pytest.approx(sum(nearest[:keep]) / keep, rel=ROUNDING, abs=1e-9)
 
 
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(1, 12), st.data())
 def test_agrees_with_byzfl_where_nothing_ties(
     seed: int, num_rows: int, data: st.DataObject
@@ -45,6 +46,7 @@ def test_agrees_with_byzfl_where_nothing_ties(
     np.testing.assert_allclose(ours, theirs, rtol=ROUNDING)
 
 
+@pytest.mark.peers
 def test_of_values_equally_near_the_lesser_is_kept_where_byzfl_goes_by_position() -> None:
     # The median is 0 and both ends are as near to it.
     column = np.array([[4.0], [0.0], [0.0], [0.0], [-4.0]], dtype=np.float32)

@@ -20,7 +20,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
-from tests.aggregators.preaggregations import byzfl
+from tests.peers import byzfl
 
 # The vector is rounded once to float32.
 ROUNDING = 2.0**-23
@@ -61,6 +61,7 @@ def test_no_subset_has_a_lesser_diameter(rows: Matrix, data: st.DataObject) -> N
     assert squared_diameter(rows[result.selected]) <= least * (1 + 1e-9)
 
 
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(3, 8), st.data())
 def test_agrees_with_byzfl(seed: int, num_rows: int, data: st.DataObject) -> None:
     num_byzantine = data.draw(st.integers(0, (num_rows - 1) // 2))

@@ -20,7 +20,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
-from tests.aggregators.preaggregations import byzfl
+from tests.peers import byzfl
 
 # The vector is rounded once to float32.
 ROUNDING = 2.0**-23
@@ -40,6 +40,7 @@ def test_no_row_left_out_is_nearer(rows: Matrix, data: st.DataObject) -> None:
     assert distances[result.selected].max() <= out * (1 + 1e-9)
 
 
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(1, 12), st.data())
 def test_agrees_with_byzfl_whose_pivot_is_one_of_the_rows(
     seed: int, num_rows: int, data: st.DataObject

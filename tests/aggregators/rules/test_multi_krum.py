@@ -2,7 +2,6 @@ from random import Random
 
 import numpy as np
 import pytest
-from flwr.server.strategy.aggregate import aggregate_krum
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +20,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
-from tests.aggregators.preaggregations import byzfl
+from tests.peers import byzfl, flower_rules
 
 # The vector is rounded once to float32.
 ROUNDING = 2.0**-23
@@ -52,6 +51,7 @@ def test_no_row_left_out_has_a_lesser_score(rows: Matrix, data: st.DataObject) -
 
 
 # From five rows: with one neighbour, two rows are each other's and tie.
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(5, 12), st.data())
 def test_agrees_with_flwr_for_equal_sample_counts(
     seed: int, num_rows: int, data: st.DataObject
@@ -59,11 +59,13 @@ def test_agrees_with_flwr_for_equal_sample_counts(
     num_byzantine = data.draw(st.integers(0, (num_rows - 3) // 2))
     count = data.draw(st.integers(1, num_rows - num_byzantine))
     rows = honest_rows(seed, num_rows, dim=5)
-    theirs = aggregate_krum([([row], 7) for row in rows.astype(np.float64)], num_byzantine, count)
+    updates = [([row], 7) for row in rows.astype(np.float64)]
+    theirs = flower_rules.aggregate_krum(updates, num_byzantine, count)
     ours = multi_krum(rows, num_byzantine=num_byzantine, num_to_select=count)
     np.testing.assert_allclose(ours.vector, theirs[0], rtol=ROUNDING)
 
 
+@pytest.mark.peers
 @given(st.integers(0, 10_000), st.integers(4, 12), st.data())
 def test_agrees_with_byzfl_which_sums_over_one_neighbour_more(
     seed: int, num_rows: int, data: st.DataObject
