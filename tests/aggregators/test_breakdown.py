@@ -107,6 +107,11 @@ def near_the_honest_rows(outcome: Outcome) -> bool:
     return outcome.to_nearest <= diameter(outcome.honest) * (1 + ROUNDING)
 
 
+def near_what_stays(outcome: Outcome) -> bool:
+    """Every kept row is within sqrt(3) honest diameters of an honest one."""
+    return outcome.to_mean <= (1 + math.sqrt(3)) * diameter(outcome.honest) * (1 + 1e-4)
+
+
 def near_the_pivot(outcome: Outcome) -> bool:
     """Farhadkhani et al. (2023): kept rows are no farther from the pivot than the honest ones."""
     farthest = max(length(row - outcome.pivot) for row in outcome.honest)
@@ -145,6 +150,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "bulyan": within_twice_the_range,
     "caf": near_the_mean,
     "centered-clipping": no_longer_than_honest_rows,
+    "distance-outliers": near_what_stays,
     "flame": no_longer_than_honest_rows,
     "fltrust": no_longer_than_the_pivot,
     "geometric-median": near_the_median,
