@@ -19,14 +19,13 @@ from client.errors import (
 from client.messages import Receipt, Submission
 from client.stall import StallGuard
 from protos.fedagg.v1.federation_pb2 import SubmissionOutcome, SubmitUpdatesRequest
+from protos.wire import MAX_BATCH_BYTES, MAX_BATCH_UPDATES
 
 if TYPE_CHECKING:
     from client.tracing import GrpcMetadata
     from protos.fedagg.v1.federation_pb2 import SubmitUpdatesResponse
     from protos.fedagg.v1.federation_pb2_grpc import FederationAsyncStub
 
-MAX_BATCH_UPDATES: Final = 4_096
-MAX_BATCH_BYTES: Final = 1 << 20
 # Field tag, batch id and the length prefix of an update, at their longest.
 _REQUEST_OVERHEAD_BYTES: Final = 16
 _UPDATE_OVERHEAD_BYTES: Final = 8

@@ -9,12 +9,11 @@ from typing import Final
 from client.errors import ClientConfigError
 from client.retry import RetryPolicy
 from client.sharing_config import SharingConfig
+from protos.wire import DEVICE_ID, MAX_CHUNK_BYTES, MAX_WAIT_S, TASK_NAME
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-_TASK: Final = re.compile(r"[a-z0-9-]{1,64}")
-_DEVICE_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _HOST_PORT: Final = re.compile(r"(?:dns:///)?(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})")
 _UNIX: Final = re.compile(r"unix:.+")
 
@@ -47,7 +46,7 @@ class ClientConfig:
     Attributes:
         servers: "host:port", "dns:///host:port" (all its addresses are used in turn) or
             "unix:path". With several, the client moves on to the next when one is lost.
-        task: learning task to serve, 1 to 64 characters of [a-z0-9-].
+        task: learning task to serve, 1 to 64 characters of [a-z0-9-], the first not a hyphen.
         device_id: 1 to 128 characters of [A-Za-z0-9_.-]; the certificate's where there is one.
         tls: PEM files; required unless `insecure`.
         insecure: speak plain text. For tests and for networks that encrypt by themselves.
@@ -105,10 +104,10 @@ class ClientConfig:
                 raise ClientConfigError(
                     f"server {server!r} must be 'host:port', 'dns:///host:port' or 'unix:path'"
                 )
-        if not _TASK.fullmatch(self.task):
-            raise ClientConfigError(f"task={self.task!r} must match {_TASK.pattern}")
-        if not _DEVICE_ID.fullmatch(self.device_id):
-            raise ClientConfigError(f"device_id={self.device_id!r} must match {_DEVICE_ID.pattern}")
+        if not TASK_NAME.fullmatch(self.task):
+            raise ClientConfigError(f"task={self.task!r} must match {TASK_NAME.pattern}")
+        if not DEVICE_ID.fullmatch(self.device_id):
+            raise ClientConfigError(f"device_id={self.device_id!r} must match {DEVICE_ID.pattern}")
 
     def _check_security(self) -> None:
         if self.insecure and self.tls:
@@ -123,9 +122,9 @@ class ClientConfig:
         ranges = (
             ("call_timeout_s", self.call_timeout_s, 0.001, math.inf),
             ("stall_timeout_s", self.stall_timeout_s, 0.001, math.inf),
-            ("max_wait_s", self.max_wait_s, 0, 60),
-            ("chunk_bytes", self.chunk_bytes, 256 * KIB, MIB),
-            ("inline_max_bytes", self.inline_max_bytes, 0, MIB),
+            ("max_wait_s", self.max_wait_s, 0, MAX_WAIT_S),
+            ("chunk_bytes", self.chunk_bytes, 256 * KIB, MAX_CHUNK_BYTES),
+            ("inline_max_bytes", self.inline_max_bytes, 0, MAX_CHUNK_BYTES),
             ("max_model_bytes", self.max_model_bytes, 1, math.inf),
             ("deadline_margin_s", self.deadline_margin_s, 0, math.inf),
             ("progress_interval_s", self.progress_interval_s, 0.001, math.inf),

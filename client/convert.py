@@ -1,7 +1,6 @@
 """Protobuf messages to and from the client's own values: the only place that knows both."""
 
 import math
-import re
 from typing import Final
 
 import grpc
@@ -37,12 +36,11 @@ from client.messages import (
 )
 from client.trainer import Plan
 from protos.fedagg.v1 import errors_pb2, federation_pb2
+from protos.wire import ERROR_METADATA_KEY, SHA256_HEX
 from updates.errors import CompressionError
 from updates.plan import CompressionPlan
 from updates.plan_message import from_message
 
-ERROR_METADATA_KEY: Final = "fedagg-error-bin"
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 # What a bare status means: the peer is then a proxy, or gRPC itself.
 _CLASS_OF_STATUS: Final[dict[grpc.StatusCode, type[RefusedError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
@@ -222,7 +220,7 @@ def _assignment(message: federation_pb2.Assignment) -> Assignment:
     for name in ("round", "model_version", "model_bytes", "dim", "max_update_bytes"):
         if not getattr(message, name):
             raise ProtocolError(f"the assignment's {name} is missing")
-    if not _SHA256.fullmatch(message.model_sha256):
+    if not SHA256_HEX.fullmatch(message.model_sha256):
         raise ProtocolError(f"model_sha256={message.model_sha256!r} is not a SHA-256 in hex")
     return Assignment(
         task=message.task,

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +11,11 @@ from client.model_cache import ReceivedModel
 from client.trainer import TrainingResult
 from privacy.clipping import clip_by_norm, l2_norm
 from privacy.errors import PrivacyError
+from protos.wire import MAX_NUM_SAMPLES
 from updates.codec import CodecError, encode_dense
 from updates.errors import ModelError
 from updates.sparse import Content, SparseValues
 from updates.vectors import flatten
-
-MAX_NUM_SAMPLES: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

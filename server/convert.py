@@ -12,19 +12,20 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from protos.fedagg.v1 import federation_pb2 as pb
+from protos.wire import (
+    CALL_ID,
+    DEVICE_ID,
+    DIGEST_BYTES,
+    MAX_APP_VERSION_CHARS,
+    MAX_NUM_SAMPLES,
+    MAX_NUMBER,
+    MAX_WAIT_S,
+    TASK_NAME,
+)
 from server.config import PlanConfig
 from server.errors import MalformedRequest, UpdateTooLarge
 from server.round.selection import DeviceConditions
 from server.storage.ports import Admission, Submission
-
-TASK_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-DEVICE_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-DIGEST_BYTES: Final = 16
-MAX_WAIT_MS: Final = 60_000
-MAX_NUM_SAMPLES: Final = 2**31 - 1
-MAX_NUMBER: Final = 2**53  # Lua's numbers are doubles
-MAX_APP_VERSION_CHARS: Final = 64
 
 _DATA_TAG: Final = 0x12  # field 2, length-delimited: SubmitUpdateRequest.data
 _CONTINUES: Final = 0x80
@@ -45,8 +46,8 @@ class CheckIn:
 def check_in_of(request: pb.CheckInRequest) -> CheckIn:
     _match("task", request.task, TASK_NAME)
     _match("device_id", request.device_id, DEVICE_ID)
-    _match("check_in_id", request.check_in_id, CLIENT_ID)
-    _at_most("max_wait_ms", request.max_wait_ms, MAX_WAIT_MS)
+    _match("check_in_id", request.check_in_id, CALL_ID)
+    _at_most("max_wait_ms", request.max_wait_ms, 1000 * MAX_WAIT_S)
     state = request.state
     battery = state.battery_percent if state.HasField("battery_percent") else None
     _at_most("state.battery_percent", battery or 0, 100)
@@ -76,7 +77,7 @@ def submission_of(header: pb.UpdateHeader, payload: bytes | None) -> Submission:
     device_id, submission_id = header.device_id, header.submission_id
     _match("task", header.task, TASK_NAME)
     _match("device_id", device_id, DEVICE_ID)
-    _match("submission_id", submission_id, CLIENT_ID)
+    _match("submission_id", submission_id, CALL_ID)
     _between("round", header.round, 1, MAX_NUMBER)
     _between("model_version", header.model_version, 1, MAX_NUMBER)
     _between("num_samples", header.num_samples, 1, MAX_NUM_SAMPLES)

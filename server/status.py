@@ -12,7 +12,6 @@ from protos.fedagg.v1 import errors_pb2
 from server import errors
 from server.errors import ServiceError
 
-ERROR_METADATA_KEY: Final = "fedagg-error-bin"
 MAX_MESSAGE_CHARS: Final = 1000
 
 STATUS: Final[dict[type[errors.ServiceError], grpc.StatusCode]] = {

@@ -29,9 +29,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from protos.wire import MAX_DIM
 from updates.codec import CodecError, MalformedUpdateError, NonCanonicalUpdateError
 from updates.errors import CompressionError
-from updates.plan import MAX_DIM
 from updates.sparse import Indices, check_increasing
 
 Integers: TypeAlias = NDArray[np.int64]

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from protos.wire import MAX_DIM
 from updates.errors import CompressionError
 
 SEED_BYTES: Final = 32
-MAX_DIM: Final = 2**31
 
 
 class Method(Enum):

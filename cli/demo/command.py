@@ -22,7 +22,7 @@ from cli.exit_codes import ExitCode
 from cli.output import FormatOption, Output, OutputFormat
 from cli.population import ATTACK_HELP, DATASET_HELP, DEFAULTS, PopulationOptions, given
 from cli.signals import terminate_as_interrupt
-from security.shared_round.committee import MAX_HOLDERS
+from security.secret_sharing.threshold import MAX_HOLDERS
 from server.config import ENVIRONMENT_PREFIX
 from updates.plan import Method
 

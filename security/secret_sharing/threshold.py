@@ -7,6 +7,7 @@ from typing import Final
 
 from security.errors import SharingError
 
+MIN_THRESHOLD: Final = 2
 MAX_HOLDERS: Final = 7
 """Pieces are C(n, t - 1): more holders would make them too many."""
 
@@ -24,10 +25,10 @@ class Threshold:
 
     def __post_init__(self) -> None:
         """Refuse sharing that hides nothing, or that nobody could open."""
-        if not 2 <= self.threshold <= self.holders <= MAX_HOLDERS:
+        if not MIN_THRESHOLD <= self.threshold <= self.holders <= MAX_HOLDERS:
             message = (
                 f"threshold={self.threshold} and holders={self.holders} must satisfy "
-                f"2 <= threshold <= holders <= {MAX_HOLDERS}"
+                f"{MIN_THRESHOLD} <= threshold <= holders <= {MAX_HOLDERS}"
             )
             raise SharingError(message)
 

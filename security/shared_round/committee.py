@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from security.errors import MalformedMessageError
+from security.secret_sharing.threshold import MAX_HOLDERS, MIN_THRESHOLD
 
-MIN_THRESHOLD: Final = 2
-MAX_HOLDERS: Final = 7
 SIGNING_KEY_BYTES: Final = 32
 # ML-KEM-768 encapsulation key, then X25519 public key.
 SEALING_KEY_BYTES: Final = 1184 + 32

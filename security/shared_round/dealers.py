@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import BadHeaderSignatureError
-from security.shared_round.committee import MAX_HOLDERS, Committee
+from security.secret_sharing.threshold import MAX_HOLDERS
+from security.shared_round.committee import Committee
 from security.shared_round.holder_keys import HolderSecrets
 from security.shared_round.signing import HEADER_LABEL, VerifiedHeader, read_header
 

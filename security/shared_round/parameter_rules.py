@@ -3,6 +3,7 @@
 import string
 from typing import TYPE_CHECKING, Final
 
+from protos.wire import MAX_DIM, MAX_NUMBER
 from security.errors import SharingError
 from security.shared_round import bounds
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:  # which runs these rules when it is made
 MAX_MEMBERS: Final = 10_000
 MAX_DISTANCE_MEMBERS: Final = 1_000
 """Most updates where all pairs are opened: half a million numbers of each holder."""
-MAX_DIM: Final = 2**31
 MAX_STALENESS_WEIGHT: Final = 8
 MIN_WRAP_TESTS: Final = 16
 MAX_WRAP_TESTS: Final = 256
@@ -23,7 +23,6 @@ MAX_SKETCH_DIM: Final = 2**16
 
 _MAX_NAME_CHARS: Final = 256
 _MAX_STALENESS: Final = 64
-_MAX_ROUND: Final = 2**53
 _SHA256_BYTES: Final = 32
 _MAX_NOISE_STDDEV: Final = 2**48  # of which dealers can draw
 
@@ -75,7 +74,7 @@ def _check_names(params: "RoundParameters") -> None:
         _require(0 < len(value) <= _MAX_NAME_CHARS, name, value, "1 to 256 characters")
     for name in ("round", "base_version"):
         value = getattr(params, name)
-        _require(1 <= value < _MAX_ROUND, name, value, "in 1..2**53 - 1")
+        _require(1 <= value < MAX_NUMBER, name, value, "in 1..2**53 - 1")
     digest = params.model_sha256
     is_hex = len(digest) == 2 * _SHA256_BYTES and set(digest) <= set(string.hexdigits.lower())
     _require(is_hex, "model_sha256", digest, "64 lower-case hex digits")

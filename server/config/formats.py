@@ -6,10 +6,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator
 
+from protos.wire import TASK_NAME
+
 EMBEDDED: Final = "embedded"
 
 _MAX_PORT: Final = 65_535
-_TASK_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 _IPV6: Final = re.compile(r"\[[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9._-]+)?\]")
 _VERSION: Final = re.compile(r"([0-9]+(\.[0-9]+)*)?")
@@ -48,7 +49,7 @@ def _optional_address(value: str) -> str:
 
 
 def _task_name(value: str) -> str:
-    if _TASK_NAME.fullmatch(value) is None:
+    if TASK_NAME.fullmatch(value) is None:
         msg = "must be 1 to 64 of a-z, 0-9 and -, and not start with -"
         raise ValueError(msg)
     return value

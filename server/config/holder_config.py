@@ -2,15 +2,14 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from security.secret_sharing.threshold import MAX_HOLDERS
 from server.config.formats import Address, OptionalAddress
 from server.config.section import Section
 from server.storage.ports import Durability
-
-MAX_HOLDERS: Final = 7
 
 
 class CheckLevel(Enum):

@@ -5,6 +5,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from security.secret_sharing.threshold import MAX_HOLDERS
 from server.config.section import Section
 
 MIN_MEMBERS_SHARE: Final = 0.6  # of the contributions that a round is content with
@@ -45,7 +46,9 @@ class SharingConfig(Section):
     degraded: Literal["wait", "grouped", "unchecked", "abort"] = Field(
         default="wait", description="what to do where too few holders can open the checks"
     )
-    quorum: int = Field(default=0, ge=0, le=7, description="votes that bind; 0: the safe number")
+    quorum: int = Field(
+        default=0, ge=0, le=MAX_HOLDERS, description="votes that bind; 0: the safe number"
+    )
     holder_timeout_s: float = Field(
         default=60,
         gt=0,

@@ -20,13 +20,14 @@ from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from protos.fedagg.v1 import share_holder_pb2_grpc
+from protos.wire import MAX_HOLDER_MESSAGE_BYTES
 from security.errors import SecurityError
 from security.shared_round.committee import Committee, load_committee
 from security.shared_round.holder_keys import HolderSecrets
 from security.shared_round.signing import DeviceAuthority
 from server.config import ConfigError
 from server.config.holder_config import HolderConfig, HolderTlsConfig
-from server.holder.gate import MAX_MESSAGE_BYTES, Gate
+from server.holder.gate import Gate
 from server.holder.intake import Intake, IntakeParts, OpenedFrames
 from server.holder.keyring import Keyring
 from server.holder.membership import HolderSelf, KnownRounds
@@ -47,7 +48,7 @@ OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a second process on the same address is a mistake
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 256 << 10),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_HOLDER_MESSAGE_BYTES),
     ("grpc.max_concurrent_streams", 1024),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )

@@ -13,6 +13,8 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
+from protos.wire import MAX_HOLDER_MESSAGE_BYTES
+from security.secret_sharing.threshold import MAX_HOLDERS
 from server.config.holder_config import CheckLevel, HolderConfig, PolicyConfig
 from server.errors import MalformedRequest
 from server.services.identity import PeerIdentity
@@ -27,13 +29,11 @@ if TYPE_CHECKING:  # generic in the stubs only
 # What a device may call as well as a coordinator.
 OPEN_METHODS: Final = frozenset({"Describe", "StoreShare", "StoreShares"})
 MAX_DATA_BYTES: Final = 2 << 20
-MAX_MESSAGE_BYTES: Final = 64 << 20
 
 _SMALL_BYTES: Final = 64 << 10  # digests, parameters, and a statement of each holder
 _KEYS_BYTES: Final = 1 << 20  # of a whole committee
 _MEMBER_BYTES: Final = 320  # a device id, a digest, and what the encoding adds
 _POSITION_BYTES: Final = 8  # of a member in a sum, a sum of its own at the worst
-_MAX_HOLDERS: Final = 7
 _WORD_BYTES: Final = 8
 
 
@@ -106,7 +106,7 @@ def request_limits(policy: PolicyConfig) -> dict[str, int]:
     pairs = members * (members - 1) // 2 if CheckLevel.DISTANCES in policy.checks else 0
     # Openings tell the tests of every group of members, and blame those of every member.
     words = 2 * members + pairs + 2 * members * policy.max_wrap_tests
-    evidence = _SMALL_BYTES + _MAX_HOLDERS * words * _WORD_BYTES
+    evidence = _SMALL_BYTES + MAX_HOLDERS * words * _WORD_BYTES
     share = MAX_DATA_BYTES + _SMALL_BYTES
     large = {
         "AcceptKeys": _KEYS_BYTES,
@@ -120,7 +120,7 @@ def request_limits(policy: PolicyConfig) -> dict[str, int]:
     }
     methods = pb.DESCRIPTOR.services_by_name["ShareHolder"].methods
     return {
-        method.name: min(MAX_MESSAGE_BYTES, large.get(method.name, _SMALL_BYTES))
+        method.name: min(MAX_HOLDER_MESSAGE_BYTES, large.get(method.name, _SMALL_BYTES))
         for method in methods
     }
 

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from monitoring.health import Health
 from monitoring.logs import get_logger
 from monitoring.metrics import CONTENT_TYPE, exposition
+from protos.wire import TASK_NAME
 from server import errors
 from server.errors import ServiceError
 from server.services.admin_models import (
@@ -50,7 +51,7 @@ HTTP_STATUS: Final[dict[type[ServiceError], HTTPStatus]] = {
     ServiceError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
-_TaskName = Annotated[str, Path(pattern="^[a-z0-9-]{1,64}$")]
+_TaskName = Annotated[str, Path(pattern=f"^{TASK_NAME.pattern}$")]
 _Version = Annotated[int, Path(ge=1, lt=2**63)]
 _Limit = Annotated[int, Query(ge=1, le=MAX_ROUNDS)]
 

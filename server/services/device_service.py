@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from protos.fedagg.v1 import federation_pb2 as pb
+from protos.wire import MAX_BATCH_UPDATES
 from server import convert
 from server.errors import MalformedRequest, ServiceError
 from server.round.selection import PaceSteering, eligibility, retry_after_ms
@@ -23,7 +24,6 @@ from server.status import error_detail
 from server.storage.ports import CheckInAnswer, CheckInVerdict, RoundStore
 from server.tasks import TaskDirectory, TaskInfo
 
-MAX_BATCH: Final = 4096
 NOT_ELIGIBLE_RETRY_MS: Final = 60_000
 FINISHED_RETRY_MS: Final = 3_600_000
 WAITING_RETRY_MS: Final = 200
@@ -147,8 +147,9 @@ class FederationService:
         """Take batches of updates: a gateway's for its devices, or a device's own."""
         check_device = self._ports.identity.check_submitter(context)
         async for request in requests:
-            if not 1 <= len(request.updates) <= MAX_BATCH:
-                msg = f"{len(request.updates)} updates in a batch, must lie in [1, {MAX_BATCH}]"
+            if not 1 <= len(request.updates) <= MAX_BATCH_UPDATES:
+                msg = f"{len(request.updates)} updates in a batch,"
+                msg += f" must lie in [1, {MAX_BATCH_UPDATES}]"
                 raise MalformedRequest(msg)
             outcomes = await self._ports.submissions.submit_batch(
                 request.updates, check_device=check_device

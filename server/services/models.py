@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from protos.fedagg.v1 import federation_pb2 as pb
+from protos.wire import MAX_CHUNK_BYTES
 from server.errors import OffsetOutOfRange, StoreUnavailable
 from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob
 from server.storage.ports import BlobNotFound, ModelVersion, RoundStore
 
-CHUNK_BYTES: Final = 1 << 20
 MAX_CACHED_VERSIONS: Final = 1024
 
 
@@ -67,13 +67,13 @@ class ModelCatalog:
             msg = f"offset={offset} lies beyond the file's {model.size_bytes} bytes"
             raise OffsetOutOfRange(msg)
         chunks = await self._cached(task, model)
-        first, skip = divmod(offset, CHUNK_BYTES)
+        first, skip = divmod(offset, MAX_CHUNK_BYTES)
         if chunks is not None and not skip:
             for chunk in chunks[first:]:
                 yield chunk
             return
-        for start in range(offset, model.size_bytes, CHUNK_BYTES):
-            yield _chunk(model, start, await self._read(task, model, start, CHUNK_BYTES))
+        for start in range(offset, model.size_bytes, MAX_CHUNK_BYTES):
+            yield _chunk(model, start, await self._read(task, model, start, MAX_CHUNK_BYTES))
 
     async def file(self, task: str, model: ModelVersion) -> AsyncIterator[bytes]:
         """Yield the file in parts.
@@ -81,8 +81,8 @@ class ModelCatalog:
         Raises:
             StoreUnavailable: if it cannot be read.
         """
-        for start in range(0, model.size_bytes, CHUNK_BYTES):
-            yield await self._read(task, model, start, CHUNK_BYTES)
+        for start in range(0, model.size_bytes, MAX_CHUNK_BYTES):
+            yield await self._read(task, model, start, MAX_CHUNK_BYTES)
 
     async def _cached(self, task: str, model: ModelVersion) -> list[bytes] | None:
         if model.size_bytes > self._cache_bytes:
@@ -94,8 +94,8 @@ class ModelCatalog:
                 return self._chunks[key]
             data = await self._read(task, model, 0, model.size_bytes)
             chunks = [
-                _chunk(model, start, data[start : start + CHUNK_BYTES])
-                for start in range(0, len(data), CHUNK_BYTES)
+                _chunk(model, start, data[start : start + MAX_CHUNK_BYTES])
+                for start in range(0, len(data), MAX_CHUNK_BYTES)
             ]
             self._chunks[key] = chunks
             self._cached_bytes += sum(map(len, chunks))

@@ -21,10 +21,11 @@ from monitoring.rpc_meter import RpcMeter
 from monitoring.tracing import context_from_metadata
 from protos.fedagg.v1 import enrollment_pb2, errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
+from protos.wire import ERROR_METADATA_KEY
 from server.errors import MalformedRequest, ServiceError
 from server.services.device_service import FederationService
 from server.services.identity import Context
-from server.status import ERROR_METADATA_KEY, error_detail, internal_error_detail, status_code
+from server.status import error_detail, internal_error_detail, status_code
 
 SERVICE: Final = "fedagg.v1.Federation"
 MessageT = TypeVar("MessageT", bound=Message)

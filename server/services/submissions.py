@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from protos.fedagg.v1 import federation_pb2 as pb
+from protos.wire import MAX_CHUNK_BYTES
 from security.shared_round.parameters import RoundParameters
 from server import errors
 from server.config import LimitsConfig
@@ -29,7 +30,6 @@ from server.upload import PayloadFormat, SealedPayload
 from updates.codec import dense_payload_bytes
 
 MAX_KNOWN_ROUNDS: Final = 64  # whose parameters are kept parsed
-INLINE_LIMIT_BYTES: Final = 1 << 20  # SubmitInlineUpdate and one SubmitUpdatesRequest
 
 _REFUSALS: Final[dict[AdmissionVerdict, tuple[type[ServiceError], str]]] = {
     AdmissionVerdict.CONFLICT: (
@@ -89,7 +89,7 @@ class Submissions:
         self._store = store
         self._uploads = uploads
         self._observer = observer
-        self._inline_max_bytes = min(INLINE_LIMIT_BYTES, limits.inline_max_bytes)
+        self._inline_max_bytes = min(MAX_CHUNK_BYTES, limits.inline_max_bytes)
         self._inline_in_flight = limits.inline_in_flight
         self._inline = 0
         self._sealed: OrderedDict[tuple[str, int], SealedPayload] = OrderedDict()

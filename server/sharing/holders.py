@@ -17,18 +17,17 @@ from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from protos.fedagg.v1.errors_pb2 import ErrorDetail, ErrorReason
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
-from server.status import ERROR_METADATA_KEY
+from protos.wire import ERROR_METADATA_KEY, MAX_HOLDER_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderAsyncStub
 
-MAX_MESSAGE_BYTES: Final = 64 << 20
 # A stream's time: as for any call, and what its bytes may take at this rate.
 MIN_BYTES_PER_S: Final = 1 << 20
 
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_HOLDER_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_HOLDER_MESSAGE_BYTES),
     # A holder that comes back is found soon: the default waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.errors_pb2 import ErrorDetail, ErrorReason
 from protos.fedagg.v1.federation_pb2_grpc import FederationStub
+from protos.wire import ERROR_METADATA_KEY
 from server.app import build_server
 from server.config import parse_config
 from server.production_server import ProductionFederatedServer
-from server.status import ERROR_METADATA_KEY
 from server.storage.redis_client import SERVER_CLOCK
 from updates.codec import encode_dense
 from updates.vectors import encode_model

@@ -17,6 +17,7 @@ from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
+from protos.wire import ERROR_METADATA_KEY
 from security.credentials import (
     Credentials,
     create_authority,
@@ -30,7 +31,6 @@ from security.shared_round.parameters import Checks, RoundParameters, RoundPlan,
 from security.shared_round.signing import DeviceSigner, verify_statement
 from server.config import HolderConfig, parse_holder_config
 from server.holder.app import HolderServer, build_holder
-from server.status import ERROR_METADATA_KEY
 
 if TYPE_CHECKING:  # known to the stubs only
     from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderAsyncStub

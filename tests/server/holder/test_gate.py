@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
+from protos.wire import MAX_HOLDER_MESSAGE_BYTES
 from security.credentials import (
     Credentials,
     create_authority,
@@ -21,7 +22,7 @@ from security.credentials import (
 )
 from security.shared_round.parameters import ShareFormat
 from server.config.holder_config import HolderConfig, HolderTlsConfig, PolicyConfig
-from server.holder.gate import MAX_MESSAGE_BYTES, OPEN_METHODS, request_limits
+from server.holder.gate import OPEN_METHODS, request_limits
 from server.holder.rpc import METHODS
 from tests.server.holder.conversation import Conversation
 from tests.server.holder.rig import Bundle, Rig, reason_of, round_parameters
@@ -213,5 +214,5 @@ def test_limits_follow_the_largest_round_of_the_policy() -> None:
     large = request_limits(PolicyConfig())
     assert small["Freeze"] < 128 << 10 < large["Freeze"]
     assert small["Commit"] < 1 << 20
-    assert large["Commit"] == MAX_MESSAGE_BYTES
+    assert large["Commit"] == MAX_HOLDER_MESSAGE_BYTES
     assert small["Purge"] == large["Purge"]

@@ -21,12 +21,12 @@ from monitoring.rpc_meter import RpcMeter
 from protos.fedagg.v1.enrollment_pb2 import EnrollRequest, EnrollResponse
 from protos.fedagg.v1.enrollment_pb2_grpc import EnrollmentStub, add_EnrollmentServicer_to_server
 from protos.fedagg.v1.errors_pb2 import ErrorDetail, ErrorReason
+from protos.wire import ERROR_METADATA_KEY
 from security.credentials import create_authority, device_id_of, read_chain
 from security.enrollment import issue_token
 from security.signing_request import create_signing_request
 from server.services.enrollment_service import EnrollmentAuthority, EnrollmentService
 from server.services.rpc import ServiceInterceptor
-from server.status import ERROR_METADATA_KEY
 from server.storage.embedded import EmbeddedStore
 from server.storage.ports import Durability
 from server.storage.redis_client import RedisClient

@@ -8,9 +8,10 @@ from typing import Final
 import pytest
 
 from protos.fedagg.v1 import federation_pb2 as pb
+from protos.wire import MAX_CHUNK_BYTES
 from server.errors import OffsetOutOfRange, StoreUnavailable, UnknownModelVersion
 from server.services import models
-from server.services.models import CHUNK_BYTES, ModelCatalog
+from server.services.models import ModelCatalog
 from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob
 from server.storage.ports import Durability, ModelVersion
@@ -74,7 +75,7 @@ async def fetched(catalog: ModelCatalog, model: ModelVersion, offset: int = 0) -
         assert chunk.offset == offset + len(data)
         assert (chunk.model_version, chunk.total_bytes) == (model.version, model.size_bytes)
         assert chunk.sha256 == model.sha256
-        assert 0 < len(chunk.data) <= CHUNK_BYTES
+        assert 0 < len(chunk.data) <= MAX_CHUNK_BYTES
         data += chunk.data
     return data
 
@@ -83,10 +84,10 @@ async def fetched(catalog: ModelCatalog, model: ModelVersion, offset: int = 0) -
 async def test_a_stream_is_the_file_from_any_offset(
     blobs: CountingBlobs, store: RedisRoundStore, cache_bytes: int
 ) -> None:
-    size = 2 * CHUNK_BYTES + 10
+    size = 2 * MAX_CHUNK_BYTES + 10
     model = await stored(blobs, 1, size)
     catalog = ModelCatalog(store=store, blobs=blobs, cache_bytes=cache_bytes)
-    for offset in (0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, size - 1, size):
+    for offset in (0, 1, MAX_CHUNK_BYTES, MAX_CHUNK_BYTES + 1, 2 * MAX_CHUNK_BYTES, size - 1, size):
         assert await fetched(catalog, model, offset) == content(1, size)[offset:]
     with pytest.raises(OffsetOutOfRange, match="beyond"):
         await fetched(catalog, model, size + 1)
