@@ -146,4 +146,4 @@ down: ## Stop the containers and delete their volumes.
 clean: ## Delete caches and build outputs; .venv and demo data stay.
 	rm -rf build dist htmlcov *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache \
 		.pytest_cache .hypothesis .import_linter_cache
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './$(VENV)*' -prune -exec rm -rf {} +

@@ -7,21 +7,19 @@ is not installed are left out.
 
 import importlib
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-PACKAGES: Final = (
-    *("aggregators", "cli", "client", "monitoring", "privacy", "protos", "security", "server"),
-    *("simulation", "updates"),
-)
 
 
 def modules() -> Iterator[str]:
     """Name all modules of all packages, without importing any."""
-    for package in PACKAGES:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for package in project["tool"]["importlinter"]["root_packages"]:
         for file in sorted((ROOT / package).rglob("*.py")):
             parts = file.relative_to(ROOT).with_suffix("").parts
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
