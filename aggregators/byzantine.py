@@ -47,6 +47,12 @@ class ByzantineConfig:
             message = f"malicious_fraction={share} must be at least 0 and below 0.5"
             raise AggregationError(message)
 
+    def num_malicious(self, num_updates: int) -> int:
+        """f, of so many updates."""
+        if self.malicious_fraction is None:
+            return self.aggregator.num_malicious_nodes
+        return math.floor(self.malicious_fraction * num_updates + _ROUNDING)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RobustAggregate:
@@ -139,7 +145,7 @@ class ByzantineRobustAggregator:
         if not kept:
             message = f"no update can be used: {len(rejections)} were rejected"
             raise TooFewUpdatesError(message)
-        num_malicious = max(0, self._num_malicious(num_updates) - len(rejections))
+        num_malicious = max(0, self._config.num_malicious(num_updates) - len(rejections))
         config = replace(self._config.aggregator, num_malicious_nodes=num_malicious)
         aggregate, used = self._by_first_that_admits(config, kept, knowledge)
         return RobustAggregate(
@@ -149,12 +155,6 @@ class ByzantineRobustAggregator:
             num_malicious_nodes=num_malicious,
             is_degraded=used is not config,
         )
-
-    def _num_malicious(self, num_updates: int) -> int:
-        share = self._config.malicious_fraction
-        if share is None:
-            return self._config.aggregator.num_malicious_nodes
-        return math.floor(share * num_updates + _ROUNDING)
 
     def _by_first_that_admits(
         self, config: AggregatorConfig, updates: Sequence[AnyUpdate], knowledge: ServerKnowledge

@@ -1,5 +1,7 @@
 """`fedagg config`: configuration files."""
 
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +9,10 @@ import typer
 
 from cli.exit_codes import ExitCode
 from cli.output import FormatOption, Output, OutputFormat
-from server.config import ConfigError, load_config
+from server.config import ConfigError, HolderConfig, load_settings
+from server.holder.opening import read_holder
+from server.kernels import Workers
+from server.opening import open_server
 
 app = typer.Typer(help="Configuration files.", no_args_is_help=True)
 
@@ -19,24 +24,50 @@ def _group() -> None:
 
 @app.command("check")
 def check(
-    file: Annotated[Path, typer.Argument(help="Server configuration (TOML).")],
+    file: Annotated[Path, typer.Argument(help="Coordinator's or share holder's file (TOML).")],
     output_format: FormatOption = OutputFormat.TEXT,
 ) -> None:
-    """Read a server configuration, environment overrides included, and tell what is wrong."""
+    """Open a configuration as its process would, and tell everything that is wrong.
+
+    Environment overrides are applied, and the files that it names are read. No store, share holder
+    or address is called, and nothing is written.
+    """
     with Output(output_format) as output:
+        kind, found = "", ""
+        problems: tuple[str, ...] = ()
         try:
-            settings = load_config(file)
+            kind, found = _opened(file)
         except ConfigError as error:
             problems = error.problems
-        else:
-            problems = ()
         if output.is_json:
             output.json({"file": str(file), "ok": not problems, "problems": problems})
         elif problems:
             for problem in problems:
                 output.error(problem, ExitCode.CONFIG)
         else:
-            tasks = ", ".join(task.name for task in settings.tasks) or "none"
-            output.line(f"{file} is valid; tasks: {tasks}")
+            output.line(f"{file} is valid; {kind}: {found}")
         if problems:
             raise typer.Exit(ExitCode.CONFIG)
+
+
+def _opened(file: Path) -> tuple[str, str]:
+    """Open the file; tell its kind and what is in it.
+
+    Raises:
+        ConfigError: naming everything that is wrong.
+    """
+    problems: tuple[str, ...] = ()
+    try:
+        settings = load_settings(file)
+    except ConfigError as error:
+        if error.settings is None:
+            raise
+        settings, problems = error.settings, error.problems
+    if isinstance(settings, HolderConfig):
+        me = read_holder(settings, problems=problems).me
+        return "share holder", f"{me.index} of {len(me.committee.holders)}"
+    with closing(Workers("accountant", threads=1)) as accountants:
+        server = open_server(
+            settings, accountants=accountants, now_s=time.time(), problems=problems
+        )
+    return "tasks", ", ".join(task.info.name for task in server.tasks)

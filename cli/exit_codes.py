@@ -1,7 +1,7 @@
 """Exit statuses of every command, and the error that carries one.
 
 0    done
-1    failed
+1    failed, as where an address is in use by another process
 2    wrong arguments
 3    wrong configuration
 4    the server cannot be reached
@@ -64,4 +64,6 @@ def exit_code_of(error: BaseException) -> ExitCode | None:
     """Return the status an error ends the process with; None: it is a defect."""
     if isinstance(error, CliError):
         return error.exit_code
+    if isinstance(error, StartupError) and error.status == ExitCode.CONFIG:
+        return ExitCode.CONFIG  # as the process that ended has told
     return next((_KNOWN[base] for base in type(error).__mro__ if base in _KNOWN), None)

@@ -11,6 +11,7 @@ from cli.output import FormatOption, Output, OutputFormat
 from cli.service import Service
 from monitoring.logs import EventLogger, LogFormat, configure_logging, get_logger
 from server.config import ServerConfig, load_config
+from server.config.host import claim_host
 from server.supervisor import ProcessEvent, ProcessEventKind, Supervisor
 
 _log: Final = get_logger("fedagg.serve")
@@ -42,6 +43,7 @@ def serve(
         configure_logging(
             level=settings.observability.log_level, log_format=log_format, stream=sys.stderr
         )
+        claim_host(settings, shared=False)
         with Service(
             config, settings, workers=workers or settings.listen.workers, log_format=log_format
         ) as service:

@@ -23,6 +23,9 @@ from privacy.errors import PrivacyError
 from privacy.participation import participation_counts
 
 Accountant = Literal["pld", "rdp"]
+MAX_RELEASES: Final = 1_000_000
+"""Most releases that are counted of one charge."""
+
 ACCOUNTANTS: Final[tuple[Accountant, ...]] = ("pld", "rdp")
 
 
@@ -201,6 +204,8 @@ def _fits(
         return False
     open_rounds = Counter(ledger.reserved.values()) + Counter({charge.to_text(): more})
     counts = _counts(ledger, open_rounds, budget.max_participations)
+    if max(counts.values(), default=0) > MAX_RELEASES:
+        return False
     return scorer.within(
         counts, epsilon=budget.epsilon, delta=budget.delta, accountant=budget.accountant
     )

@@ -15,13 +15,10 @@ from typing import Final
 
 import numpy as np
 
-from privacy.budget import ACCOUNTANTS, Accountant
+from privacy.budget import ACCOUNTANTS, MAX_RELEASES, Accountant
 from privacy.charge import Charge
 from privacy.divergences import ORDERS, Floats, pld_epsilon, rdp_vector
 from privacy.errors import PrivacyError
-
-MAX_RELEASES: Final = 1_000_000
-"""Most releases that are counted of one charge."""
 
 MAX_PLD_EPSILON: Final = 100.0
 """Where the Renyi bound is above, loss distributions grow too large and it stands alone."""

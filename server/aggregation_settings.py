@@ -13,7 +13,7 @@ from aggregators.server_optimizer import ServerOptimizerConfig
 from privacy.charge import Charge
 from privacy.noise import device_noise
 from privacy.noisy_distances import norm_gate
-from server.config import AggregationConfig, ConfigError, TaskConfig
+from server.config import AggregationConfig, TaskConfig
 from server.round.candidate import AggregationSettings
 from server.round.privacy import RoundPrivacy
 from server.round.private_source import PrivateSettings
@@ -23,36 +23,30 @@ def aggregator_config(task: TaskConfig) -> AggregatorConfig:
     """The rule, checked.
 
     Raises:
-        ConfigError: if it is unknown, needs what a coordinator does not have, or cannot work on
-            what the task's devices send.
+        AggregationError: if it is unknown, needs what a coordinator does not have, or cannot work
+            on what the task's devices send.
     """
     settings: AggregationConfig = task.aggregation
-    try:
-        config = AggregatorConfig(
-            rule=_row_rule(task),
-            num_malicious_nodes=settings.num_malicious_nodes,
-            num_to_select=settings.num_nodes_to_select,
-            trim=settings.trim,
-            max_num_samples=weight_cap(task),
-            clipping_norm=settings.clipping_norm,
-            norm_factor=settings.norm_factor,
-            bucket_size=settings.bucket_size,
-            clipping_radius=settings.clipping_radius,
-            max_steps=settings.max_steps,
-        )
-        needs = traits_of(config.rule).needs
-    except AggregationError as error:
-        msg = f"task {task.name}, aggregation: {error}"
-        raise ConfigError(msg) from error
+    config = AggregatorConfig(
+        rule=_row_rule(task),
+        num_malicious_nodes=settings.num_malicious_nodes,
+        num_to_select=settings.num_nodes_to_select,
+        trim=settings.trim,
+        max_num_samples=weight_cap(task),
+        clipping_norm=settings.clipping_norm,
+        norm_factor=settings.norm_factor,
+        bucket_size=settings.bucket_size,
+        clipping_radius=settings.clipping_radius,
+        max_steps=settings.max_steps,
+    )
+    needs = traits_of(config.rule).needs
     if needs:
-        msg = f"task {task.name}, aggregation: rule={settings.rule!r} needs {', '.join(needs)},"
-        msg += " which a coordinator does not have"
-        raise ConfigError(msg)
+        msg = f"rule={settings.rule!r} needs {', '.join(needs)}, which a coordinator does not have"
+        raise AggregationError(msg)
     if task.compression.method == "top-k":
         problem = sparse_problem(config, ratio=task.compression.ratio)
         if problem is not None:
-            msg = f"task {task.name}, compression: {problem}"
-            raise ConfigError(msg)
+            raise AggregationError(problem)
     return config
 
 

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import hashlib
 import os
 import secrets
 import socket
@@ -12,12 +11,10 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from aggregators.config import AggregatorConfig
 from aggregators.engines import Engine, EngineOptions, make_engine
 from aggregators.errors import AggregationError
 from aggregators.kernels.threads import num_cores
@@ -28,31 +25,26 @@ from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from monitoring.tracing import Tracing, configure_tracing
-from security.credentials import Credentials
-from security.errors import SecurityError
-from security.shared_round.committee import Committee, load_committee
 from server.aggregation_settings import (
     aggregation_settings,
-    aggregator_config,
     private_settings,
 )
-from server.compressing import RoundCompression, task_compression
-from server.config import ConfigError, ServerConfig, TaskConfig
-from server.config.sharing_config import SharingConfig
+from server.compressing import RoundCompression
+from server.config import ConfigError, ServerConfig
 from server.errors import StoreUnavailable
 from server.http import HttpServer
 from server.kernels import Workers
 from server.observation import AuditTrail, Observation
-from server.private_loader import load_private_task
+from server.opening import TlsFiles, open_server
 from server.production_server import ProductionFederatedServer, ServerParts
 from server.round.aggregation import Aggregation
-from server.round.candidate import AggregationSettings, layer_sizes
+from server.round.candidate import AggregationSettings
 from server.round.driver import DriverPorts, RoundDriver
 from server.round.replay import Replayer
 from server.services.admin_api import create_admin_app, create_metrics_app
 from server.services.admin_backend import StoreBackend
 from server.services.device_service import FederationService, ServicePorts
-from server.services.enrollment_service import EnrollmentAuthority, EnrollmentService
+from server.services.enrollment_service import EnrollmentService
 from server.services.identity import PeerIdentity
 from server.services.models import ModelCatalog
 from server.services.plans import RoundPlans
@@ -70,8 +62,8 @@ from server.storage.notifier import News, Notifier
 from server.storage.ports import ModelVersion
 from server.storage.redis_client import SERVER_CLOCK, RedisClient
 from server.storage.redis_store import RedisRoundStore
-from server.tasks import TaskDirectory, TaskInfo, noised_dim, task_info
-from updates.errors import CompressionError, ModelError
+from server.task.opening import HolderFiles, OpenedTask
+from server.tasks import TaskDirectory
 
 if TYPE_CHECKING:
     from server.private_task import PrivateTask
@@ -108,7 +100,11 @@ async def build_server(
 async def _wire(
     config: ServerConfig, store_url: str, clock: str, resources: AsyncExitStack
 ) -> ProductionFederatedServer:
-    rules = {task.name: aggregator_config(task) for task in config.tasks}
+    accountants = Workers("accountant", threads=1)
+    resources.callback(accountants.close)
+    opened = await asyncio.to_thread(
+        open_server, config, accountants=accountants, now_s=time.time()
+    )
     registry = create_registry()
     metrics = Metrics.declare(registry)
     client = RedisClient(store_url, clock=clock, observe=metrics.store_roundtrip_seconds.observe)
@@ -122,8 +118,8 @@ async def _wire(
     engines = _open_engines(config, resources)
     kernels = Workers("kernel", threads=1)
     resources.callback(kernels.close)
-    for rule in rules.values():
-        await kernels.run(warm_up, rule)
+    for task in opened.tasks:
+        await kernels.run(warm_up, task.rule)
     files = Workers("files", threads=FILE_THREADS)
     resources.callback(files.close)
     tracing = _tracing(config)
@@ -132,11 +128,10 @@ async def _wire(
         metrics=metrics, log=get_logger("server.round"), tracer=tracing.tracer("server.round")
     )
     await _check_installation(store, blobs, config)
-    accountants = Workers("accountant", threads=1)
-    resources.callback(accountants.close)
-    created = [await _create_task(task, store, blobs, accountants) for task in config.tasks]
-    tasks = TaskDirectory([info for info, _ in created])
-    private = {info.name: found for info, found in created if found is not None}
+    for task in opened.tasks:
+        await _create_task(task, store, blobs)
+    tasks = TaskDirectory([task.info for task in opened.tasks])
+    private = {task.info.name: task.private for task in opened.tasks if task.private is not None}
     compressions = {
         info.name: RoundCompression(info.compression, models=store, files=blobs, workers=files)
         for info in (tasks[name] for name in tasks.names)
@@ -197,10 +192,7 @@ async def _wire(
             tasks=tasks,
             models=models,
             on_rollback=observation.rolled_back,
-            replayers={
-                task.name: wiring.replayer(tasks[task.name], rules[task.name])
-                for task in config.tasks
-            },
+            replayers={task.info.name: wiring.replayer(task) for task in opened.tasks},
             private=private,
         ),
         health,
@@ -211,19 +203,19 @@ async def _wire(
             config=config,
             federation=federation,
             enrollment=EnrollmentService(
-                _authority(config), ledger=store, metrics=metrics, now_s=time.time
+                opened.authority, ledger=store, metrics=metrics, now_s=time.time
             ),
             interceptor=ServiceInterceptor(
                 meter=RpcMeter(metrics, METHODS),
                 log=get_logger("server.rpc"),
                 tracer=tracing.tracer("server.rpc") if tracing.is_on else None,
             ),
-            drivers=[wiring.driver(tasks[task.name], rules[task.name]) for task in config.tasks],
+            drivers=[wiring.driver(task) for task in opened.tasks],
             notifier=notifier,
             http=HttpServer(admin, config.listen.http),
             metrics=HttpServer(create_metrics_app(registry), config.listen.metrics),
-            credentials=_credentials(config, ask_client=True),
-            enrollment_credentials=_credentials(config, ask_client=False),
+            credentials=_credentials(opened.tls, ask_client=True),
+            enrollment_credentials=_credentials(opened.tls, ask_client=False),
             closers=[resources.aclose],
         )
     )
@@ -244,30 +236,31 @@ class _DriverWiring:
     wakeup: News
     engines: Mapping[str, Engine]
 
-    def settings(self, info: TaskInfo, rule: AggregatorConfig) -> AggregationSettings:
-        private = self.private.get(info.name)
+    def settings(self, opened: OpenedTask) -> AggregationSettings:
+        info, private = opened.info, opened.private
         return aggregation_settings(
             info.config,
-            rule,
+            opened.rule,
             dim=info.summed_dim,
             privacy=None if private is None else private.first_round,
             engine=self.engines[info.config.aggregation.engine],
         )
 
-    def replayer(self, info: TaskInfo, rule: AggregatorConfig) -> Replayer:
+    def replayer(self, opened: OpenedTask) -> Replayer:
         return Replayer(
             store=self.store,
             blobs=self.blobs,
             workers=self.kernels,
-            settings=self.settings(info, rule),
+            settings=self.settings(opened),
         )
 
-    def driver(self, info: TaskInfo, rule: AggregatorConfig) -> RoundDriver:
-        task = info.config
-        private = self.private.get(info.name)
-        settings = self.settings(info, rule)
+    def driver(self, opened: OpenedTask) -> RoundDriver:
+        info, private = opened.info, opened.private
+        task, settings = info.config, self.settings(opened)
         compression = self.compressions.get(info.name)
-        phases = None if info.shared is None else self._phases(info.shared, compression)
+        phases = None
+        if info.shared is not None:
+            phases = self._phases(info.shared, opened.holder_files, compression)
         aggregation = Aggregation(
             store=self.store,
             blobs=self.blobs,
@@ -304,7 +297,7 @@ class _DriverWiring:
         return RoundDriver(info, rounds=self.config.rounds, ports=ports, owner=_process_name())
 
     def _phases(
-        self, shared: SharedTask, compression: RoundCompression | None
+        self, shared: SharedTask, files: HolderFiles | None, compression: RoundCompression | None
     ) -> SharedRoundPhases:
         sharing = shared.config.sharing
         return SharedRoundPhases(
@@ -312,7 +305,7 @@ class _DriverWiring:
             pool=HolderPool(
                 shared.config.name,
                 shared.committee,
-                credentials=_holder_credentials(sharing),
+                credentials=_holder_credentials(files),
                 timeout_s=sharing.holder_timeout_s,
                 observer=self.observation,
             ),
@@ -352,14 +345,14 @@ def _open_engines(config: ServerConfig, resources: AsyncExitStack) -> dict[str, 
         ray_workers=settings.ray_workers,
     )
     engines: dict[str, Engine] = {}
-    for task in config.tasks:
+    for number, task in enumerate(config.tasks, start=1):
         name = task.aggregation.engine
         if name in engines:
             continue
         try:
             engines[name] = make_engine(name, options)
         except AggregationError as error:
-            msg = f"task {task.name}, aggregation: {error}"
+            msg = f"task[{number}].aggregation.engine: {error}"
             raise ConfigError(msg) from error
         resources.callback(engines[name].close)
     return engines
@@ -368,13 +361,13 @@ def _open_engines(config: ServerConfig, resources: AsyncExitStack) -> dict[str, 
 async def _check_durability(client: RedisClient, config: ServerConfig) -> None:
     settings = await client.settings()
     if settings.get("cluster_enabled") == "1":
-        msg = "store: a Redis Cluster is not supported; give the URL of one server"
+        msg = "store.url: a Redis Cluster is not supported: give the URL of one server"
         raise ConfigError(msg)
     problem = durability_problem(settings, config.store.durability)
     if problem is None:
         return
     if not config.store.allow_weaker_durability:
-        msg = f"store: {problem}; set store.allow-weaker-durability = true to serve all the same"
+        msg = f"store.durability: {problem}; set store.allow-weaker-durability = true to serve"
         raise ConfigError(msg)
     _log.warning("weaker_durability", problem=problem)
 
@@ -394,31 +387,22 @@ async def _check_installation(
     await blobs.delete(installation_blob(mine))
     if await blobs.size(installation_blob(name)) is None:
         msg = (
-            f"store: {config.blob_url} does not hold the payloads of the round store's "
+            f"store.blobs: {config.blob_url} does not hold the payloads of the round store's "
             f"installation {name}; all coordinators must share one blob store"
         )
         raise ConfigError(msg)
 
 
-async def _create_task(
-    config: TaskConfig, store: RedisRoundStore, blobs: BlobStore, accountants: Workers
-) -> "tuple[TaskInfo, PrivateTask | None]":
+async def _create_task(task: OpenedTask, store: RedisRoundStore, blobs: BlobStore) -> None:
     """Store the initial model as version 1, unless the task has one."""
-    try:
-        data = await asyncio.to_thread(config.initial_model.read_bytes)
-        sizes = layer_sizes(data)
-    except (OSError, ModelError) as error:
-        msg = f"task {config.name}, initial-model: {error}"
-        raise ConfigError(msg) from error
-    dim = sum(sizes)
-    sha256 = hashlib.sha256(data).hexdigest()
-    await blobs.put(model_blob(config.name, sha256), data)
+    config, dim = task.info.config, task.info.dim
+    await blobs.put(model_blob(config.name, task.model_sha256), task.model)
     model = ModelVersion(
         version=1,
         parent=None,
         round_number=None,
-        sha256=sha256,
-        size_bytes=len(data),
+        sha256=task.model_sha256,
+        size_bytes=len(task.model),
         dim=dim,
         created_at_ms=int(time.time() * 1000),
         metrics={},
@@ -427,46 +411,10 @@ async def _create_task(
     first = await store.model(config.name, 1)
     if first.dim != dim:
         msg = (
-            f"task {config.name}: the initial model has {dim} elements, the task that is stored "
-            f"under this name has {first.dim}; choose another name"
+            f"task {config.name}: initial-model has {dim} elements, the task that is stored under"
+            f" this name has {first.dim}: choose another name"
         )
         raise ConfigError(msg)
-    try:
-        compression = task_compression(config, sizes)
-        private = None
-        if config.privacy.is_on:
-            private = await accountants.run(
-                load_private_task,
-                config,
-                dim=noised_dim(dim, compression),
-                workers=accountants,
-            )
-        info = task_info(
-            config,
-            dim=dim,
-            shared=await _shared_task(config),
-            compression=compression,
-            privacy=None if private is None else private.first_round,
-        )
-    except SecurityError as error:
-        msg = f"task {config.name}, sharing: {error}"
-        raise ConfigError(msg) from error
-    except CompressionError as error:
-        msg = f"task {config.name}, compression: {error}"
-        raise ConfigError(msg) from error
-    return info, private
-
-
-async def _shared_task(config: TaskConfig) -> SharedTask | None:
-    if config.sharing.committee is None:
-        return None
-    data = await asyncio.to_thread(_read, config.sharing.committee)
-    committee: Committee = load_committee(data)
-    nowhere = [holder.name for holder in committee.holders if not holder.address]
-    if nowhere:
-        msg = f"task {config.name}, sharing: the committee has no address of {', '.join(nowhere)}"
-        raise ConfigError(msg)
-    return SharedTask(committee=committee, config=config)
 
 
 def _tracing(config: ServerConfig) -> Tracing:
@@ -477,49 +425,26 @@ def _tracing(config: ServerConfig) -> Tracing:
     )
 
 
-def _authority(config: ServerConfig) -> EnrollmentAuthority | None:
-    settings = config.enrollment
-    if not (settings.ca_certificate and settings.ca_private_key and settings.token_key):
-        return None
-    return EnrollmentAuthority(
-        credentials=Credentials(
-            certificate_pem=_read(settings.ca_certificate),
-            private_key_pem=_read(settings.ca_private_key),
-        ),
-        token_key=settings.token_key.get_secret_value().encode(),
-        certificate_lifetime_s=settings.certificate_days * 86_400,
-    )
-
-
-def _credentials(config: ServerConfig, *, ask_client: bool) -> grpc.ServerCredentials | None:
+def _credentials(tls: TlsFiles | None, *, ask_client: bool) -> grpc.ServerCredentials | None:
     """TLS of one port; `ask_client` demands a certificate of the devices' authority."""
-    tls = config.tls
-    if not (tls.certificate and tls.private_key and tls.client_ca):
+    if tls is None:
         return None
     return grpc.ssl_server_credentials(
-        [(_read(tls.private_key), _read(tls.certificate))],
-        root_certificates=_read(tls.client_ca) if ask_client else None,
+        [(tls.credentials.private_key_pem, tls.credentials.certificate_pem)],
+        root_certificates=tls.client_ca if ask_client else None,
         require_client_auth=ask_client,
     )
 
 
-def _holder_credentials(sharing: SharingConfig) -> grpc.ChannelCredentials | None:
-    if sharing.holders_ca is None:
+def _holder_credentials(files: HolderFiles | None) -> grpc.ChannelCredentials | None:
+    if files is None:
         return None
-    certificate, key = sharing.holders_certificate, sharing.holders_private_key
+    mine = files.credentials
     return grpc.ssl_channel_credentials(
-        root_certificates=_read(sharing.holders_ca),
-        private_key=None if key is None else _read(key),
-        certificate_chain=None if certificate is None else _read(certificate),
+        root_certificates=files.authorities,
+        private_key=None if mine is None else mine.private_key_pem,
+        certificate_chain=None if mine is None else mine.certificate_pem,
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        msg = f"{path}: {error.strerror}"
-        raise ConfigError(msg) from error
 
 
 def _process_name() -> str:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from privacy.errors import PrivacyError
-from server.config import ConfigError, TaskConfig
+from server.config import TaskConfig
 from server.kernels import Workers
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def load_private_task(config: TaskConfig, *, dim: int, workers: Workers) -> "Pri
         workers: where accountants will run.
 
     Raises:
-        ConfigError: if the settings cannot be private, or the extra `fedagg[server]` is not
+        PrivacyError: if the settings cannot be private, or the extra `fedagg[server]` is not
             installed.
     """
     try:
@@ -27,9 +27,5 @@ def load_private_task(config: TaskConfig, *, dim: int, workers: Workers) -> "Pri
         from server.private_task import private_task  # noqa: PLC0415
     except ModuleNotFoundError as error:
         msg = f"privacy needs the extra fedagg[server]: there is no package {error.name}"
-        raise ConfigError(msg) from error
-    try:
-        return private_task(config, dim=dim, workers=workers)
-    except PrivacyError as error:
-        msg = f"task {config.name}, privacy: {error}"
-        raise ConfigError(msg) from error
+        raise PrivacyError(msg) from error
+    return private_task(config, dim=dim, workers=workers)

@@ -71,7 +71,15 @@ class RestartPolicy:
 
 
 class StartupError(RuntimeError):
-    """A process ended, or said it cannot serve, before it was ready for the first time."""
+    """A process ended, or said it cannot serve, before it was ready for the first time.
+
+    Attributes:
+        status: that it ended with, negative for a signal.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Supervisor:
@@ -187,7 +195,7 @@ class Supervisor:
                 return
             if not child.first_ready.is_set():
                 msg = f"{child.spec.name} {problem} before it was ready"
-                raise StartupError(msg)
+                raise StartupError(msg, status=process.returncode)
             delay_s = self._restart.delay_s(delay_s, time.monotonic() - started_at)
             self._emit(ProcessEventKind.RESTARTING, child, process, delay_s=delay_s)
             await _first_of(self._sleep(delay_s), child.stop.wait())

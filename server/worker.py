@@ -22,6 +22,7 @@ import uvloop
 from monitoring.logs import LogFormat, configure_logging
 from server.app import build_server
 from server.config import EMBEDDED, ConfigError, ServerConfig, load_config
+from server.config.host import require_free_addresses
 from server.errors import ServiceError
 
 EXIT_FAILURE: Final = 1
@@ -72,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(config: ServerConfig, arguments: WorkerArguments) -> None:
-    server = await build_server(config, store_url=_store_url(config, arguments.store_url))
+    store_url = _store_url(config, arguments.store_url)
+    require_free_addresses(config, shared=True)
+    server = await build_server(config, store_url=store_url)
     await server.start()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,7 +89,7 @@ async def _serve(config: ServerConfig, arguments: WorkerArguments) -> None:
 def _store_url(config: ServerConfig, given: str) -> str:
     url = given or config.store.url
     if url == EMBEDDED:
-        msg = "store.url = 'embedded' is started by `fedagg serve`; a lone worker needs --store-url"
+        msg = "store.url: embedded is started by `fedagg serve`; a lone worker needs --store-url"
         raise ConfigError(msg)
     return url
 

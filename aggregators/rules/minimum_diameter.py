@@ -74,11 +74,7 @@ def minimum_diameter_weights(
     """
     num_rows = gram.num_rows
     require_tolerated("minimum-diameter", num_rows, num_byzantine)
-    num_subsets = math.comb(num_rows, num_byzantine)
-    if num_subsets > max_subsets:
-        message = f"num_byzantine={num_byzantine} of minimum-diameter among n={num_rows} gives"
-        message += f" C(n, f)={num_subsets} subsets, more than max_subsets={max_subsets}"
-        raise AggregationError(message)
+    require_few_subsets(num_rows, num_byzantine, max_subsets=max_subsets)
     distances = gram.squared_distances
     diameters = np.unique(distances)
     low, high = 0, len(diameters) - 1
@@ -92,6 +88,21 @@ def minimum_diameter_weights(
     weights = np.zeros(num_rows)
     weights[_first_independent(conflicts, num_byzantine)] = 1.0
     return Combination(weights=weights, total=float(num_rows - num_byzantine))
+
+
+def require_few_subsets(
+    num_rows: int, num_byzantine: int, *, max_subsets: int = MAX_SUBSETS
+) -> None:
+    """Refuse numbers that make the rule take too long.
+
+    Raises:
+        AggregationError: if C(n, f) exceeds `max_subsets`.
+    """
+    num_subsets = math.comb(num_rows, num_byzantine)
+    if num_subsets > max_subsets:
+        message = f"num_byzantine={num_byzantine} of minimum-diameter among n={num_rows} gives"
+        message += f" C(n, f)={num_subsets} subsets, more than max_subsets={max_subsets}"
+        raise AggregationError(message)
 
 
 def _conflicts(distances: NDArray[np.float64], diameter: float) -> list[int]:

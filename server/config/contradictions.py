@@ -14,6 +14,8 @@ from aggregators.errors import AggregationError
 from aggregators.registry import rules_that, traits_of
 from aggregators.server_optimizer import ServerOptimizerConfig
 from aggregators.traits import Traits
+from privacy.budget import MAX_RELEASES
+from privacy.clipping import MIN_CLIP_NORM
 from privacy.noisy_distances import comparison_problem
 from server.config.compression_config import value_type_of
 from server.config.formats import split_address
@@ -239,6 +241,11 @@ PLACED_TASK: Final[tuple[Contradiction[PlacedTask], ...]] = (
 
 _ALL_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
     Contradiction(
+        "plan.clipping-norm",
+        lambda task: 0 < task.plan.clipping_norm < MIN_CLIP_NORM,
+        f"{{0.plan.clipping_norm:g}} must be at least {MIN_CLIP_NORM:g}, or 0 for none",
+    ),
+    Contradiction(
         "min-contributions",
         lambda task: task.min_contributions > task.reporting_goal,
         "{0.min_contributions} must not exceed reporting-goal={0.reporting_goal}",
@@ -411,6 +418,11 @@ _SHARED_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
 )
 
 _PRIVATE_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
+    Contradiction(
+        "num-rounds",
+        lambda task: task.num_rounds > MAX_RELEASES,
+        f"{{0.num_rounds}} is more than the ledger of a private task counts, {MAX_RELEASES}",
+    ),
     Contradiction(
         "privacy.noise",
         lambda task: (

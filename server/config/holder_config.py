@@ -79,12 +79,12 @@ class PolicyConfig(Section):
     """The least protection that this holder lends itself to. A weaker round is refused."""
 
     min_threshold: int = Field(default=2, ge=2, le=MAX_HOLDERS)
-    min_members: int = Field(default=8, ge=2, description="fewest updates in a sum")
+    min_members: int = Field(default=8, ge=2, le=100_000, description="fewest updates in a sum")
     min_group_size: int = Field(
-        default=8, ge=2, description="fewest updates in each sum of a grouped round"
+        default=8, ge=2, le=100_000, description="fewest updates in each sum of a grouped round"
     )
     max_members: int = Field(default=10_000, ge=2, le=100_000)
-    max_dim: int = Field(default=100_000_000, ge=1, description="elements of an update")
+    max_dim: int = Field(default=100_000_000, ge=1, le=1 << 31, description="elements of an update")
     checks: tuple[CheckLevel, ...] = Field(
         default=(CheckLevel.SUM, CheckLevel.NORM, CheckLevel.DISTANCES),
         description="levels this holder takes part in; distances tell holders how updates lie",
@@ -94,16 +94,25 @@ class PolicyConfig(Section):
         description="modes a round may name",
     )
     max_wrap_tests: int = Field(
-        default=64, ge=1, description="noised projections of a group of updates that are opened"
+        default=64,
+        ge=1,
+        le=1 << 16,
+        description="noised projections of a group of updates that are opened",
     )
     min_wrap_tests: int = Field(
-        default=40, ge=16, description="as many find an update that goes around the field"
+        default=40,
+        ge=16,
+        le=1 << 16,
+        description="as many find an update that goes around the field",
     )
     min_mask_scale: int = Field(
-        default=3, ge=1, description="their noise, in units of an update's norm bound"
+        default=3, ge=1, le=1 << 16, description="their noise, in units of an update's norm bound"
     )
     min_sketch_dim: int = Field(
-        default=1024, ge=1, description="of the sketches in which distances and tests are made"
+        default=1024,
+        ge=1,
+        le=1 << 16,
+        description="of the sketches in which distances and tests are made",
     )
     min_noise_multiplier: float = Field(
         default=0.0,
@@ -124,19 +133,28 @@ class HolderLimitsConfig(Section):
         default=8, ge=1, le=1024, description="StoreShare streams read at the same time"
     )
     streams_queued: int = Field(
-        default=1024, ge=0, description="streams waiting beyond those; more: OVERLOADED"
+        default=1024,
+        ge=0,
+        le=1_000_000,
+        description="streams waiting beyond those; more: OVERLOADED",
     )
     stream_stall_s: float = Field(
         default=20, gt=0, le=3600, description="a stream silent for this long is ended"
     )
     stream_min_bytes_per_s: int = Field(
-        default=32 << 10, ge=1, description="a stream slower than this over all is ended"
+        default=32 << 10,
+        ge=1,
+        le=1 << 40,
+        description="a stream slower than this over all is ended",
     )
     open_rounds: int = Field(
-        default=64, ge=1, description="rounds not purged yet; more: OVERLOADED"
+        default=64, ge=1, le=1_000_000, description="rounds not purged yet; more: OVERLOADED"
     )
     retention_s: float = Field(
-        default=7 * 86_400, ge=60, description="a round this old is purged though nobody asks"
+        default=7 * 86_400,
+        ge=60,
+        le=3650 * 86_400,
+        description="a round this old is purged though nobody asks",
     )
     inline_max_bytes: int = Field(
         default=64 << 10, ge=0, le=1 << 20, description="bodies up to this are kept in the database"

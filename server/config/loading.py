@@ -33,9 +33,13 @@ class ConfigError(ValueError):
 
     Attributes:
         problems: all that is wrong, one line each, naming the setting as the file writes it.
+        settings: with a hole for each value that is wrong; None: there is nothing to go on with.
     """
 
-    def __init__(self, *problems: str) -> None:
+    def __init__(
+        self, *problems: str, settings: "ServerConfig | HolderConfig | None" = None
+    ) -> None:
+        self.settings = settings
         self.problems = tuple(" ".join(problem.split()) for problem in problems)
         super().__init__("; ".join(self.problems))
 
@@ -88,7 +92,9 @@ def parse_config(tree: Mapping[str, object], environment: Mapping[str, str]) -> 
             every contradiction.
     """
     config, problems = _parse(ServerConfig, tree, environment)
-    _refuse([*problems, *server_problems(config)])
+    problems += server_problems(config)
+    if problems:
+        raise ConfigError(*problems, settings=config)
     return config
 
 
@@ -99,7 +105,9 @@ def parse_holder_config(tree: Mapping[str, object], environment: Mapping[str, st
         ConfigError: as for `parse_config`.
     """
     config, problems = _parse(HolderConfig, tree, environment)
-    _refuse([*problems, *holder_problems(config)])
+    problems += holder_problems(config)
+    if problems:
+        raise ConfigError(*problems, settings=config)
     return config
 
 
@@ -143,11 +151,6 @@ def _paths(kind: type[Section]) -> list[list[str]]:
 
 def _sections(kind: type[Section]) -> set[str]:
     return {path.partition(".")[0] for path in setting_paths(kind)}
-
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise ConfigError(*problems)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

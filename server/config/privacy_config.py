@@ -21,6 +21,7 @@ class PrivacyConfig(Section):
     noise_multiplier: float = Field(
         default=0.0,
         ge=0,
+        le=1_000_000,
         allow_inf_nan=False,
         description="z; 0: the least with which num-rounds fit the budget",
     )
@@ -35,7 +36,10 @@ class PrivacyConfig(Section):
         default=0.0, ge=0, le=1, description="q of poisson: each device's chance in each round"
     )
     population: int = Field(
-        default=0, ge=0, description="devices of the task; with poisson and fixed-size"
+        default=0,
+        ge=0,
+        le=1_000_000_000,
+        description="devices of the task; with poisson and fixed-size",
     )
     accountant: Literal["pld", "rdp"] = Field(
         default="pld", description="what enforces the budget; both are reported"

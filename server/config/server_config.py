@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
+from security.enrollment import MIN_KEY_BYTES
 from server.config.formats import EMBEDDED, Address, OptionalAddress, OtlpEndpoint, StoreUrl
 from server.config.section import Section
 from server.config.task_config import TaskConfig
@@ -54,7 +55,9 @@ class EnrollmentConfig(Section):
     ca_certificate: Path | None = None
     ca_private_key: Path | None = None
     token_key: SecretStr | None = Field(
-        default=None, description="key that enrollment tokens are signed with"
+        default=None,
+        min_length=MIN_KEY_BYTES,
+        description="key that enrollment tokens are signed with",
     )
     certificate_days: int = Field(default=90, ge=1, le=825)
 
@@ -85,7 +88,10 @@ class StoreConfig(Section):
         default=False, description="serve though the store's settings do not give `durability`"
     )
     receipt_retention_s: int = Field(
-        default=7 * 86_400, ge=60, description="how long a finished round still answers retries"
+        default=7 * 86_400,
+        ge=60,
+        le=3650 * 86_400,
+        description="how long a finished round still answers retries",
     )
 
 
@@ -93,13 +99,22 @@ class LimitsConfig(Section):
     """Bounds on what peers may cost. They change how fast, never what comes out."""
 
     calls_in_flight: int = Field(
-        default=20_000, ge=100, description="calls of all kinds at once; more: RESOURCE_EXHAUSTED"
+        default=20_000,
+        ge=100,
+        le=1_000_000,
+        description="calls of all kinds at once; more: RESOURCE_EXHAUSTED",
     )
     check_ins_held: int = Field(
-        default=10_000, ge=0, description="check-ins that may wait for a decision; more: no waiting"
+        default=10_000,
+        ge=0,
+        le=10_000_000,
+        description="check-ins that may wait for a decision; more: no waiting",
     )
     inline_in_flight: int = Field(
-        default=8192, ge=1, description="inline updates being stored at once; more: OVERLOADED"
+        default=8192,
+        ge=1,
+        le=1_000_000,
+        description="inline updates being stored at once; more: OVERLOADED",
     )
     uploads_in_flight: int = Field(
         default=8, ge=1, le=1024, description="chunked uploads read at the same time"
@@ -108,15 +123,23 @@ class LimitsConfig(Section):
         default=20, ge=1, le=3600, description="a chunked upload silent for this long is ended"
     )
     upload_min_bytes_per_s: int = Field(
-        default=32 << 10, ge=1, description="a chunked upload slower than this over all is ended"
+        default=32 << 10,
+        ge=1,
+        le=1 << 40,
+        description="a chunked upload slower than this over all is ended",
     )
     uploads_queued: int = Field(
-        default=1024, ge=0, description="chunked uploads waiting beyond those; more: OVERLOADED"
+        default=1024,
+        ge=0,
+        le=1_000_000,
+        description="chunked uploads waiting beyond those; more: OVERLOADED",
     )
     inline_max_bytes: int = Field(
         default=64 * 1024, ge=1024, le=1 << 20, description="payloads up to this are kept in Redis"
     )
-    model_cache_bytes: int = Field(default=64 << 20, ge=0, description="models kept in memory")
+    model_cache_bytes: int = Field(
+        default=64 << 20, ge=0, le=1 << 50, description="models kept in memory"
+    )
 
 
 class EnginesConfig(Section):
@@ -164,7 +187,7 @@ class RoundsConfig(Section):
     )
     poll_interval_s: float = Field(default=0.5, gt=0, le=60)
     check_in_ttl_s: float = Field(
-        default=30, ge=1, description="an offer not repeated for this long is void"
+        default=30, ge=1, le=86_400, description="an offer not repeated for this long is void"
     )
 
 

@@ -41,6 +41,7 @@ class SharingConfig(Section):
     min_members: int = Field(
         default=0,
         ge=0,
+        le=100_000,
         description="fewest updates that are opened together; 0: 60 % of min-contributions",
     )
     degraded: Literal["wait", "grouped", "unchecked", "abort"] = Field(

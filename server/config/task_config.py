@@ -6,7 +6,9 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from aggregators.config import MAX_SAMPLE_CAP
 from aggregators.server_optimizer import ServerOptimizerConfig
+from privacy.clipping import MIN_CLIP_NORM
 from server.config.compression_config import CompressionConfig
 from server.config.formats import TaskName, Version
 from server.config.privacy_config import PrivacyConfig
@@ -23,7 +25,7 @@ class CriteriaConfig(Section):
     require_charging: bool = False
     require_unmetered: bool = False
     require_idle: bool = False
-    min_ram_mib: int = Field(default=0, ge=0)
+    min_ram_mib: int = Field(default=0, ge=0, lt=1 << 32)
     min_app_version: Version = Field(default="", max_length=64)
 
 
@@ -58,8 +60,10 @@ class AggregationConfig(Section):
     )
     num_nodes_to_select: int | None = Field(default=None, ge=1, description="m of Multi-Krum")
     trim: int | None = Field(default=None, ge=0)
-    max_num_samples: int = Field(default=1000, ge=1, description="cap on one device's weight")
-    clipping_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_num_samples: int = Field(
+        default=1000, ge=1, le=MAX_SAMPLE_CAP, description="cap on one device's weight"
+    )
+    clipping_norm: float | None = Field(default=None, ge=MIN_CLIP_NORM, allow_inf_nan=False)
     norm_factor: float = Field(
         default=1.5, ge=1, allow_inf_nan=False, description="of clip and norm-threshold, in medians"
     )
@@ -68,7 +72,7 @@ class AggregationConfig(Section):
         default=None, gt=0, allow_inf_nan=False, description="tau of centered-clipping"
     )
     max_steps: int | None = Field(
-        default=None, ge=1, description="of geometric-median and centered-clipping"
+        default=None, ge=1, le=10_000, description="of geometric-median and centered-clipping"
     )
     server_optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"] = Field(
         default="fedavg", description="what the aggregate does to the model"
@@ -120,15 +124,20 @@ class TaskConfig(Section):
     mode: Literal["plain", "shared"] = Field(
         default="plain", description="shared: the coordinator never sees an update"
     )
-    num_rounds: int = Field(default=100, ge=1, description="model versions to publish")
+    num_rounds: int = Field(
+        default=100, ge=1, le=1_000_000_000, description="model versions to publish"
+    )
     reporting_goal: int = Field(default=10, ge=1, le=100_000, description="updates wanted a round")
     min_contributions: int = Field(default=0, ge=0, description="0: the reporting goal")
     over_selection: float = Field(default=1.3, ge=1, le=10)
     selection_timeout_s: float = Field(
-        default=60, gt=0, description="after it, a cohort of min-contributions will do"
+        default=60,
+        gt=0,
+        le=30 * 86_400,
+        description="after it, a cohort of min-contributions will do",
     )
     collection_timeout_s: float = Field(default=600, gt=0, le=7 * 86_400)
-    max_participations: int | None = Field(default=None, ge=1)
+    max_participations: int | None = Field(default=None, ge=1, le=1_000_000_000)
     keep_contributions: int = Field(
         default=0,
         ge=0,
@@ -136,11 +145,12 @@ class TaskConfig(Section):
         description="latest rounds whose updates are kept, so that they can be replayed; plain"
         " tasks without privacy only",
     )
-    min_rounds_between: int = Field(default=0, ge=0)
+    min_rounds_between: int = Field(default=0, ge=0, le=1_000_000_000)
     fairness: float = Field(default=1.0, ge=0, le=10)
     seed: int | None = Field(
         default=None,
         ge=0,
+        lt=1 << 128,
         description="makes selection repeatable, and guessable by devices; none: a secret draw",
     )
     criteria: CriteriaConfig = CriteriaConfig()

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import grpc
@@ -21,18 +20,15 @@ from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from protos.fedagg.v1 import share_holder_pb2_grpc
 from protos.wire import MAX_HOLDER_MESSAGE_BYTES
-from security.errors import SecurityError
-from security.shared_round.committee import Committee, load_committee
-from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.signing import DeviceAuthority
 from server.config import ConfigError
-from server.config.holder_config import HolderConfig, HolderTlsConfig
+from server.config.holder_config import HolderConfig
 from server.holder.gate import Gate
 from server.holder.intake import Intake, IntakeParts, OpenedFrames
 from server.holder.keyring import Keyring
 from server.holder.membership import HolderSelf, KnownRounds
 from server.holder.metrics import HolderMetrics
 from server.holder.noise import NoiseDealer
+from server.holder.opening import HolderTls, read_holder
 from server.holder.rounds import HolderRounds, RoundsParts
 from server.holder.rpc import METHODS, SERVICE_NAME, HolderInterceptor
 from server.holder.service import ServiceParts, ShareHolderService
@@ -71,10 +67,12 @@ class HolderServer:
         config: HolderConfig,
         service: ShareHolderService,
         *,
+        tls: HolderTls | None,
         gate: Gate,
         registry: CollectorRegistry,
     ) -> None:
         self._config = config
+        self._credentials = _credentials(tls)
         self.registry = registry
         interceptor = HolderInterceptor(
             gate,
@@ -101,7 +99,7 @@ class HolderServer:
             OSError, RuntimeError: if an address cannot be listened on.
         """
         listen = self._config.listen
-        credentials = _credentials(self._config.tls)
+        credentials = self._credentials
         port = (
             self._server.add_insecure_port(listen.grpc)
             if credentials is None
@@ -134,6 +132,7 @@ class Holder:
     """A share holder without its network: everything blocks. For any number of threads."""
 
     me: HolderSelf
+    tls: HolderTls | None
     storage: HolderStorage
     keyring: Keyring
     intake: Intake
@@ -152,7 +151,8 @@ def open_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time)
         ConfigError: if a file cannot be used, or the folder belongs to another holder.
         StoreUnavailable: if the folder cannot be used.
     """
-    me = _read_self(config, now_s)
+    opened = read_holder(config, now_s=now_s)
+    me = opened.me
     storage = HolderStorage(config.holder.data_dir, durability=config.holder.durability)
     try:
         _claim(storage, me)
@@ -180,6 +180,7 @@ def open_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time)
     )
     return Holder(
         me=me,
+        tls=opened.tls,
         storage=storage,
         keyring=keyring,
         intake=intake,
@@ -218,33 +219,11 @@ def build_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time
             metrics=HolderMetrics.declare(registry),
         )
     )
-    server = HolderServer(config, service, gate=gate, registry=registry)
+    server = HolderServer(config, service, tls=holder.tls, gate=gate, registry=registry)
     # Closed the other way round: threads that still work need the storage.
     for close in (holder.storage.close, files.close, compute.close):
         server.own(close)
     return server
-
-
-def _read_self(config: HolderConfig, now_s: Callable[[], float]) -> HolderSelf:
-    section = config.holder
-    try:
-        committee: Committee = load_committee(_read(section.committee))
-        secrets = HolderSecrets.from_json(_read(section.keys))
-        identity = committee.identity(section.index)
-        authority = DeviceAuthority(_read(section.device_ca))
-    except SecurityError as error:
-        msg = f"holder: {error}"
-        raise ConfigError(msg) from error
-    if not secrets.owns(identity):
-        msg = f"holder.keys={section.keys} are not those of holder {section.index}"
-        raise ConfigError(msg)
-    return HolderSelf(
-        index=section.index,
-        secrets=secrets,
-        committee=committee,
-        authority=authority,
-        now_s=now_s,
-    )
 
 
 def _claim(storage: HolderStorage, me: HolderSelf) -> None:
@@ -256,12 +235,12 @@ def _claim(storage: HolderStorage, me: HolderSelf) -> None:
         raise ConfigError(msg)
 
 
-def _credentials(tls: HolderTlsConfig) -> grpc.ServerCredentials | None:
-    if tls.certificate is None or tls.private_key is None:
+def _credentials(tls: HolderTls | None) -> grpc.ServerCredentials | None:
+    if tls is None:
         return None
     return grpc.ssl_server_credentials(
-        [(_read(tls.private_key), _read(tls.certificate))],
-        root_certificates=None if tls.client_ca is None else _read(tls.client_ca),
+        [(tls.credentials.private_key_pem, tls.credentials.certificate_pem)],
+        root_certificates=tls.client_ca,
         require_client_auth=tls.client_ca is not None,
     )
 
@@ -273,11 +252,3 @@ def _health_app() -> Starlette:
         return JSONResponse({"ready": True})
 
     return Starlette(routes=[Route("/health", healthy), Route("/ready", healthy)])
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        msg = f"{path}: {error.strerror}"
-        raise ConfigError(msg) from error

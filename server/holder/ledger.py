@@ -122,6 +122,16 @@ class Ledger:
         ).fetchone()
         return found
 
+    def owner(self) -> tuple[bytes, int] | None:
+        """Whom the folder belongs to, if that is known."""
+        tables = self._sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'holder'")
+        if tables.fetchone() is None:
+            return None
+        found: tuple[bytes, int] | None = self._sql.execute(
+            "SELECT committee_sha256, holder FROM holder"
+        ).fetchone()
+        return found
+
     def keep_dealt(self, response: bytes) -> bytes:
         """Store what was dealt unless something is, and return what is stored."""
         self._sql.execute("INSERT OR IGNORE INTO dealt VALUES (1, ?)", (response,))

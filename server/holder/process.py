@@ -20,6 +20,7 @@ import uvloop
 
 from monitoring.logs import LogFormat, configure_logging
 from server.config import ConfigError, HolderConfig, load_holder_config
+from server.config.host import require_free_addresses
 from server.errors import ServiceError
 from server.holder.app import HolderServer, build_holder
 
@@ -81,6 +82,7 @@ async def serve_until_stopped(
     Raises:
         ConfigError, ServiceError, OSError, RuntimeError: if the holder cannot start.
     """
+    require_free_addresses(config, shared=False)
     server = build_holder(config)
     try:
         await server.start()

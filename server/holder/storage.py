@@ -33,6 +33,26 @@ _MAX_GROUP: Final = 1024
 _BUSY_TIMEOUT_S: Final = 30.0
 
 
+def owner_of(folder: Path) -> tuple[bytes, int] | None:
+    """Tell whose folder it is: committee and holder; None: nobody's yet. Changes nothing.
+
+    Raises:
+        StoreUnavailable: if there is a database that cannot be read.
+    """
+    database = folder / _DATABASE
+    if not database.exists():
+        return None
+    # Without a log nobody writes, and a reader that is told so makes no files of its own.
+    is_quiet = not (folder / f"{_DATABASE}-wal").exists()
+    url = f"{database.absolute().as_uri()}?mode=ro" + ("&immutable=1" if is_quiet else "")
+    try:
+        with contextlib.closing(sqlite3.connect(url, uri=True)) as connection:
+            return Ledger(connection).owner()
+    except sqlite3.Error as error:
+        msg = f"{database}: {error}"
+        raise StoreUnavailable(msg) from error
+
+
 class HolderStorage:
     """The durable state of one holder; open it once. For any number of threads.
 

@@ -189,14 +189,21 @@ class BlobStore:
         return await loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
 
 
+def blob_folder(url: str) -> Path | None:
+    """Return the folder that a URL names; None: it names no files."""
+    file_url = _FILE_URL.fullmatch(url)
+    if file_url or "://" not in url:
+        return Path(file_url["path"] if file_url else url).absolute()
+    return None
+
+
 def _open_backend(url: str, durability: Durability) -> BlobBackend:
     if not url:
         msg = "the blob store's URL must not be empty"
         raise ValueError(msg)
-    file_url = _FILE_URL.fullmatch(url)
-    if file_url or "://" not in url:
-        root = Path(file_url["path"] if file_url else url)
-        return FileBlobs(root.absolute(), fsync=durability is Durability.MACHINE)
+    root = blob_folder(url)
+    if root is not None:
+        return FileBlobs(root, fsync=durability is Durability.MACHINE)
     return ObjectBlobs(url)
 
 

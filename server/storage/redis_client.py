@@ -57,17 +57,7 @@ class RedisClient:
         clock: str = SERVER_CLOCK,
         observe: Callable[[float], object] = lambda _: None,
     ) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=16,
-            timeout=SOCKET_TIMEOUT_S,
-            socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 1),
-            protocol=2,  # arrays stay flat, whatever the server's version
-        )
-        pool.connection_class = _packing_in_c(pool.connection_class)
-        self.redis = Redis(connection_pool=pool)
+        self.redis = Redis(connection_pool=_pool(url))
         self.redis.response_callbacks.clear()  # replies are read here, as they come
         self._clock = clock
         self._observe = observe
@@ -172,6 +162,34 @@ class RedisClient:
         for (_, future), reply in zip(batch, replies, strict=True):
             if not future.done():
                 _settle(future, reply)
+
+
+def require_url(url: str) -> None:
+    """Look whether a client of this URL can be made; no server is called.
+
+    Raises:
+        ValueError: if not.
+    """
+    try:
+        pool = _pool(url)
+        pool.connection_class(**pool.connection_kwargs)
+    except (exceptions.RedisError, TypeError) as error:
+        msg = "holds an option that no connection has, or one with a wrong value"
+        raise ValueError(msg) from error
+
+
+def _pool(url: str) -> BlockingConnectionPool:
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=16,
+        timeout=SOCKET_TIMEOUT_S,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 1),
+        protocol=2,  # arrays stay flat, whatever the server's version
+    )
+    pool.connection_class = _packing_in_c(pool.connection_class)
+    return pool
 
 
 def _packing_in_c(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:

@@ -60,7 +60,8 @@ def test_every_share_of_at_most_a_hundred_updates_gives_its_number() -> None:
     for num_updates in range(1, 101):
         for num_malicious in range((num_updates + 1) // 2):
             share = num_malicious / num_updates
-            assert by_share(share)._num_malicious(num_updates) == num_malicious
+            config = ByzantineConfig(aggregator=AggregatorConfig(), malicious_fraction=share)
+            assert config.num_malicious(num_updates) == num_malicious
             truncated_wrongly += int(share * num_updates) != num_malicious
     # Taking the integer part loses one now and then: 3 / 47 * 47 is below 3.
     assert truncated_wrongly > 0

@@ -58,8 +58,19 @@ def test_sigterm_ends_everything_in_order(tmp_path: Path) -> None:
     assert ended == [("coordinator-1", 0), ("store", 0)]
 
 
-def test_a_data_folder_in_use_is_told_with_its_holder(service: Deployment) -> None:
+def test_a_port_in_use_is_told_with_its_setting(service: Deployment) -> None:
     config = service.data_dir.parent / "server.toml"
+    result = CliRunner().invoke(app, ["serve", "--config", str(config)])
+    assert result.exit_code == ExitCode.FAILURE
+    assert f"listen.grpc: {service.grpc} is in use by another process" in result.stderr
+
+
+def test_a_data_folder_in_use_is_told_with_its_holder(
+    service: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = service.data_dir.parent / "server.toml"
+    for name in ("GRPC", "HTTP", "METRICS"):
+        monkeypatch.setenv(f"FEDAGG__LISTEN__{name}", "127.0.0.1:0")
     result = CliRunner().invoke(app, ["serve", "--config", str(config)])
     assert result.exit_code == ExitCode.FAILURE
     assert str(service.process.pid) in result.stderr
@@ -77,7 +88,7 @@ def test_a_worker_that_cannot_start_is_told(tmp_path: Path) -> None:
         """
     )
     result = CliRunner().invoke(app, ["serve", "--config", str(config)])
-    assert result.exit_code == ExitCode.FAILURE
+    assert result.exit_code == ExitCode.CONFIG
     assert "coordinator-1 ended with status 3" in result.stderr
 
 

@@ -6,12 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy import renyi_accountant
-from privacy.budget import ACCOUNTANTS, Accountant
+from privacy.budget import ACCOUNTANTS, MAX_RELEASES, Accountant
 from privacy.charge import Charge, Mechanism, Sampling
 from privacy.errors import PrivacyError
 from privacy.renyi_accountant import (
     MAX_PLD_EPSILON,
-    MAX_RELEASES,
     RenyiPrivacyAccountant,
     epsilon_of,
     max_releases,

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from aggregators.errors import AggregationError
 from privacy.charge import Charge
 from server.aggregation_settings import (
     aggregation_settings,
@@ -11,7 +12,7 @@ from server.aggregation_settings import (
     private_settings,
     weight_cap,
 )
-from server.config import ConfigError, TaskConfig
+from server.config import TaskConfig
 from server.round.privacy import RoundPrivacy
 
 
@@ -50,7 +51,7 @@ def test_private_updates_weigh_the_same_unless_the_settings_say_otherwise(
 def test_rules_that_rank_coordinates_do_not_go_with_top_k(rule: str) -> None:
     aggregation = {"rule": rule, "num-malicious-nodes": 1}
     compression = {"method": "top-k", "ratio": 0.1}
-    with pytest.raises(ConfigError, match=r"t, compression: .*zeros.*multi-krum"):
+    with pytest.raises(AggregationError, match=r"zeros.*multi-krum"):
         aggregator_config(configured(aggregation=aggregation, compression=compression))
     aggregator_config(configured(aggregation=aggregation, compression=compression | {"ratio": 0.5}))
     aggregator_config(configured(aggregation=aggregation, compression={"method": "rand-k"}))

@@ -119,7 +119,7 @@ async def test_a_rule_that_cannot_be_is_named(
 async def test_a_model_that_is_none_is_named(redis_url: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"not a model")
-    with pytest.raises(ConfigError, match="task t, initial-model"):
+    with pytest.raises(ConfigError, match=r"^task\[1\]\.initial-model: .* is no whole safetensors"):
         await build_server(configured(tmp_path / "data", path), store_url=redis_url)
-    with pytest.raises(ConfigError, match="task t, initial-model"):
+    with pytest.raises(ConfigError, match=r"^task\[1\]\.initial-model: .*No such file"):
         await build_server(configured(tmp_path / "data", tmp_path / "absent"), store_url=redis_url)

@@ -36,7 +36,11 @@ HOLDER_TREE: Final[Tree] = {
     "tls": {"insecure": True},
 }
 FILES: Final = {"certificate": "c.pem", "private-key": "k.pem", "client-ca": "ca.pem"}
-AUTHORITY: Final = {"ca-certificate": "ca.pem", "ca-private-key": "ca-key.pem", "token-key": "x"}
+AUTHORITY: Final = {
+    "ca-certificate": "ca.pem",
+    "ca-private-key": "ca-key.pem",
+    "token-key": "x" * 32,
+}
 
 POISSON: Final = {
     "noise": "central",
@@ -141,7 +145,7 @@ REFUSED: Final[dict[str, tuple[Tree, str]]] = {
         "tls.gateways: are told by their certificates",
     ),
     "two of three enrollment keys": (
-        _server(enrollment={"ca-certificate": "c", "token-key": "t"}),
+        _server(enrollment={"ca-certificate": "c", "token-key": "t" * 32}),
         "enrollment: ca-certificate, ca-private-key and token-key go together",
     ),
     "enrollment without an address": (
@@ -185,6 +189,14 @@ REFUSED: Final[dict[str, tuple[Tree, str]]] = {
     "a quorum above the goal": (
         _task(PLAIN, min_contributions=21),
         "task[1].min-contributions: 21 must not exceed reporting-goal=20",
+    ),
+    "a norm that no number is within": (
+        _task(PLAIN, plan={"clipping-norm": 1e-40}),
+        "task[1].plan.clipping-norm: 1e-40 must be at least 1e-30, or 0",
+    ),
+    "more rounds than are counted": (
+        _task(PRIVATE, num_rounds=1_000_001),
+        "task[1].num-rounds: 1000001 is more than the ledger of a private task counts, 1000000",
     ),
     "nothing to share": (
         _task(PLAIN, sharing={"quorum": 3}),

@@ -61,13 +61,13 @@ def test_an_unknown_section_names_the_nearest_valid_one() -> None:
 def test_every_problem_is_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(
-            {"store": {"receipt-retention-s": 1}, "limits": {"uploads-in-flight": 0}},
+            {"rounds": {"check-in-ttl-s": 0}, "limits": {"uploads-in-flight": 0}},
             FEDAGG__STOER__URL="redis://db",
         )
     assert caught.value.problems == (
         "FEDAGG__STOER__URL: no such setting, did you mean store.url?",
-        "store.receipt-retention-s: must be a whole number, at least 60, got 1",
         "limits.uploads-in-flight: must be a whole number, at least 1 and at most 1024, got 0",
+        "rounds.check-in-ttl-s: must be a finite number, at least 1 and at most 86400, got 0",
     )
 
 

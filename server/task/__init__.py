@@ -1,0 +1,1 @@
+"""A learning task: what its settings and files come to."""
