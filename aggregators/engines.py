@@ -1,17 +1,17 @@
 """Where the values of dense updates are computed with: the one place that makes rows of vectors.
 
 An engine is a resource: it is opened once a process and closed at its end. Which one it is decides
-how fast rules are, never what they give.
+how fast rules are, never what they give. Libraries of extras are loaded when an engine is opened.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Final, Protocol
 
 from aggregators.dense_rows import as_rows
+from aggregators.engine_options import EngineOptions, engine_problem
 from aggregators.errors import AggregationError
 from aggregators.rows import Rows, Vector
 
@@ -70,23 +70,6 @@ LOCAL: Final = LocalEngine()
 """The engine of whoever names none: kernels of this process, one thread a core."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """What engines run on. None of it changes a result.
-
-    Attributes:
-        num_threads: of the kernels of this process; None: one a core.
-        torch_device: as torch names it, such as cuda:1; empty: cuda where there is one, else cpu.
-        ray_address: host:port of a Ray cluster; empty: one of its own on this machine.
-        ray_workers: processes that share a round's updates, from 1.
-    """
-
-    num_threads: int | None = None
-    torch_device: str = ""
-    ray_address: str = ""
-    ray_workers: int = 2
-
-
 def make_engine(name: str, options: EngineOptions | None = None) -> Engine:
     """Open an engine. Who opened it closes it.
 
@@ -101,30 +84,7 @@ def make_engine(name: str, options: EngineOptions | None = None) -> Engine:
     problem = engine_problem(name)
     if problem is not None:
         raise AggregationError(problem)
-    return ENGINES[name].open(options or EngineOptions())
-
-
-def engine_problem(name: str) -> str | None:
-    """Why an engine cannot be opened, as far as can be known without opening it; None: nothing."""
-    if name not in ENGINES:
-        return f"engine={name!r} must be one of {', '.join(ENGINES)}"
-    library = ENGINES[name].library
-    if library and find_spec(library) is None:
-        return f"engine={name!r} needs the extra fedagg[{library}]: {library} is not installed"
-    return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSpec:
-    """How an engine is opened.
-
-    Attributes:
-        open: loads what it is made of, and opens it.
-        library: that it needs, and the extra that brings it; empty: none.
-    """
-
-    open: Callable[[EngineOptions], Engine]
-    library: str = ""
+    return ENGINES[name](options or EngineOptions())
 
 
 def _open_local(options: EngineOptions) -> Engine:
@@ -144,8 +104,8 @@ def _open_ray(options: EngineOptions) -> Engine:
     return engine
 
 
-ENGINES: Final[dict[str, EngineSpec]] = {
-    "local": EngineSpec(open=_open_local),
-    "torch": EngineSpec(open=_open_torch, library="torch"),
-    "ray": EngineSpec(open=_open_ray, library="ray"),
+ENGINES: Final[dict[str, Callable[[EngineOptions], Engine]]] = {
+    "local": _open_local,
+    "torch": _open_torch,
+    "ray": _open_ray,
 }

@@ -9,14 +9,14 @@ from typing import Final
 
 import ray
 
-from aggregators.engines import EngineOptions
+from aggregators.engine_options import EngineOptions
 from aggregators.errors import AggregationError
 from aggregators.kernels.threads import num_cores
 from aggregators.ray_rows import RayWorkers
 from aggregators.rows import Rows, Vector
 
-START_TIMEOUT_S: Final = 120.0
-"""For workers to start: a cold machine takes most of a minute."""
+START_TIMEOUT_S: Final = 300.0
+"""For workers to start: a few seconds, on a busy machine minutes."""
 
 CONNECT_TIMEOUT_S: Final = 10.0
 

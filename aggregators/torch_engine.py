@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from aggregators.engines import EngineOptions
+from aggregators.engine_options import EngineOptions
 from aggregators.errors import AggregationError
 from aggregators.rows import Rows, Vector
 from aggregators.torch_rows import TorchRows
@@ -26,7 +26,8 @@ class TorchEngine:
             torch.zeros(1, dtype=torch.float64, device=self._device).add_(1.0)
         # AssertionError: a torch that was built without CUDA.
         except (RuntimeError, AssertionError, TypeError) as error:
-            message = f"engine torch: device {self._device!r} cannot be used: {error}"
+            why = " ".join(str(error).split())
+            message = f"engine torch: device {self._device!r} cannot be used: {why}"
             raise AggregationError(message) from error
 
     @property

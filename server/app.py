@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from aggregators.engines import Engine, EngineOptions, make_engine
+from aggregators.engine_options import EngineOptions
+from aggregators.engines import Engine, make_engine
 from aggregators.errors import AggregationError
 from aggregators.kernels.threads import num_cores
 from aggregators.warm_up import warm_up

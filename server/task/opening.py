@@ -17,7 +17,7 @@ import numpy as np
 from aggregators.byzantine import ByzantineConfig
 from aggregators.capacity import least_updates
 from aggregators.config import AggregatorConfig
-from aggregators.engines import engine_problem
+from aggregators.engine_options import engine_problem
 from aggregators.errors import AggregationError
 from aggregators.registry import traits_of
 from aggregators.rules.minimum_diameter import require_few_subsets

@@ -8,11 +8,12 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 
-from aggregators.engines import EngineOptions, make_engine  # noqa: E402
+from aggregators.engine_options import EngineOptions  # noqa: E402
+from aggregators.engines import make_engine  # noqa: E402
 from aggregators.errors import AggregationError  # noqa: E402
 from tests.aggregators.matrices import honest_rows, same_bits  # noqa: E402
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(400)]
 
 NOBODY: Final = "127.0.0.1:1"
 

@@ -32,7 +32,7 @@ from aggregators.rules.multi_krum import multi_krum
 from aggregators.rules.trimmed_mean import trimmed_mean
 from tests.aggregators.matrices import Matrix, honest_rows, same_bits
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(400)]
 
 NUM_ROWS = 11
 LARGE_DIM = 23 * CELL_COLUMNS + 1037  # no whole vector at the end, cells that fill no tree

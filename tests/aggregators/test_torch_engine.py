@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from aggregators.engines import EngineOptions  # noqa: E402
+from aggregators.engine_options import EngineOptions  # noqa: E402
 from aggregators.errors import AggregationError  # noqa: E402
 from aggregators.torch_engine import TorchEngine  # noqa: E402
 from aggregators.torch_rows import TorchRows  # noqa: E402

@@ -81,13 +81,13 @@ class Worker:
     def log(self) -> Path:
         return self.folder / f"worker-{self.index}.log"
 
-    async def start(self) -> None:
+    async def start(self, *, patience_s: float = PATIENCE_S) -> None:
         """Start the process and wait until it serves."""
         ready, told = os.pipe()
         try:
             self.process = self._spawn(told)
             os.close(told)
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 served = await _read_one(ready)
         finally:
             os.close(ready)
@@ -222,7 +222,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
         quorum=QUORUM,
     )
     (folder / "server.toml").write_text(settings, encoding="utf-8")
-    sockets = [_reserved_port() for _ in range(2)]
+    sockets = [reserved_port() for _ in range(2)]
     with EmbeddedStore(folder / "store", durability=Durability.PROCESS) as store:
         workers = [
             Worker(index=i, folder=folder, store_url=store.url, port=held.getsockname()[1])
@@ -248,7 +248,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
                 held.close()
 
 
-def _reserved_port() -> socket.socket:
+def reserved_port() -> socket.socket:
     """Hold a free port without listening on it; the workers share it, as SO_REUSEPORT allows."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from server.app import build_server
-from server.config import ConfigError, ServerConfig, parse_config
+from server.config import ConfigError, EnginesConfig, ServerConfig, parse_config
 from updates.vectors import encode_model
 
 Write = Callable[[int], Path]
@@ -114,6 +114,20 @@ async def test_a_rule_that_cannot_be_is_named(
             configured(tmp_path / "data", write_model(3), aggregation=aggregation),
             store_url="redis://127.0.0.1:1",
         )
+
+
+async def test_a_device_that_is_not_there_is_told_at_the_start(
+    redis_url: str, tmp_path: Path, write_model: Write
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    config = configured(tmp_path, write_model(3), aggregation={"engine": "torch"})
+    nowhere = EnginesConfig(torch_device="cuda:77")
+    with pytest.raises(
+        ConfigError, match=r"task\[1\].aggregation.engine: engine torch: device 'cuda:77'"
+    ):
+        await build_server(config.model_copy(update={"engines": nowhere}), store_url=redis_url)
+    here = EnginesConfig(torch_device="cpu")
+    await start_and_stop(config.model_copy(update={"engines": here}), redis_url)
 
 
 async def test_a_model_that_is_none_is_named(redis_url: str, tmp_path: Path) -> None:

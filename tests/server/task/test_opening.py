@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from aggregators import engine_options
 from cli.committee_files import CommitteePlan, write_committee
 from server.config import ConfigError, parse_config
 from server.config.findings import Findings
@@ -243,6 +244,16 @@ def test_what_the_first_round_would_refuse_is_told(
 )
 def test_what_it_takes_is_taken(opened: Any, changes: dict[str, Any]) -> None:
     assert isinstance(opened(**changes), OpenedTask)
+
+
+@pytest.mark.parametrize("engine", ["torch", "ray"])
+def test_an_engine_that_is_not_installed_is_told(
+    opened: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_options, "find_spec", lambda _: None)
+    (problem,) = opened(aggregation={"engine": engine})
+    told = f"{engine!r} needs the extra fedagg[{engine}], which is not installed"
+    assert problem == f"task[1].aggregation.engine: {told}"
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1", b'{"version": 2}'])
