@@ -8,12 +8,10 @@ import numpy as np
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.registry import RULES, make_pick, rules_that
 from security.shared_round.coins import Coin
-from security.shared_round.member_set import Selection, SelectionMode
-from security.shared_round.parameters import Degraded, RoundParameters
+from security.shared_round.member_set import Selection, SelectionMode, may_select
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import DEGRADED_GROUP_SIZE
 from security.shared_round.verdicts import Verdict
-
-DEGRADED_GROUP_SIZE: Final = 8
-"""Updates in each sum of a degraded round that names no group size."""
 
 _GROUPS_USE: Final = "sum groups"
 
@@ -115,10 +113,6 @@ def _require_members(params: RoundParameters, what: str, count: int) -> None:
 
 
 def _require_allowed(params: RoundParameters, mode: SelectionMode) -> None:
-    allowed = {
-        SelectionMode.DEGRADED_GROUPED: Degraded.GROUPED,
-        SelectionMode.DEGRADED_UNCHECKED: Degraded.UNCHECKED,
-    }[mode]
-    if params.degraded is not allowed:
+    if not may_select(mode, params.degraded):
         message = f"mode={mode.name} is not what degraded={params.degraded.name} allows"
         raise AggregationError(message)

@@ -22,12 +22,14 @@ from client.mobile_client import MobileClient
 from client.outcome import Outcome, RoundMetrics, RoundOutcome
 from client.retry import RetryPolicy
 from client.runtime import Runtime
-from client.sharing_config import RequiredChecks, SharingConfig
+from client.sharing_config import SharingConfig
 from client.trainer import Evaluation, Evaluator, Plan, Trainer, TrainingResult, Weights
 from client.transport import FederationTransport
+from security.shared_round.terms.parameter_facts import Checks
 
 __all__ = [
     "Assignment",
+    "Checks",
     "ClientConfig",
     "ClientConfigError",
     "ClientEvent",
@@ -45,7 +47,6 @@ __all__ = [
     "Plan",
     "Receipt",
     "RefusedError",
-    "RequiredChecks",
     "RetryPolicy",
     "RoundMetrics",
     "RoundOutcome",

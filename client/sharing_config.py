@@ -2,18 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 from client.errors import ClientConfigError
-
-
-class RequiredChecks(Enum):
-    """What must be checked before a sum is opened, weakest first."""
-
-    SUM = "sum"  # Nothing: the round's devices are trusted.
-    NORM = "norm"  # That no update is longer than the plan's clipping norm.
-    DISTANCES = "distances"  # That, and how far the updates lie from each other.
+from security.secret_sharing.threshold import MIN_THRESHOLD
+from security.shared_round.terms.parameter_facts import (
+    LEAST_MASK_SCALE,
+    LEAST_MEMBERS,
+    LEAST_SKETCH_DIM,
+    LEAST_WRAP_TESTS,
+    Checks,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +53,13 @@ class SharingConfig:
     committee: Path
     certificate: Path | None = None
     private_key: Path | None = None
-    min_threshold: int = 2
+    min_threshold: int = MIN_THRESHOLD
     min_quorum: int | None = None
-    min_members: int = 2
-    require_checks: RequiredChecks = RequiredChecks.SUM
-    min_mask_scale: int = 3
-    min_wrap_tests: int = 40
-    min_sketch_dim: int = 1024
+    min_members: int = LEAST_MEMBERS
+    require_checks: Checks = Checks.SUM
+    min_mask_scale: int = LEAST_MASK_SCALE
+    min_wrap_tests: int = LEAST_WRAP_TESTS
+    min_sketch_dim: int = LEAST_SKETCH_DIM
     min_noise_multiplier: float = 0.0
     holders_ca: Path | None = None
     holder_patience_s: float = 20.0
@@ -72,9 +71,9 @@ class SharingConfig:
         if (self.certificate is None) != (self.private_key is None):
             raise ClientConfigError("certificate and private_key must be given together")
         ranges = (
-            ("min_threshold", self.min_threshold, 2),
-            ("min_quorum", self.min_quorum, 2),
-            ("min_members", self.min_members, 2),
+            ("min_threshold", self.min_threshold, MIN_THRESHOLD),
+            ("min_quorum", self.min_quorum, MIN_THRESHOLD),
+            ("min_members", self.min_members, LEAST_MEMBERS),
             ("min_mask_scale", self.min_mask_scale, 1),
             ("min_wrap_tests", self.min_wrap_tests, 1),
             ("min_sketch_dim", self.min_sketch_dim, 1),

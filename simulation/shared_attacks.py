@@ -27,8 +27,9 @@ from security.secret_sharing import arithmetic, fixed_point
 from security.secret_sharing.field import Words
 from security.shared_round.bundle import SealedUpdate
 from security.shared_round.extras import slack_bits
-from security.shared_round.parameters import RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sealing import CHUNK_BYTES
+from security.shared_round.terms.parameter_facts import ShareFormat
 from security.shared_round.update_shares import UpdateShares, VectorShares
 from simulation.attacks import SHARED_ATTACKS
 from simulation.errors import ScenarioError

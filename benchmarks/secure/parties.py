@@ -23,31 +23,15 @@ from security.shared_round.bundle import SealedUpdate
 from security.shared_round.committee import Committee
 from security.shared_round.holder_keys import HolderSecrets
 from security.shared_round.key_dealing import accept_keys, deal_keys
-from security.shared_round.parameters import (
-    Checks,
-    RoundParameters,
-    RoundPlan,
-    ShareFormat,
-    plan_parameters,
-)
+from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
 from security.shared_round.signing import DeviceAuthority, DeviceSigner
+from security.shared_round.terms.parameter_facts import LEAST_SKETCH_DIM, Checks, ShareFormat
 
 Update = NDArray[np.float32]
 
 THRESHOLD: Final = 3
 HOLDERS: Final = 5
 CLIP_NORM: Final = 1.0
-SKETCH_DIM: Final = 1024
-FORMATS: Final[Mapping[str, ShareFormat]] = {
-    "shamir-seeded": ShareFormat.SHAMIR_SEEDED,
-    "cnf-seeded": ShareFormat.CNF_SEEDED,
-}
-CHECKS: Final[Mapping[str, Checks]] = {
-    "sum": Checks.SUM_ONLY,
-    "norm": Checks.NORM,
-    "distances": Checks.DISTANCES,
-}
-
 _MODEL_VERSION: Final = 1
 _VALID_FOR_S: Final = 86_400.0
 
@@ -57,8 +41,8 @@ class Shape:
     """What kind of round.
 
     Attributes:
-        format: a name of `FORMATS`.
-        checks: a name of `CHECKS`.
+        format: a `ShareFormat`.
+        checks: a `Checks`.
         dim: elements of an update.
         clients: updates in the round.
     """
@@ -105,7 +89,7 @@ class Parties:
 
     def round_of(self, shape: Shape) -> RoundParameters:
         """Plan a round that takes exactly that many updates; the rule follows from the checks."""
-        is_selecting = CHECKS[shape.checks] is Checks.DISTANCES
+        is_selecting = Checks(shape.checks) is Checks.DISTANCES
         return plan_parameters(
             RoundPlan(
                 task="bench",
@@ -119,9 +103,9 @@ class Parties:
                 clip_norm=CLIP_NORM,
                 min_members=2,
                 max_members=max(2, shape.clients),
-                format=FORMATS[shape.format],
-                checks=CHECKS[shape.checks],
-                sketch_dim=0 if CHECKS[shape.checks] is Checks.SUM_ONLY else SKETCH_DIM,
+                format=ShareFormat(shape.format),
+                checks=Checks(shape.checks),
+                sketch_dim=0 if Checks(shape.checks) is Checks.SUM else LEAST_SKETCH_DIM,
                 rule="multi-krum" if is_selecting else "mean",
                 num_byzantine=shape.clients // 5 if is_selecting else 0,
             )

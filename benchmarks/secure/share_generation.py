@@ -15,7 +15,6 @@ from benchmarks.processes import ROOT, Usage
 from benchmarks.secure.cpu import best_of
 from benchmarks.secure.figures import Figures, Target, judged, rounded
 from benchmarks.secure.parties import (
-    FORMATS,
     HOLDERS,
     THRESHOLD,
     Parties,
@@ -29,8 +28,8 @@ from security.secret_sharing import cnf, fixed_point, seeded
 from security.secret_sharing.expansion import SEED_BYTES, Expansion, derive_key
 from security.secret_sharing.field import M61, Words
 from security.secret_sharing.threshold import Threshold
-from security.shared_round.parameters import ShareFormat
 from security.shared_round.sealing import CHUNK_BYTES
+from security.shared_round.terms.parameter_facts import ShareFormat
 from updates.codec import encode_dense
 
 FRACTION_BITS: Final = 20
@@ -52,7 +51,9 @@ class Settings:
 def measure(settings: Settings) -> list[Figures]:
     """One row for each size and format."""
     parties = Parties.meet()
-    return [_row(parties, name, dim, settings.repeats) for dim in settings.dims for name in FORMATS]
+    return [
+        _row(parties, name, dim, settings.repeats) for dim in settings.dims for name in ShareFormat
+    ]
 
 
 def share(share_format: ShareFormat, update: Update, seeds: Sequence[bytes]) -> None:
@@ -91,7 +92,7 @@ def _expanded(expansions: Sequence[Expansion], start: int, count: int) -> Iterat
 def _row(parties: Parties, name: str, dim: int, repeats: int) -> Figures:
     update = random_update(dim, seed=dim)
     params = parties.round_of(Shape(format=name, checks="norm", dim=dim, clients=100))
-    share_format = FORMATS[name]
+    share_format = ShareFormat(name)
     is_cnf = share_format is ShareFormat.CNF_SEEDED
     num_seeds = len(SCHEME.excluded_sets) - 1 if is_cnf else THRESHOLD - 1
     seeds = [os.urandom(SEED_BYTES) for _ in range(num_seeds)]

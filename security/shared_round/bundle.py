@@ -24,7 +24,7 @@ from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import MalformedMessageError, SharingError, WrongRoundParametersError
 from security.shared_round.committee import Committee
 from security.shared_round.holder_keys import SEAL_OVERHEAD_BYTES, seal_to
-from security.shared_round.parameters import RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sealing import (
     CHUNK_BYTES,
     TAG_BYTES,
@@ -34,6 +34,7 @@ from security.shared_round.sealing import (
 )
 from security.shared_round.shared_header import body_of, check_header, frame_plaintext_bytes
 from security.shared_round.signing import DeviceSigner, read_header
+from security.shared_round.terms.parameter_facts import ShareFormat
 from security.shared_round.update_shares import UpdateKeys, UpdateShares, VectorShares
 
 MAX_PREFIX_BYTES: Final = 64 * 1024
@@ -338,7 +339,7 @@ class SealedUpdate(SealedVector):
 
         Raises:
             SharingError: if the vector has another shape, is not finite, or is longer than the
-                round's norm bound once encoded; `fit_to_bound` helps with the last.
+                round's norm bound once encoded.
             WrongRoundParametersError: if the committee or the device is another one than the
                 parameters or the signer name, or the model version is not taken.
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Final
 
 from security.errors import MalformedMessageError
 from security.shared_round.dealers import is_dealer
+from security.shared_round.terms.parameter_facts import Degraded
 
 _SET_LABEL: Final = b"fedagg/frozen-set/1\x00"
 _NOISED_SET_LABEL: Final = b"fedagg/noised-frozen-set/1\x00"
@@ -25,6 +27,20 @@ class SelectionMode(Enum):
     CHECKED = 1
     DEGRADED_GROUPED = 2
     DEGRADED_UNCHECKED = 3
+
+
+MODE_OF: Final = MappingProxyType(
+    {
+        Degraded.GROUPED: SelectionMode.DEGRADED_GROUPED,
+        Degraded.UNCHECKED: SelectionMode.DEGRADED_UNCHECKED,
+    }
+)
+"""How a round selects that opens what its degraded mode allows; the other modes open nothing."""
+
+
+def may_select(mode: SelectionMode, degraded: Degraded) -> bool:
+    """Tell whether a round of that degraded mode may select so."""
+    return mode is SelectionMode.CHECKED or MODE_OF.get(degraded) is mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,12 @@ from typing import TYPE_CHECKING, Final
 from protos.wire import MAX_DIM, MAX_NUMBER
 from security.errors import SharingError
 from security.shared_round import bounds
+from security.shared_round.terms.parameter_facts import (
+    ALL_MEMBERS,
+    LEAST_MASK_SCALE,
+    LEAST_MEMBERS,
+    Degraded,
+)
 
 if TYPE_CHECKING:  # which runs these rules when it is made
     from security.shared_round.parameters import RoundParameters
@@ -16,7 +22,6 @@ MAX_DISTANCE_MEMBERS: Final = 1_000
 MAX_STALENESS_WEIGHT: Final = 8
 MIN_WRAP_TESTS: Final = 16
 MAX_WRAP_TESTS: Final = 256
-MIN_MASK_SCALE: Final = 3
 MAX_MASK_SCALE: Final = 64
 MIN_SKETCH_DIM: Final = 64
 MAX_SKETCH_DIM: Final = 2**16
@@ -96,7 +101,7 @@ def _check_committee(params: "RoundParameters") -> None:
 
 def _check_members(params: "RoundParameters") -> None:
     least, most = params.min_members, params.max_members
-    _require(2 <= least <= most, "min_members", least, f"in 2..max_members={most}")
+    _require(LEAST_MEMBERS <= least <= most, "min_members", least, f"in 2..max_members={most}")
     limit = MAX_DISTANCE_MEMBERS if params.has_distances else MAX_MEMBERS
     _require(most <= limit, "max_members", most, f"at most {limit}")
     for name in ("num_byzantine", "num_to_select"):
@@ -105,10 +110,10 @@ def _check_members(params: "RoundParameters") -> None:
     size = params.group_size
     _require(size == 0 or 2 <= size <= most, "group_size", size, f"0 or in 2..max_members={most}")
     _require(
-        params.rule == "mean" or params.has_distances,
+        params.rule == ALL_MEMBERS or params.has_distances,
         "rule",
         params.rule,
-        "'mean' where checks is not DISTANCES",
+        f"{ALL_MEMBERS!r} where checks is not DISTANCES",
     )
     weights = params.staleness_weights
     is_valid = all(1 <= weight <= MAX_STALENESS_WEIGHT for weight in weights)
@@ -127,8 +132,12 @@ def _check_noise(params: "RoundParameters") -> None:
     _require(least <= stddev <= most, "noise_stddev", stddev, f"in {least}..{most}")
     # Noise is dealt once, for one sum: in several it would be the same, and subtract away.
     _require(params.group_size == 0, "group_size", params.group_size, "0 with noise_dealers")
-    degraded = params.degraded.name
-    _require(degraded != "GROUPED", "degraded", degraded, "another than GROUPED with noise_dealers")
+    _require(
+        params.degraded is not Degraded.GROUPED,
+        "degraded",
+        params.degraded.name,
+        "another than GROUPED with noise_dealers",
+    )
     weights = params.staleness_weights
     _require(weights == (1,), "staleness_weights", weights, "(1,) with noise_dealers")
 
@@ -161,7 +170,7 @@ def _check_tests(params: "RoundParameters") -> None:
     for name, least, greatest in (
         ("wrap_tests", MIN_WRAP_TESTS, MAX_WRAP_TESTS),
         ("wrap_group", 2, most),
-        ("mask_scale", MIN_MASK_SCALE, MAX_MASK_SCALE),
+        ("mask_scale", LEAST_MASK_SCALE, MAX_MASK_SCALE),
     ):
         value = getattr(params, name)
         _require(least <= value <= greatest, name, value, f"in {least}..{greatest}")

@@ -3,7 +3,6 @@
 import hashlib
 import math
 from dataclasses import dataclass, field
-from enum import Enum
 from fractions import Fraction
 from typing import Final
 
@@ -16,32 +15,16 @@ from security.secret_sharing.threshold import Threshold
 from security.shared_round import bounds
 from security.shared_round.parameter_rules import check_parameters
 from security.shared_round.sealing import CHUNK_BYTES, TAG_BYTES
+from security.shared_round.terms.parameter_facts import (
+    ALL_MEMBERS,
+    LEAST_SKETCH_DIM,
+    LEAST_WRAP_TESTS,
+    Checks,
+    Degraded,
+    ShareFormat,
+)
 
 VERSION: Final = 1
-
-
-class ShareFormat(Enum):
-    """How an update is shared; values are those on the wire."""
-
-    SHAMIR_SEEDED = 1
-    CNF_SEEDED = 2
-
-
-class Checks(Enum):
-    """What is opened before the sum; each level includes those before it."""
-
-    SUM_ONLY = 1
-    NORM = 2
-    DISTANCES = 3
-
-
-class Degraded(Enum):
-    """What may be opened where the configured checks cannot be."""
-
-    WAIT = 1
-    GROUPED = 2
-    UNCHECKED = 3
-    ABORT = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +91,9 @@ class RoundParameters:
         message = pb.RoundParameters(version=VERSION)
         for name in _PLAIN_FIELDS:
             setattr(message, name, getattr(self, name))
-        message.format = pb.ShareFormat.ValueType(self.format.value)
-        message.checks = pb.Checks.ValueType(self.checks.value)
-        message.degraded = pb.Degraded.ValueType(self.degraded.value)
+        message.format = pb.ShareFormat.ValueType(self.format.number)
+        message.checks = pb.Checks.ValueType(self.checks.number)
+        message.degraded = pb.Degraded.ValueType(self.degraded.number)
         message.staleness_weights.extend(self.staleness_weights)
         return message.SerializeToString(deterministic=True)
 
@@ -136,9 +119,9 @@ class RoundParameters:
         try:
             parameters = cls(
                 **{name: getattr(message, name) for name in _PLAIN_FIELDS},
-                format=ShareFormat(message.format),
-                checks=Checks(message.checks),
-                degraded=Degraded(message.degraded),
+                format=ShareFormat.numbered(message.format),
+                checks=Checks.numbered(message.checks),
+                degraded=Degraded.numbered(message.degraded),
                 staleness_weights=tuple(message.staleness_weights),
             )
         except ValueError as error:  # SharingError is one, and so is an unknown enum's
@@ -162,7 +145,7 @@ class RoundParameters:
     @property
     def is_checked(self) -> bool:
         """Tell whether anything but the sum is opened."""
-        return self.checks is not Checks.SUM_ONLY
+        return self.checks is not Checks.SUM
 
     @property
     def has_distances(self) -> bool:
@@ -323,10 +306,10 @@ class RoundPlan:
     checks: Checks = Checks.DISTANCES
     fraction_bits: int = 20
     quorum: int = 0
-    sketch_dim: int = 1024
-    wrap_tests: int = 40
+    sketch_dim: int = LEAST_SKETCH_DIM
+    wrap_tests: int = LEAST_WRAP_TESTS
     expected_members: int = 0
-    rule: str = "mean"
+    rule: str = ALL_MEMBERS
     num_byzantine: int = 0
     num_to_select: int = 0
     group_size: int = 0
@@ -354,7 +337,7 @@ def plan_parameters(plan: RoundPlan) -> RoundParameters:
         message = f"noise_multiplier={plan.noise_multiplier} must be finite and at least 0,"
         message += f" sensitivity={plan.sensitivity} finite and at least 1"
         raise SharingError(message)
-    candidates = _tests_to_try(plan) if plan.checks is not Checks.SUM_ONLY else _fields_to_try()
+    candidates = _tests_to_try(plan) if plan.checks is not Checks.SUM else _fields_to_try()
     refusal: SharingError | None = None
     for candidate in candidates:
         try:

@@ -21,7 +21,7 @@ from security.secret_sharing import cnf
 from security.secret_sharing.expansion import Expansion, derive_key
 from security.secret_sharing.field import Words
 from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.parameters import RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sealing import (
     CHUNK_BYTES,
     KEY_BYTES,
@@ -33,6 +33,7 @@ from security.shared_round.sealing import (
 )
 from security.shared_round.shared_header import body_of, check_header, frame_plaintext_bytes
 from security.shared_round.signing import VerifiedHeader
+from security.shared_round.terms.parameter_facts import ShareFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

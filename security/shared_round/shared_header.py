@@ -5,8 +5,9 @@ from typing import Final
 
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import MalformedMessageError, WrongRoundParametersError
-from security.shared_round.parameters import RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sealing import KEY_BYTES, NONCE_BYTES
+from security.shared_round.terms.parameter_facts import ShareFormat
 
 _DIGEST_BYTES: Final = 32
 _MAX_DEVICE_ID_BYTES: Final = 256

@@ -19,8 +19,9 @@ from security.secret_sharing import cnf, fixed_point, seeded
 from security.secret_sharing.expansion import Expansion, derive_key
 from security.secret_sharing.field import Words
 from security.shared_round.extras import make_extras
-from security.shared_round.parameters import RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sealing import CHUNK_BYTES, KEY_BYTES, NONCE_BYTES
+from security.shared_round.terms.parameter_facts import ShareFormat
 
 # Bits of a limb of exact squares: 2^16 products of two limbs stay below 2^63.
 _LIMB_BITS: Final = 23

@@ -14,7 +14,8 @@ from security.secret_sharing.field import Words
 from security.secret_sharing.sketch import Sketch
 from security.shared_round.bounds import SKETCH_COPIES
 from security.shared_round.coins import Coin
-from security.shared_round.parameters import RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import ShareFormat
 
 _SKETCH_USE: Final = "sketch"
 _CONSISTENCY_USE: Final = "consistency"

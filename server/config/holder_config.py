@@ -1,32 +1,24 @@
 """A share holder's configuration: one frozen tree. Paths are relative to the folder it runs in."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from security.secret_sharing.threshold import MAX_HOLDERS
+from protos.wire import MAX_DIM
+from security.secret_sharing.threshold import MAX_HOLDERS, MIN_THRESHOLD
+from security.shared_round.terms.parameter_facts import (
+    DEGRADED_GROUP_SIZE,
+    LEAST_MASK_SCALE,
+    LEAST_MEMBERS,
+    LEAST_SKETCH_DIM,
+    LEAST_WRAP_TESTS,
+    Checks,
+    Degraded,
+)
 from server.config.formats import Address, OptionalAddress
 from server.config.section import Section
 from server.storage.ports import Durability
-
-
-class CheckLevel(Enum):
-    """What a round opens before its sum; see `Checks` in shared_round.proto."""
-
-    SUM = "sum"
-    NORM = "norm"
-    DISTANCES = "distances"
-
-
-class DegradedMode(Enum):
-    """What a round may open where its checks cannot be; see `Degraded` in shared_round.proto."""
-
-    WAIT = "wait"
-    ABORT = "abort"
-    GROUPED = "grouped"
-    UNCHECKED = "unchecked"
 
 
 class HolderSection(Section):
@@ -78,19 +70,24 @@ class HolderTlsConfig(Section):
 class PolicyConfig(Section):
     """The least protection that this holder lends itself to. A weaker round is refused."""
 
-    min_threshold: int = Field(default=2, ge=2, le=MAX_HOLDERS)
-    min_members: int = Field(default=8, ge=2, le=100_000, description="fewest updates in a sum")
+    min_threshold: int = Field(default=MIN_THRESHOLD, ge=MIN_THRESHOLD, le=MAX_HOLDERS)
+    min_members: int = Field(
+        default=8, ge=LEAST_MEMBERS, le=100_000, description="fewest updates in a sum"
+    )
     min_group_size: int = Field(
-        default=8, ge=2, le=100_000, description="fewest updates in each sum of a grouped round"
+        default=DEGRADED_GROUP_SIZE,
+        ge=LEAST_MEMBERS,
+        le=100_000,
+        description="fewest updates in each sum of a grouped round",
     )
     max_members: int = Field(default=10_000, ge=2, le=100_000)
-    max_dim: int = Field(default=100_000_000, ge=1, le=1 << 31, description="elements of an update")
-    checks: tuple[CheckLevel, ...] = Field(
-        default=(CheckLevel.SUM, CheckLevel.NORM, CheckLevel.DISTANCES),
+    max_dim: int = Field(default=100_000_000, ge=1, le=MAX_DIM, description="elements of an update")
+    checks: tuple[Checks, ...] = Field(
+        default=tuple(Checks),
         description="levels this holder takes part in; distances tell holders how updates lie",
     )
-    degraded: tuple[DegradedMode, ...] = Field(
-        default=(DegradedMode.WAIT, DegradedMode.ABORT, DegradedMode.GROUPED),
+    degraded: tuple[Degraded, ...] = Field(
+        default=(Degraded.WAIT, Degraded.ABORT, Degraded.GROUPED),
         description="modes a round may name",
     )
     max_wrap_tests: int = Field(
@@ -100,16 +97,19 @@ class PolicyConfig(Section):
         description="noised projections of a group of updates that are opened",
     )
     min_wrap_tests: int = Field(
-        default=40,
+        default=LEAST_WRAP_TESTS,
         ge=16,
         le=1 << 16,
         description="as many find an update that goes around the field",
     )
     min_mask_scale: int = Field(
-        default=3, ge=1, le=1 << 16, description="their noise, in units of an update's norm bound"
+        default=LEAST_MASK_SCALE,
+        ge=1,
+        le=1 << 16,
+        description="their noise, in units of an update's norm bound",
     )
     min_sketch_dim: int = Field(
-        default=1024,
+        default=LEAST_SKETCH_DIM,
         ge=1,
         le=1 << 16,
         description="of the sketches in which distances and tests are made",

@@ -6,6 +6,12 @@ from typing import Final, Literal
 from pydantic import Field
 
 from security.secret_sharing.threshold import MAX_HOLDERS
+from security.shared_round.terms.parameter_facts import (
+    LEAST_SKETCH_DIM,
+    Checks,
+    Degraded,
+    ShareFormat,
+)
 from server.config.section import Section
 
 MIN_MEMBERS_SHARE: Final = 0.6  # of the contributions that a round is content with
@@ -27,14 +33,18 @@ class SharingConfig(Section):
     delivery: Literal["relayed", "direct"] = Field(
         default="relayed", description="direct: devices hand every holder its share themselves"
     )
-    format: Literal["shamir-seeded", "cnf-seeded"] = Field(
-        default="shamir-seeded", description="cnf-seeded: a third of the upload, more work"
+    format: ShareFormat = Field(
+        default=ShareFormat.SHAMIR_SEEDED,
+        description="cnf-seeded: a third of the upload, more work",
     )
     fraction_bits: int = Field(default=20, ge=1, le=30, description="a value is a multiple of 2^-f")
-    checks: Literal["sum", "norm", "distances"] = Field(
-        default="norm", description="what the holders open before the sum; rules need distances"
+    checks: Checks = Field(
+        default=Checks.NORM,
+        description="what the holders open before the sum; rules need distances",
     )
-    sketch_dim: int = Field(default=1024, ge=64, le=1 << 16, description="a power of two")
+    sketch_dim: int = Field(
+        default=LEAST_SKETCH_DIM, ge=64, le=1 << 16, description="a power of two"
+    )
     group_size: int = Field(
         default=0, ge=0, le=10_000, description="updates in each opened sum; 0: one sum of all"
     )
@@ -44,8 +54,8 @@ class SharingConfig(Section):
         le=100_000,
         description="fewest updates that are opened together; 0: 60 % of min-contributions",
     )
-    degraded: Literal["wait", "grouped", "unchecked", "abort"] = Field(
-        default="wait", description="what to do where too few holders can open the checks"
+    degraded: Degraded = Field(
+        default=Degraded.WAIT, description="what to do where too few holders can open the checks"
     )
     quorum: int = Field(
         default=0, ge=0, le=MAX_HOLDERS, description="votes that bind; 0: the safe number"

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError, Message
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.wire import MAX_HOLDER_MESSAGE_BYTES
 from security.secret_sharing.threshold import MAX_HOLDERS
-from server.config.holder_config import CheckLevel, HolderConfig, PolicyConfig
+from security.shared_round.terms.parameter_facts import Checks
+from server.config.holder_config import HolderConfig, PolicyConfig
 from server.errors import MalformedRequest
 from server.services.identity import PeerIdentity
 from server.services.pace import too_slow
@@ -103,7 +104,7 @@ def peers_of(config: HolderConfig) -> PeerIdentity:
 def request_limits(policy: PolicyConfig) -> dict[str, int]:
     """The most bytes of one message, by method: as many as the policy's largest round needs."""
     members = policy.max_members
-    pairs = members * (members - 1) // 2 if CheckLevel.DISTANCES in policy.checks else 0
+    pairs = members * (members - 1) // 2 if Checks.DISTANCES in policy.checks else 0
     # Openings tell the tests of every group of members, and blame those of every member.
     words = 2 * members + pairs + 2 * members * policy.max_wrap_tests
     evidence = _SMALL_BYTES + MAX_HOLDERS * words * _WORD_BYTES

@@ -12,18 +12,13 @@ from security.errors import BadStatementError, EvidenceInsufficientError
 from security.secret_sharing.field import Words
 from security.shared_round.ballot_box import BallotBox
 from security.shared_round.coins import Coin
-from security.shared_round.member_set import Selection, SelectionMode
+from security.shared_round.member_set import Selection, SelectionMode, may_select
 from security.shared_round.openings import opening_sizes
-from security.shared_round.parameters import Degraded, RoundParameters
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.statements import OpeningSizes, read_blame, read_openings
 from security.shared_round.verdicts import Verdict, judge, judge_blame
 from server.errors import MalformedRequest
 from server.holder.evidence import RoundEvidence
-
-_ALLOWED_BY = {
-    SelectionMode.DEGRADED_GROUPED: Degraded.GROUPED,
-    SelectionMode.DEGRADED_UNCHECKED: Degraded.UNCHECKED,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +90,7 @@ class Judgement:
             BadStatementError: if a statement is forged or another one.
         """
         params = self.evidence.params
-        if mode in _ALLOWED_BY and params.degraded is not _ALLOWED_BY[mode]:
+        if not may_select(mode, params.degraded):
             msg = f"mode={mode.name} is not what degraded={params.degraded.name} allows"
             raise MalformedRequest(msg)
         verdict = self._verdict(openings, mode)

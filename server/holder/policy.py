@@ -2,27 +2,15 @@
 
 from typing import Final
 
-from aggregators.shared_selection import DEGRADED_GROUP_SIZE
 from security.secret_sharing.threshold import Threshold
 from security.shared_round.committee import Committee
-from security.shared_round.parameters import Checks, Degraded, RoundParameters
-from server.config.holder_config import CheckLevel, DegradedMode, PolicyConfig
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.least_protection import LeastProtection, disagreement, shortfall
+from server.config.holder_config import PolicyConfig
 from server.errors import MalformedRequest, WeakerThanPolicy, WrongRoundParameters
 
 # A request that shows every holder's openings must fit into one message.
 MAX_EVIDENCE_BYTES: Final = 56 << 20
-
-_LEVELS: Final = {
-    Checks.SUM_ONLY: CheckLevel.SUM,
-    Checks.NORM: CheckLevel.NORM,
-    Checks.DISTANCES: CheckLevel.DISTANCES,
-}
-_MODES: Final = {
-    Degraded.WAIT: DegradedMode.WAIT,
-    Degraded.ABORT: DegradedMode.ABORT,
-    Degraded.GROUPED: DegradedMode.GROUPED,
-    Degraded.UNCHECKED: DegradedMode.UNCHECKED,
-}
 
 
 def check_policy(params: RoundParameters, committee: Committee, policy: PolicyConfig) -> None:
@@ -33,30 +21,31 @@ def check_policy(params: RoundParameters, committee: Committee, policy: PolicyCo
         WeakerThanPolicy: if it demands less than the policy.
         MalformedRequest: if it is too large for this holder.
     """
-    ours = (committee.sha256, committee.threshold, len(committee.holders))
-    if (params.committee_sha256, params.threshold, params.holders) != ours:
-        msg = (
-            f"committee_sha256, threshold={params.threshold} and holders={params.holders} must be "
-            f"those of this holder's committee: {ours[1]} of {ours[2]}"
-        )
-        raise WrongRoundParameters(msg)
-    _at_least("threshold", params.threshold, policy.min_threshold)
-    _at_least("quorum", params.quorum, least_quorum(params.scheme, policy))
-    _at_least("min_members", params.min_members, policy.min_members)
-    _check_modes(params, policy)
-    if not params.has_noise_multiplier(policy.min_noise_multiplier):
-        msg = (
-            f"noise_dealers={params.noise_dealers} of noise_stddev={params.noise_stddev} must leave"
-            f" at least {policy.min_noise_multiplier} norm bounds of noise against"
-            f" {params.threshold - 1} of them"
-        )
+    another = disagreement(params, committee)
+    if another is not None:
+        raise WrongRoundParameters(another)
+    weaker = shortfall(params, _least(params, policy))
+    if weaker is None and params.is_checked and params.wrap_tests > policy.max_wrap_tests:
+        weaker = f"wrap_tests={params.wrap_tests} must be at most {policy.max_wrap_tests}"
+    if weaker is not None:
+        msg = f"{weaker} for this holder"
         raise WeakerThanPolicy(msg)
-    if params.is_checked:
-        _at_least("mask_scale", params.mask_scale, policy.min_mask_scale)
-        _at_least("wrap_tests", params.wrap_tests, policy.min_wrap_tests)
-        _at_most("wrap_tests", params.wrap_tests, policy.max_wrap_tests)
-        _at_least("sketch_dim", params.sketch_dim, policy.min_sketch_dim)
     _check_sizes(params, policy)
+
+
+def _least(params: RoundParameters, policy: PolicyConfig) -> LeastProtection:
+    return LeastProtection(
+        threshold=policy.min_threshold,
+        quorum=least_quorum(params.scheme, policy),
+        members=policy.min_members,
+        group_size=policy.min_group_size,
+        mask_scale=policy.min_mask_scale,
+        wrap_tests=policy.min_wrap_tests,
+        sketch_dim=policy.min_sketch_dim,
+        noise_multiplier=policy.min_noise_multiplier,
+        checks=frozenset(policy.checks),
+        degraded=frozenset(policy.degraded),
+    )
 
 
 def least_quorum(scheme: Threshold, policy: PolicyConfig) -> int:
@@ -69,19 +58,6 @@ def least_quorum(scheme: Threshold, policy: PolicyConfig) -> int:
         n, t = scheme.holders, scheme.threshold
         return max(t, n - t + 1, n // 2 + 1)
     return scheme.default_quorum
-
-
-def _check_modes(params: RoundParameters, policy: PolicyConfig) -> None:
-    if _LEVELS[params.checks] not in policy.checks:
-        msg = f"checks={params.checks.name} must be one of {[c.value for c in policy.checks]}"
-        raise WeakerThanPolicy(msg)
-    if _MODES[params.degraded] not in policy.degraded:
-        msg = f"degraded={params.degraded.name} must be one of {[d.value for d in policy.degraded]}"
-        raise WeakerThanPolicy(msg)
-    if params.group_size:
-        _at_least("group_size", params.group_size, policy.min_group_size)
-    elif params.degraded is Degraded.GROUPED:
-        _at_least("group_size", DEGRADED_GROUP_SIZE, policy.min_group_size)
 
 
 def _check_sizes(params: RoundParameters, policy: PolicyConfig) -> None:
@@ -100,15 +76,3 @@ def _check_sizes(params: RoundParameters, policy: PolicyConfig) -> None:
             f"openings, must be at most {MAX_EVIDENCE_BYTES}"
         )
         raise MalformedRequest(msg)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        msg = f"{name}={value} must be at least {least} for this holder"
-        raise WeakerThanPolicy(msg)
-
-
-def _at_most(name: str, value: int, most: int) -> None:
-    if value > most:
-        msg = f"{name}={value} must be at most {most} for this holder"
-        raise WeakerThanPolicy(msg)

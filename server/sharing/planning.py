@@ -10,30 +10,14 @@ from aggregators.registry import traits_of
 from privacy.charge import Charge
 from security.shared_round.bundle import MAX_PREFIX_BYTES, BundleIndex
 from security.shared_round.committee import Committee
-from security.shared_round.parameters import (
-    Checks,
-    Degraded,
-    RoundParameters,
-    RoundPlan,
-    ShareFormat,
-    plan_parameters,
-)
+from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
+from security.shared_round.terms.parameter_facts import ALL_MEMBERS, Checks
 from server.config import TaskConfig
 from server.round.privacy import RoundPrivacy
 from updates import plan_message
 from updates.plan import CompressionPlan
 
 FULL_WEIGHT: Final = 8  # of a fresh update, where stale ones are admitted
-
-_FORMATS: Final = {
-    "shamir-seeded": ShareFormat.SHAMIR_SEEDED,
-    "cnf-seeded": ShareFormat.CNF_SEEDED,
-}
-_CHECKS: Final = {
-    "sum": Checks.SUM_ONLY,
-    "norm": Checks.NORM,
-    "distances": Checks.DISTANCES,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,18 +88,18 @@ class SharedTask:
                 clip_norm=self.config.plan.clipping_norm,
                 min_members=self.config.min_members,
                 max_members=most,
-                format=_FORMATS[sharing.format],
-                checks=_CHECKS[sharing.checks],
+                format=sharing.format,
+                checks=sharing.checks,
                 fraction_bits=sharing.fraction_bits,
                 quorum=sharing.quorum,
-                sketch_dim=sharing.sketch_dim if sharing.checks != "sum" else 0,
+                sketch_dim=sharing.sketch_dim if sharing.checks is not Checks.SUM else 0,
                 expected_members=most,
                 # Rules that work on group means run here, on what was opened.
-                rule=rule.rule if selects else "mean",
+                rule=rule.rule if selects else ALL_MEMBERS,
                 num_byzantine=rule.num_malicious_nodes if selects else 0,
                 num_to_select=(rule.num_nodes_to_select or 0) if selects else 0,
                 group_size=sharing.group_size,
-                degraded=Degraded[sharing.degraded.upper()],
+                degraded=sharing.degraded,
                 staleness_weights=staleness_weights(sharing.max_staleness),
                 noise_multiplier=noise,
                 sensitivity=sensitivity,

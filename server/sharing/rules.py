@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
-from security.shared_round.parameters import Degraded, RoundParameters
+from security.shared_round.member_set import MODE_OF, FrozenSet, Member, Selection, SelectionMode
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import Degraded
 from security.shared_round.verdicts import Verdict
 from server.round.shared import SharedRound
 
@@ -22,11 +23,6 @@ FINAL_REFUSALS: Final = frozenset(
 )
 NOT_RECEIVED: Final = "not_received"  # by some holder
 NOT_SELECTED: Final = "not_selected"  # by the rule, or over where groups do not come out even
-
-_DEGRADED: Final = {
-    Degraded.GROUPED: SelectionMode.DEGRADED_GROUPED,
-    Degraded.UNCHECKED: SelectionMode.DEGRADED_UNCHECKED,
-}
 
 
 class RoundHopeless(Exception):
@@ -69,7 +65,7 @@ def possible_modes(params: RoundParameters, num_openings: int) -> tuple[Selectio
     elif params.degraded is Degraded.ABORT:
         msg = f"{num_openings} of at least {needed} share holders opened the checks"
         raise RoundHopeless(msg)
-    fallback = _DEGRADED.get(params.degraded)
+    fallback = MODE_OF.get(params.degraded)
     if params.is_checked and fallback is not None and num_openings >= params.quorum:
         modes.append(fallback)
     return tuple(modes)
@@ -114,7 +110,7 @@ def may_be_boxed(params: RoundParameters, num_votes: int) -> bool:
         if params.degraded is Degraded.ABORT:
             msg = f"{num_votes} of at least {_openings_needed(params)} share holders know the set"
             raise RoundHopeless(msg)
-        return params.degraded in _DEGRADED
+        return params.degraded in MODE_OF
     return True
 
 

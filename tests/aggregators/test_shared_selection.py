@@ -13,7 +13,8 @@ from aggregators.shared_selection import check_rule, select
 from security.secret_sharing.fixed_point import centered
 from security.shared_round.coins import Coin
 from security.shared_round.member_set import SelectionMode
-from security.shared_round.parameters import Checks, Degraded, RoundParameters
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import Checks, Degraded
 from security.shared_round.vector_scan import VectorScan
 from security.shared_round.verdicts import FailureReason, Verdict, judge
 from tests.security.shared_round.shared_vectors import (

@@ -12,8 +12,8 @@ from benchmarks.peers import PEERS_PYTHON
 from benchmarks.secure import server_cost
 from benchmarks.secure.against_flower import MAX_ERROR
 from benchmarks.secure.figures import NO_TARGET, Target, judged
-from benchmarks.secure.parties import FORMATS
 from benchmarks.secure.run import BENCHMARKS
+from security.shared_round.terms.parameter_facts import ShareFormat
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ def is_judged(row: dict[str, Any]) -> bool:
 def test_one_process_tells_of_sharing_and_of_the_end_of_a_round() -> None:
     results = run_quick("sharing", "round-end")
     assert all(is_judged(row) for rows in results.values() for row in rows)
-    assert [row["format"] for row in results["sharing"]] == list(FORMATS)
+    assert [row["format"] for row in results["sharing"]] == list(ShareFormat)
     for row in results["sharing"]:
         assert 0 < row["share_ms"] < row["seal_ms"]
         assert row["plain_bytes"] < row["wire_bytes"]

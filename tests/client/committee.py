@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.sharing_config import RequiredChecks, SharingConfig
+from client.sharing_config import SharingConfig
 from security.secret_sharing.cnf import conversion_scale
 from security.secret_sharing.field import Words
 from security.secret_sharing.fixed_point import centered
@@ -16,15 +16,10 @@ from security.secret_sharing.reconstruction import reconstruct
 from security.shared_round.bundle import check_structure, parse_prefix
 from security.shared_round.committee import Committee, dump_committee
 from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.parameters import (
-    Checks,
-    RoundParameters,
-    RoundPlan,
-    ShareFormat,
-    plan_parameters,
-)
+from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
 from security.shared_round.pieces import BodyCheck, SharePieces, open_frame
 from security.shared_round.signing import DeviceAuthority, VerifiedHeader
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from simulation.identities import identity_files, make_identities
 from tests.client.federation import DEVICE, TASK, ScriptedFederation
 
@@ -52,7 +47,7 @@ class Holders:
         min_threshold: int = 2,
         min_quorum: int | None = None,
         min_members: int = 2,
-        require_checks: RequiredChecks = RequiredChecks.SUM,
+        require_checks: Checks = Checks.SUM,
         min_mask_scale: int = 3,
         min_noise_multiplier: float = 0.0,
         max_staleness: int | None = None,

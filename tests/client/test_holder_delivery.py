@@ -45,9 +45,10 @@ from protos.fedagg.v1.share_holder_pb2_grpc import (
     add_ShareHolderServicer_to_server,
 )
 from security.shared_round.committee import dump_committee
-from security.shared_round.parameters import RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import sign_statement
 from security.shared_round.statements import Speaker
+from security.shared_round.terms.parameter_facts import ShareFormat
 from tests.client.bench import Bench
 from tests.client.committee import CLIP_NORM, Holders, make_holders
 from tests.client.federation import (

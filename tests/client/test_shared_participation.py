@@ -27,7 +27,8 @@ from client.transport import FederationTransport
 from privacy.clipping import clip_by_norm
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
-from security.shared_round.parameters import RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import ShareFormat
 from tests.client.bench import Bench, ShiftTrainer
 from tests.client.committee import CLIP_NORM, Holders, make_holders
 from tests.client.federation import (

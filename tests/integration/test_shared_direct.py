@@ -37,13 +37,8 @@ from protos.fedagg.v1 import federation_pb2 as pb
 from security.credentials import issue_device_certificate, private_key_pem
 from security.shared_round.bundle import MAX_PREFIX_BYTES
 from security.shared_round.committee import dump_committee
-from security.shared_round.parameters import (
-    Checks,
-    RoundParameters,
-    RoundPlan,
-    ShareFormat,
-    plan_parameters,
-)
+from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from server.sharing.holders import HolderClient, HolderRefused
 from server.sharing.relay import best_holders
 from simulation.identities import identity_files

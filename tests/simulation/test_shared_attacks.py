@@ -12,8 +12,9 @@ from protos.fedagg.v1 import share_holder_pb2 as pb
 from security.secret_sharing.replicated_keys import ReplicatedKeys
 from security.shared_round.key_dealing import accept_keys, deal_keys
 from security.shared_round.openings import compute_blame, compute_openings
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.pieces import SharePieces
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.verdicts import FailureReason, Verdict, judge, judge_blame
 from simulation.attacks import SHARED_ATTACKS
 from simulation.errors import ScenarioError
@@ -119,10 +120,10 @@ def test_the_attacker_alone_is_left_out_and_for_the_right_reason(
 @pytest.mark.parametrize(
     ("attack", "checks"),
     [
-        ("over-norm", Checks.SUM_ONLY),
+        ("over-norm", Checks.SUM),
         ("over-norm", Checks.NORM),
         # Without checks the field is small, and so is what wraps around it: 2^30 ulp.
-        ("wrap-half", Checks.SUM_ONLY),
+        ("wrap-half", Checks.SUM),
         ("wrap-half", Checks.NORM),
         ("wrap-spread", Checks.NORM),
     ],

@@ -13,8 +13,9 @@ from security.credentials import create_authority, issue_device_certificate, pri
 from security.shared_round.bundle import BundleIndex, SealedUpdate, parse_prefix
 from security.shared_round.committee import Committee
 from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.parameters import Checks, Degraded, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import DeviceAuthority, DeviceSigner, VerifiedHeader
+from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
 
 NOW_S = 1_700_000_000
 FRACTION_BITS = 20
@@ -49,7 +50,7 @@ def make_round(
     field_bits: int = 61,
     round: int = 7,  # noqa: A002  # the name of the field
 ) -> RoundParameters:
-    is_checked = checks is not Checks.SUM_ONLY
+    is_checked = checks is not Checks.SUM
     return RoundParameters(
         task="digits",
         round=round,

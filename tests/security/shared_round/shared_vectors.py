@@ -24,13 +24,8 @@ from security.shared_round.openings import (
     compute_openings,
     sum_shares,
 )
-from security.shared_round.parameters import (
-    Checks,
-    RoundParameters,
-    RoundPlan,
-    ShareFormat,
-    plan_parameters,
-)
+from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 
 SET_SHA256 = hashlib.sha256(b"a frozen set").digest()
 

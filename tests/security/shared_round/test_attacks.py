@@ -14,8 +14,9 @@ from security.shared_round.coins import Coin
 from security.shared_round.extras import extras_layout
 from security.shared_round.openings import OpeningValues
 from security.shared_round.parameter_rules import blame_bound, group_bound
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sum_opening import open_sums
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.vector_scan import VectorScan
 from security.shared_round.verdicts import FailureReason, Verdict, judge, judge_blame
 from security.shared_round.wrap_test import blame_part, group_part

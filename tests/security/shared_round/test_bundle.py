@@ -17,7 +17,8 @@ from security.shared_round.bundle import (
     check_structure,
     parse_prefix,
 )
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from tests.security.shared_round.sealed_round import (
     COMMITTEE,
     PHONE,
@@ -33,7 +34,7 @@ SMALL = make_round()
 # Three chunks a body, the last one short, of either field.
 LONG = make_round(dim=300_000)
 LONG_CNF = make_round(dim=300_000, format=ShareFormat.CNF_SEEDED)
-LONG_31 = make_round(dim=600_000, checks=Checks.SUM_ONLY, field_bits=31)
+LONG_31 = make_round(dim=600_000, checks=Checks.SUM, field_bits=31)
 LONG_BUNDLES = {
     "shamir": sealed(LONG),
     "cnf": sealed(LONG_CNF),

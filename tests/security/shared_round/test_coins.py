@@ -17,7 +17,8 @@ from security.shared_round.coins import (
     coin_pieces,
     open_coin,
 )
-from security.shared_round.parameters import Checks, RoundParameters
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import Checks
 from tests.security.shared_round.shared_vectors import deal, flip_coin, parameters
 
 SET = hashlib.sha256(b"set").digest()
@@ -46,7 +47,7 @@ def without(share: CoinShare, place: int = 0) -> CoinShare:
 
 @pytest.mark.parametrize("scheme", [(2, 3), (3, 5), (4, 5), (3, 7), (4, 7)])
 def test_any_quorum_of_a_box_opens_the_same_coin(scheme: tuple[int, int]) -> None:
-    params = parameters(threshold=scheme[0], holders=scheme[1], checks=Checks.SUM_ONLY)
+    params = parameters(threshold=scheme[0], holders=scheme[1], checks=Checks.SUM)
     box = BallotBox.of(params, SET, votes_of(params))
     shares = shares_of(params, box)
     coins = {

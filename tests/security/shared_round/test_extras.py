@@ -14,7 +14,7 @@ from security.shared_round.extras import (
     slack_bits,
     slack_weights,
 )
-from security.shared_round.parameters import Checks, ShareFormat
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from tests.security.shared_round.shared_vectors import parameters, secure_bytes
 
 
@@ -50,7 +50,7 @@ def test_the_layout_covers_the_extras_in_order(format_: ShareFormat) -> None:
 
 
 def test_without_checks_there_are_no_extras() -> None:
-    assert len(make_extras(parameters(checks=Checks.SUM_ONLY), 0, secure_bytes(1))) == 0
+    assert len(make_extras(parameters(checks=Checks.SUM), 0, secure_bytes(1))) == 0
 
 
 def test_masks_have_the_deviations_of_the_parameters() -> None:

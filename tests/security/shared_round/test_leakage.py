@@ -3,7 +3,7 @@
 from security.shared_round.leakage import leakage
 from security.shared_round.member_set import SelectionMode
 from security.shared_round.openings import opening_sizes
-from security.shared_round.parameters import Checks
+from security.shared_round.terms.parameter_facts import Checks
 from tests.security.shared_round.shared_vectors import parameters
 
 
@@ -26,5 +26,5 @@ def test_degraded_and_unchecked_rounds_open_less() -> None:
     degraded = leakage(parameters(), SelectionMode.DEGRADED_GROUPED, num_members=40, num_sums=5)
     assert "distances" not in degraded["holders and coordinator"]
     assert degraded["everybody"]["sum elements"] == 1500
-    plain = leakage(parameters(checks=Checks.SUM_ONLY), SelectionMode.CHECKED, num_members=40)
+    plain = leakage(parameters(checks=Checks.SUM), SelectionMode.CHECKED, num_members=40)
     assert plain["holders and coordinator"] == {}

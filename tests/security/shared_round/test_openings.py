@@ -18,7 +18,8 @@ from security.shared_round.openings import (
     opening_sizes,
     sum_shares,
 )
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.vector_scan import VectorScan, share_scale
 from tests.security.shared_round.shared_vectors import (
     Committee,
@@ -121,7 +122,7 @@ def test_openings_are_the_same_bytes_every_time_and_whatever_the_chunks() -> Non
 
 
 def test_rounds_without_checks_open_nothing() -> None:
-    params = parameters(checks=Checks.SUM_ONLY)
+    params = parameters(checks=Checks.SUM)
     row = compute_openings(params, Coin(value=bytes(32)), bytes(32), [], deal(params.scheme)[1])
     assert [len(row.consistency), len(row.norms), len(row.wraps), len(row.distances)] == [0] * 4
     assert opening_sizes(params, 9) == (0, 0, 0, 0)

@@ -13,13 +13,8 @@ from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import MalformedMessageError, SharingError, WrongRoundParametersError
 from security.shared_round import bounds
 from security.shared_round.parameter_rules import blame_bound, group_bound
-from security.shared_round.parameters import (
-    Checks,
-    Degraded,
-    RoundParameters,
-    ShareFormat,
-    plan_parameters,
-)
+from security.shared_round.parameters import RoundParameters, plan_parameters
+from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
 from tests.security.shared_round.shared_vectors import parameters, plan
 
 P = 2**61 - 1
@@ -73,7 +68,7 @@ def test_a_field_out_of_range_is_refused(name: str, value: object) -> None:
 def test_products_need_enough_holders() -> None:
     with pytest.raises(SharingError, match="2 threshold - 1=7"):
         parameters(threshold=4, holders=6)
-    assert parameters(threshold=4, holders=6, checks=Checks.SUM_ONLY).holders == 6
+    assert parameters(threshold=4, holders=6, checks=Checks.SUM).holders == 6
 
 
 def test_a_rule_on_distances_needs_them() -> None:
@@ -93,14 +88,14 @@ def test_pairs_limit_the_members() -> None:
 def test_a_round_without_checks_takes_the_narrow_field_up_to_its_limit() -> None:
     bound = 1048585  # 2^20 (1 + 2^-22) + sqrt(300) / 2, rounded up
     most = (2**30 - 1) // bound
-    narrow = parameters(checks=Checks.SUM_ONLY, max_members=most)
-    wide = parameters(checks=Checks.SUM_ONLY, max_members=most + 1)
+    narrow = parameters(checks=Checks.SUM, max_members=most)
+    wide = parameters(checks=Checks.SUM, max_members=most + 1)
     assert (narrow.norm_bound, narrow.field_bits, wide.field_bits) == (bound, 31, 61)
     assert narrow.num_extras == 0
 
 
 def test_sums_that_could_wrap_or_not_decode_are_refused() -> None:
-    params = parameters(checks=Checks.SUM_ONLY, max_members=4, staleness_weights=(8,))
+    params = parameters(checks=Checks.SUM, max_members=4, staleness_weights=(8,))
     largest = (2**53 - 1) // 32
     assert replace(params, field_bits=61, norm_bound=largest).norm_bound == largest
     with pytest.raises(SharingError, match="wrap around"):
@@ -156,7 +151,7 @@ def test_sizes_follow_the_format() -> None:
     assert seeded.body_bytes(2) == seeded.length * 8 + 16
     with pytest.raises(SharingError):
         seeded.body_bytes(3)
-    narrow = parameters(checks=Checks.SUM_ONLY, dim=262_145)
+    narrow = parameters(checks=Checks.SUM, dim=262_145)
     assert narrow.body_bytes(0) == 262_145 * 4 + 32
 
 
@@ -256,7 +251,7 @@ def test_a_plan_of_impossible_noise_is_refused(
 
 
 def test_sums_have_room_for_the_tail_of_the_noise() -> None:
-    params = noised(checks=Checks.SUM_ONLY, max_members=4)
+    params = noised(checks=Checks.SUM, max_members=4)
     params = replace(params, field_bits=61, norm_bound=2**50)
     room = 2**53 - 1 - 4 * params.norm_bound
     stddev = room // 24  # 12 sqrt(4)
@@ -267,5 +262,5 @@ def test_sums_have_room_for_the_tail_of_the_noise() -> None:
 
 
 def test_a_noised_round_without_checks_takes_the_wide_field_where_it_must() -> None:
-    assert noised(checks=Checks.SUM_ONLY, noise_multiplier=0.1).field_bits == 31
-    assert noised(checks=Checks.SUM_ONLY, noise_multiplier=100.0).field_bits == 61
+    assert noised(checks=Checks.SUM, noise_multiplier=0.1).field_bits == 31
+    assert noised(checks=Checks.SUM, noise_multiplier=100.0).field_bits == 61

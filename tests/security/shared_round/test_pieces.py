@@ -24,10 +24,11 @@ from security.errors import (
 from security.secret_sharing.cnf import conversion_scale
 from security.secret_sharing.field import Words
 from security.shared_round.holder_keys import seal_to
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.pieces import BodyCheck, PieceKeys, SharePieces, open_frame
 from security.shared_round.sealing import TAG_BYTES, frame_info
 from security.shared_round.signing import VerifiedHeader
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from tests.security.shared_round.sealed_round import (
     AUTHORITY,
     COMMITTEE,
@@ -44,7 +45,7 @@ from tests.security.shared_round.sealed_round import (
 
 SMALL = make_round()
 SMALL_CNF = make_round(format=ShareFormat.CNF_SEEDED)
-SMALL_31 = make_round(dim=700, checks=Checks.SUM_ONLY, field_bits=31)
+SMALL_31 = make_round(dim=700, checks=Checks.SUM, field_bits=31)
 # Three chunks of 131072 words; the second seam lies within the extras.
 LONG = make_round(dim=262_100)
 LONG_CNF = make_round(dim=262_100, format=ShareFormat.CNF_SEEDED)

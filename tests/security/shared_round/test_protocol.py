@@ -12,8 +12,9 @@ from security.errors import EvidenceInsufficientError
 from security.secret_sharing.field import Words
 from security.secret_sharing.fixed_point import centered
 from security.shared_round.member_set import SelectionMode
-from security.shared_round.parameters import Checks, Degraded, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sum_opening import open_sums
+from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
 from security.shared_round.verdicts import FailureReason, judge, judge_blame
 from tests.security.shared_round.shared_vectors import (
     Committee,
@@ -157,7 +158,7 @@ def test_nobody_derives_anything_from_another_set_s_openings() -> None:
 
 
 def test_stale_updates_count_by_their_weights() -> None:
-    params = parameters(checks=Checks.SUM_ONLY, staleness_weights=(4, 1))
+    params = parameters(checks=Checks.SUM, staleness_weights=(4, 1))
     committee = committee_of(params, ["honest"] * 4)
     weights = {0: params.staleness_weight(7), 1: params.staleness_weight(6), 2: 4, 3: 4}
     opened = open_sums(params, committee.sums([range(4)], weights), weights=[sum(weights.values())])

@@ -11,9 +11,10 @@ from security.errors import SharingError, WrongRoundParametersError
 from security.secret_sharing.fixed_point import centered
 from security.secret_sharing.reconstruction import reconstruct
 from security.shared_round.dealers import DealerSigner, verify_dealer
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.pieces import BodyCheck, SharePieces, open_frame
 from security.shared_round.sealed_noise import SealedNoise
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.vector_scan import share_scale
 from tests.security.shared_round.sealed_round import COMMITTEE, HOLDERS, Parts, make_round
 
@@ -48,7 +49,7 @@ def share_of(params: RoundParameters, parts: Parts, holder: int) -> NDArray[np.u
     return np.concatenate(words)
 
 
-@pytest.mark.parametrize("checks", [Checks.SUM_ONLY, Checks.NORM])
+@pytest.mark.parametrize("checks", [Checks.SUM, Checks.NORM])
 @pytest.mark.parametrize("share_format", list(ShareFormat))
 @pytest.mark.parametrize("dim", [1, 100, 40_000])
 def test_the_holders_shares_open_to_the_noise(

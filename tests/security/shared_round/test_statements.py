@@ -11,7 +11,7 @@ from security.errors import BadStatementError
 from security.secret_sharing.field import M31, M61, MersenneField, Words
 from security.shared_round.ballot_box import BallotBox
 from security.shared_round.openings import OpeningValues, opening_sizes
-from security.shared_round.parameters import Checks, RoundParameters
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.statements import (
     OpeningSizes,
     Speaker,
@@ -27,10 +27,11 @@ from security.shared_round.statements import (
     words_from_bytes,
     words_to_bytes,
 )
+from security.shared_round.terms.parameter_facts import Checks
 from tests.security.shared_round.sealed_round import make_round
 
 PARAMS = make_round(checks=Checks.DISTANCES)
-SUM_ONLY = make_round(checks=Checks.SUM_ONLY)
+SUM_ONLY = make_round(checks=Checks.SUM)
 SPEAKER = Speaker(params_sha256=PARAMS.sha256, holder=2)
 SET = hashlib.sha256(b"set").digest()
 COIN = hashlib.sha256(b"coin").digest()

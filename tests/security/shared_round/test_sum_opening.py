@@ -8,8 +8,9 @@ import pytest
 from security.errors import InconsistentSharesError, SharingError, TooFewSharesError
 from security.secret_sharing.field import Words
 from security.secret_sharing.fixed_point import centered
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sum_opening import open_sums
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from tests.security.shared_round.shared_vectors import (
     Committee,
     device_vector,
@@ -31,11 +32,11 @@ def summed(params: RoundParameters) -> tuple[dict[int, list[Words]], list[np.nda
     return group.sums(SUMS), [np.sum([plain[i] for i in members], axis=0) for members in SUMS]
 
 
-@pytest.mark.parametrize("checks", [Checks.SUM_ONLY, Checks.NORM])
+@pytest.mark.parametrize("checks", [Checks.SUM, Checks.NORM])
 @pytest.mark.parametrize("format_", list(ShareFormat))
 def test_any_t_holders_open_the_exact_integers(format_: ShareFormat, checks: Checks) -> None:
     params = parameters(format=format_, checks=checks)
-    assert params.field_bits == (31 if checks is Checks.SUM_ONLY else 61)
+    assert params.field_bits == (31 if checks is Checks.SUM else 61)
     shares, expected = summed(params)
     for count in (3, 4, 5):
         for holders in combinations(range(1, 6), count):
@@ -88,7 +89,7 @@ def test_sums_of_another_number_or_length_are_refused() -> None:
 
 
 def test_a_sum_at_its_bound_is_plausible_and_above_it_is_not() -> None:
-    params = parameters(checks=Checks.SUM_ONLY)
+    params = parameters(checks=Checks.SUM)
     shares, _ = summed(params)
     with pytest.raises(InconsistentSharesError, match="more than its members"):
         open_sums(params, shares, weights=[1, 1])

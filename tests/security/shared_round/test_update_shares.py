@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from security.errors import SharingError
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.update_shares import UpdateKeys, squared_norm
 from tests.security.shared_round.sealed_round import make_round, sealed, update_of
 
 SMALL = make_round()
-WIDE = dataclasses.replace(make_round(checks=Checks.SUM_ONLY), fraction_bits=30, norm_bound=2**42)
+WIDE = dataclasses.replace(make_round(checks=Checks.SUM), fraction_bits=30, norm_bound=2**42)
 
 
 def exact(vector: np.ndarray, params: RoundParameters) -> int:

@@ -10,8 +10,9 @@ from security.errors import EvidenceInsufficientError
 from security.shared_round.coins import Coin
 from security.shared_round.member_set import SelectionMode
 from security.shared_round.openings import OpeningValues
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sum_opening import open_sums
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.verdicts import FailureReason, Verdict, judge, judge_blame
 from tests.security.shared_round.shared_vectors import (
     Committee,
@@ -188,7 +189,7 @@ def test_less_is_not_checked_where_the_full_checks_can_be_opened() -> None:
         with pytest.raises(EvidenceInsufficientError, match="give the full checks"):
             judge(params, coin, MEMBERS, rows, mode=mode)
         assert judge(params, coin, MEMBERS, without(rows, 3), mode=mode).failed == {}
-        sum_only = parameters(checks=Checks.SUM_ONLY)
+        sum_only = parameters(checks=Checks.SUM)
         with pytest.raises(EvidenceInsufficientError, match="without checks"):
             judge(sum_only, coin, MEMBERS, {}, mode=mode)
 
@@ -236,7 +237,7 @@ def test_rows_of_the_wrong_length_are_refused() -> None:
 
 
 def test_without_checks_everybody_passes() -> None:
-    params = parameters(checks=Checks.SUM_ONLY)
+    params = parameters(checks=Checks.SUM)
     verdict = judge(params, Coin(value=bytes(32)), 4, {})
     assert (verdict.passed, verdict.failed, verdict.distances) == ((0, 1, 2, 3), {}, None)
 

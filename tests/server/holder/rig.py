@@ -27,8 +27,9 @@ from security.credentials import (
 from security.shared_round.bundle import BundleIndex, SealedUpdate, parse_prefix
 from security.shared_round.committee import Committee, dump_committee
 from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.parameters import Checks, RoundParameters, RoundPlan, plan_parameters
+from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
 from security.shared_round.signing import DeviceSigner, verify_statement
+from security.shared_round.terms.parameter_facts import Checks
 from server.config import HolderConfig, parse_holder_config
 from server.holder.app import HolderServer, build_holder
 
@@ -82,7 +83,7 @@ def round_parameters(committee: Committee, **changes: Any) -> RoundParameters:
         "clip_norm": 1.0,
         "min_members": 3,
         "max_members": 20,
-        "checks": Checks.SUM_ONLY,
+        "checks": Checks.SUM,
         "sketch_dim": 64,
         "wrap_tests": 16,
     }

@@ -20,7 +20,7 @@ from security.credentials import (
     issue_server_certificate,
     private_key_pem,
 )
-from security.shared_round.parameters import ShareFormat
+from security.shared_round.terms.parameter_facts import ShareFormat
 from server.config.holder_config import HolderConfig, HolderTlsConfig, PolicyConfig
 from server.holder.gate import OPEN_METHODS, request_limits
 from server.holder.rpc import METHODS

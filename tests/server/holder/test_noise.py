@@ -15,10 +15,11 @@ from security.errors import MalformedMessageError
 from security.secret_sharing.fixed_point import centered
 from security.secret_sharing.reconstruction import reconstruct
 from security.shared_round.dealers import DealerSigner, verify_dealer
-from security.shared_round.parameters import Checks, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.pieces import SharePieces, open_frame
 from security.shared_round.sealed_noise import SealedNoise
 from security.shared_round.sealing import CHUNK_BYTES, TAG_BYTES
+from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.vector_scan import share_scale
 from tests.server.holder.conversation import Conversation, plain_sum
 from tests.server.holder.rig import (
@@ -94,10 +95,10 @@ def is_stddev(values: np.ndarray, wanted: float) -> bool:
 @pytest.mark.parametrize(
     ("threshold", "holders", "share_format", "checks"),
     [
-        (2, 3, ShareFormat.SHAMIR_SEEDED, Checks.SUM_ONLY),
+        (2, 3, ShareFormat.SHAMIR_SEEDED, Checks.SUM),
         (2, 3, ShareFormat.CNF_SEEDED, Checks.NORM),
         (3, 5, ShareFormat.SHAMIR_SEEDED, Checks.DISTANCES),
-        (3, 5, ShareFormat.CNF_SEEDED, Checks.SUM_ONLY),
+        (3, 5, ShareFormat.CNF_SEEDED, Checks.SUM),
     ],
 )
 async def test_a_round_opens_its_sum_with_the_frozen_dealers_noise(

@@ -14,10 +14,11 @@ from protos.fedagg.v1 import shared_round_pb2 as shared_pb
 from security.credentials import create_authority
 from security.shared_round.holder_keys import seal_to
 from security.shared_round.member_set import Selection, SelectionMode
-from security.shared_round.parameters import Checks, Degraded, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.sealing import ChunkCipher, frame_info
 from security.shared_round.signing import sign_statement
 from security.shared_round.statements import Speaker
+from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
 from tests.server.holder.conversation import Conversation
 from tests.server.holder.rig import NOW_S, Bundle, Rig, reason_of, round_parameters, signer
 

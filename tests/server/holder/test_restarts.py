@@ -22,9 +22,10 @@ from security.errors import SharedRoundError
 from security.shared_round.ballot_box import BallotBox
 from security.shared_round.coins import coin_commitments, coin_pieces
 from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
-from security.shared_round.parameters import Checks, RoundParameters
+from security.shared_round.parameters import RoundParameters
 from security.shared_round.signing import sign_statement, verify_statement
 from security.shared_round.statements import Speaker
+from security.shared_round.terms.parameter_facts import Checks
 from server.errors import ServiceError
 from server.holder.app import Holder, open_holder
 from server.holder.intake import Receipt
@@ -35,7 +36,7 @@ LIAR: Final = 3
 HOLDERS: Final = (*HONEST, LIAR)
 NAMES: Final = ("anna", "berta", "carla", "dora")
 COMMITTEE: Final = members_of(2, 3)[0]
-SETTINGS: Final[dict[str, Any]] = {"checks": Checks.SUM_ONLY, "min_members": 2}
+SETTINGS: Final[dict[str, Any]] = {"checks": Checks.SUM, "min_members": 2}
 PARAMS: Final = round_parameters(COMMITTEE, **SETTINGS)
 # In which two quorums need not share an honest holder.
 LOW_QUORUM: Final = round_parameters(COMMITTEE, **SETTINGS, quorum=2)

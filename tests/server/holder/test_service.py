@@ -12,7 +12,8 @@ from protos.fedagg.v1 import share_holder_pb2 as pb
 from security.secret_sharing import fixed_point
 from security.secret_sharing.field import MersenneField, Words
 from security.shared_round.member_set import SelectionMode
-from security.shared_round.parameters import Checks, Degraded, RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
 from tests.server.holder.conversation import Conversation, plain_sum
 from tests.server.holder.rig import (
     DIM,
@@ -30,7 +31,7 @@ NAMES = ("anna", "berta", "carla", "dora")
 @pytest.mark.parametrize(
     ("threshold", "holders", "share_format", "checks"),
     [
-        (2, 3, ShareFormat.SHAMIR_SEEDED, Checks.SUM_ONLY),
+        (2, 3, ShareFormat.SHAMIR_SEEDED, Checks.SUM),
         (2, 3, ShareFormat.CNF_SEEDED, Checks.NORM),
         (2, 3, ShareFormat.SHAMIR_SEEDED, Checks.DISTANCES),
         (3, 5, ShareFormat.SHAMIR_SEEDED, Checks.DISTANCES),

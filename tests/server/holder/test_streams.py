@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
-from security.shared_round.parameters import RoundParameters, ShareFormat
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import ShareFormat
 from server.errors import Overloaded
 from server.holder.streams import MAX_WAITING_STEPS, STREAMS_PER_DEVICE, StepTurns
 from server.kernels import Workers

@@ -11,7 +11,7 @@ import pytest
 from privacy.charge import Charge
 from security.errors import SharingError
 from security.shared_round.bundle import SealedUpdate
-from security.shared_round.parameters import Checks, Degraded, ShareFormat
+from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
 from server.compressing import task_compression
 from server.config import TaskConfig
 from server.round.privacy import RoundPrivacy

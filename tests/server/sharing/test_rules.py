@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
-from security.shared_round.parameters import Checks, Degraded, RoundParameters
+from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameter_facts import Checks, Degraded
 from security.shared_round.verdicts import FailureReason, Verdict
 from server.round.shared import SharedRound
 from server.sharing.rules import (
@@ -115,7 +116,7 @@ def test_a_round_without_noise_leaves_no_holder_out() -> None:
 def test_a_box_without_enough_holders_for_the_checks_may_be_hopeless() -> None:
     with pytest.raises(RoundHopeless, match="4 of at least 5 share holders"):
         may_be_boxed(params_of(Degraded.ABORT), 4)
-    assert may_be_boxed(params_of(Degraded.ABORT, Checks.SUM_ONLY), 4)
+    assert may_be_boxed(params_of(Degraded.ABORT, Checks.SUM), 4)
 
 
 def test_sums_are_opened_from_shares_that_are_to_be_relied_upon() -> None:
@@ -132,7 +133,7 @@ def test_sums_are_opened_from_shares_that_are_to_be_relied_upon() -> None:
 
 @pytest.mark.parametrize("degraded", Degraded)
 def test_a_round_without_checks_needs_no_openings(degraded: Degraded) -> None:
-    assert possible_modes(params_of(degraded, Checks.SUM_ONLY), 0) == (CHECKED,)
+    assert possible_modes(params_of(degraded, Checks.SUM), 0) == (CHECKED,)
 
 
 def test_who_is_left_out_is_told_why() -> None:

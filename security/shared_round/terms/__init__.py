@@ -1,0 +1,1 @@
+"""What the parties of a shared round hold each other to."""
