@@ -5,8 +5,10 @@ import socket
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
+import psutil
 import ray
 
 from aggregators.engine_options import EngineOptions
@@ -28,8 +30,9 @@ class RayEngine:
     """Rows sharded by columns over workers that live as long as the engine.
 
     Open it in a thread that lives as long as it: the processes of a cluster of its own end with
-    the thread that started them, and with this process however it ends. They listen on the
-    loopback address alone, where nobody has loaded Ray before `make_engine` does.
+    the thread that started them, and with this process however it ends (two of Ray's agents notice
+    a kill within a minute or so). They listen on the loopback address alone, where nobody has
+    loaded Ray before `make_engine` does.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -99,6 +102,7 @@ def _join(address: str) -> None:
 
 
 def _start(num_workers: int) -> None:
+    before = _children()
     for tries_left in reversed(range(_START_TRIES)):
         try:
             ray.init(
@@ -111,7 +115,14 @@ def _start(num_workers: int) -> None:
         except Exception:
             # Ray waits half a minute for its own processes; a busy machine may take longer.
             ray.shutdown()
+            for child in _children() - before:  # Ray forgets those of a start that failed
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
             if not tries_left:
                 raise
         else:
             return
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))

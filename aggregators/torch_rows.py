@@ -2,9 +2,10 @@
 
 Every result has the bits of `DenseRows`, though a device adds in an order of its own: sums come
 with a bound on how far they can be from those of the kernels, and a coordinate is left to the
-kernels wherever the bound leaves open to which float32 it is rounded. That is about one of a
-million. Sums over columns follow the kernels' own order. Inner products stay with the kernels
-altogether: theirs are float32 sums whose every rounding would have to be repeated.
+kernels wherever the bound leaves open to which float32 it is rounded. Those are few of a sum, more
+of a mean of few values, which often lies half way. Sums over columns follow the kernels' own order.
+Inner products stay with the kernels altogether: theirs are float32 sums whose every rounding would
+have to be repeated.
 """
 
 import ctypes

@@ -1,6 +1,7 @@
 """What the Ray engine starts is gone when it is closed, and a cluster that is not there is told."""
 
 import signal
+import subprocess
 from typing import Final
 
 import psutil
@@ -8,6 +9,7 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 
+from aggregators import ray_engine  # noqa: E402
 from aggregators.engine_options import EngineOptions  # noqa: E402
 from aggregators.engines import make_engine  # noqa: E402
 from aggregators.errors import AggregationError  # noqa: E402
@@ -41,3 +43,23 @@ def test_a_cluster_of_its_own_leaves_nothing_behind() -> None:
 def test_a_cluster_that_is_not_there_is_told_in_a_line() -> None:
     with pytest.raises(AggregationError, match=f"engine ray: no cluster at {NOBODY}: "):
         make_engine("ray", EngineOptions(ray_address=NOBODY))
+
+
+def test_a_start_that_took_too_long_is_cleaned_up_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def slow(**_: object) -> None:
+        started.append(subprocess.Popen(["sleep", "300"]))
+        if len(started) == 1:
+            message = "The current node timed out during startup."
+            raise Exception(message)  # as Ray does
+
+    monkeypatch.setattr(ray, "init", slow)
+    ray_engine._start(1)
+    first, second = started
+    assert first.wait(timeout=20) == -signal.SIGKILL
+    assert second.poll() is None
+    second.kill()
+    second.wait()
