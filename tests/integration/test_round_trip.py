@@ -24,6 +24,7 @@ from client import (
 )
 from monitoring.audit_logger import KEY_FILE, load_or_create_key, verify
 from protos.fedagg.v1 import federation_pb2 as pb
+from server.config import ConfigError
 from server.storage.keys import model_blob
 from tests.client.cutting_proxy import CuttingProxy
 from tests.integration.service import (
@@ -271,23 +272,14 @@ async def test_a_quorum_is_enough_at_the_deadline(tmp_path: Path, redis_url: str
         np.testing.assert_array_equal(await weights_of(service), np.float32(2.0))
 
 
-async def test_a_rule_that_cannot_work_ends_the_round_with_its_reason(
+async def test_a_rule_that_cannot_work_is_refused_before_the_first_round(
     tmp_path: Path, redis_url: str
 ) -> None:
     # Krum needs 2 f + 3 = 5 updates to withstand one attacker (Blanchard et al. 2017).
-    task = {"reporting-goal": 3, "aggregation": {"rule": "krum", "num-malicious-nodes": 1}}
-    async with serving(tmp_path, redis_url, task=task, clock=CLOCK) as service:
-        for number in (1, 2):
-            devices = ("d1", "d2", "d3")
-            assignments = await service.open_round(*devices, check_in_id=f"c{number}")
-            for device in devices:
-                vector = np.ones(service.dim, np.float32)
-                await contribute(service, device, vector, assignment=assignments[0])
-            record = await service.finished(number)
-            assert record["decision"] == "abandoned"
-            assert record["reason"].startswith("aggregation_failed: ")
-            assert record["model_version"] is None
-        assert (await service.get(f"/api/v1/tasks/{TASK}"))["model_version"] == 1
+    task = {"reporting-goal": 4, "aggregation": {"rule": "krum", "num-malicious-nodes": 1}}
+    with pytest.raises(ConfigError, match="krum needs at least 5 updates against 1 attackers"):
+        async with serving(tmp_path, redis_url, task=task, clock=CLOCK):
+            pass
 
 
 async def test_a_candidate_that_moves_too_far_is_not_published(
