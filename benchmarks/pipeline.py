@@ -11,7 +11,6 @@ import asyncio
 import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,10 +22,11 @@ from rich.console import Console
 from benchmarks.secure.figures import Figures
 from benchmarks.tables import cells, table_of
 from cli.demo.report import DemoReport
-from cli.demo.run import Demo
+from cli.demo.run import Demo, DemoPlace
 from cli.demo.settings import DemoSettings, SharedSettings
 from cli.demo.terms import CompressionTerms, PrivacyTerms
 from cli.demo.view import DemoView
+from cli.guardian import Guardian
 from simulation.models import LAYER_SIZES
 from simulation.scenarios import Scenario
 
@@ -90,11 +90,9 @@ def measure(settings: Settings) -> list[Figures]:
 
 
 def _run(demo: DemoSettings, data_dir: Path | None) -> DemoReport:
-    with (
-        tempfile.TemporaryDirectory(prefix="fedagg-pipeline-") as folder,
-        DemoView(None, demo.scenario.num_rounds) as view,
-    ):
-        report = asyncio.run(Demo(demo, Path(folder), view, data_dir=data_dir).run())
+    with Guardian() as guardian, DemoView(None, demo.scenario.num_rounds) as view:
+        place = DemoPlace(folder=guardian.folder("fedagg-pipeline-"), guardian=guardian)
+        report = asyncio.run(Demo(demo, place, view, data_dir=data_dir).run())
     if report.problem:
         raise RuntimeError(report.problem)
     return report

@@ -84,12 +84,11 @@ class LocalCommittee:
         config = self._folder / name / HOLDER_CONFIG
         command = [sys.executable, "-P", "-m", "server.holder.process", "--config", str(config)]
         command += ["--ready-fd", str(pipe.write_fd)]
-        if self._log_dir is not None:
-            command += ["--log-file", str(self._log_dir / f"{name}.log")]
         return ProcessSpec(
             name=name,
             command=tuple(command),
             environment={**worker_environment(), "PYTHONPATH": import_path()},
             pass_fds=(pipe.write_fd,),
             ready=pipe.ready,
+            log_path=None if self._log_dir is None else self._log_dir / f"{name}.log",
         )

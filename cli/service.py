@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -35,6 +36,7 @@ class Service:
         config: the same, already read.
         workers: coordinator processes, from 1; they listen on the same addresses.
         log_dir: folder for one log file per worker; None: the caller's standard error.
+        metrics_dir: where the workers' common metrics go; None: a temporary folder.
         log_format: how the workers' log lines look.
     """
 
@@ -45,11 +47,13 @@ class Service:
         *,
         workers: int,
         log_dir: Path | None = None,
+        metrics_dir: Path | None = None,
         log_format: LogFormat = "auto",
     ) -> None:
         self._config_path = config_path
         self._config = config
         self._log_dir = log_dir
+        self._metrics_dir = metrics_dir
         self._log_format: LogFormat = log_format
         self._names = [f"{COORDINATOR}{number}" for number in range(1, workers + 1)]
         self._store: EmbeddedStore | None = None
@@ -70,9 +74,13 @@ class Service:
         with contextlib.ExitStack() as stack:
             if self._store is not None:
                 stack.callback(self._store.close)
-                self._specs.append(self._store.process_spec())
+                spec = self._store.process_spec()
+                if self._log_dir is not None:
+                    # Where it has no log yet, or cannot write it, it tells standard output.
+                    spec = replace(spec, log_path=self._store.log_path)
+                self._specs.append(spec)
             if len(self._names) > 1:
-                stack.enter_context(_common_metrics())
+                stack.enter_context(_common_metrics(self._metrics_dir))
             for name in self._names:
                 pipe = ReadyPipe()
                 stack.callback(pipe.close)
@@ -100,6 +108,11 @@ class Service:
         return self._store.url if self._store is not None else self._config.store.url
 
     @property
+    def socket_dir(self) -> Path | None:
+        """Folder of the embedded store's socket; None: there is no such store."""
+        return self._store.socket_dir if self._store is not None else None
+
+    @property
     def pids(self) -> Mapping[str, int]:
         """Process ids by name, of the processes that run now."""
         return self._pids
@@ -120,9 +133,6 @@ class Service:
         command = [sys.executable, "-P", "-m", "server.worker"]
         command += ["--config", str(self._config_path), "--store-url", self.store_url]
         command += ["--log-format", self._log_format, "--ready-fd", str(pipe.write_fd)]
-        log_path = self.log_path(name)
-        if log_path is not None:
-            command += ["--log-file", str(log_path)]
         return ProcessSpec(
             name=name,
             command=tuple(command),
@@ -130,6 +140,7 @@ class Service:
             pass_fds=(pipe.write_fd,),
             stage=_COORDINATOR_STAGE,
             ready=pipe.ready,
+            log_path=self.log_path(name),
         )
 
 
@@ -158,11 +169,17 @@ class ReadyPipe:
 
 
 @contextlib.contextmanager
-def _common_metrics() -> Iterator[None]:
+def _common_metrics(given: Path | None) -> Iterator[None]:
     """Let every worker answer scrapes for all of them; see `monitoring.metrics`."""
     before = os.environ.get(_METRICS_ENV)
-    with tempfile.TemporaryDirectory(prefix="fedagg-metrics-") as directory:
-        os.environ[_METRICS_ENV] = directory
+    with contextlib.ExitStack() as stack:
+        if given is not None:
+            given.mkdir()
+        os.environ[_METRICS_ENV] = (
+            str(given)
+            if given is not None
+            else stack.enter_context(tempfile.TemporaryDirectory(prefix="fedagg-metrics-"))
+        )
         try:
             yield
         finally:

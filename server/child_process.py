@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 # Runs in the child and then becomes the command. A separate program, and not a function run between
@@ -37,6 +38,8 @@ class ProcessSpec:
         pass_fds: file descriptors the child inherits under the same numbers.
         stage: lower stages start first and stop last.
         ready: returns when the started process can serve; raises if it will not. None: at once.
+        log_path: file that takes what it writes to standard output and error, appended to; None:
+            it goes to the parent's.
     """
 
     name: str
@@ -45,6 +48,7 @@ class ProcessSpec:
     pass_fds: tuple[int, ...] = ()
     stage: int = 0
     ready: Callable[[], Awaitable[None]] | None = None
+    log_path: Path | None = None
 
 
 def tied_to_parent(command: Sequence[str]) -> tuple[str, ...]:

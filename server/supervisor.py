@@ -74,11 +74,13 @@ class StartupError(RuntimeError):
     """A process ended, or said it cannot serve, before it was ready for the first time.
 
     Attributes:
+        process: its name.
         status: that it ended with, negative for a signal.
     """
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(self, message: str, *, process: str = "", status: int | None = None) -> None:
         super().__init__(message)
+        self.process = process
         self.status = status
 
 
@@ -195,7 +197,7 @@ class Supervisor:
                 return
             if not child.first_ready.is_set():
                 msg = f"{child.spec.name} {problem} before it was ready"
-                raise StartupError(msg, status=process.returncode)
+                raise StartupError(msg, process=child.spec.name, status=process.returncode)
             delay_s = self._restart.delay_s(delay_s, time.monotonic() - started_at)
             self._emit(ProcessEventKind.RESTARTING, child, process, delay_s=delay_s)
             await _first_of(self._sleep(delay_s), child.stop.wait())
@@ -265,14 +267,20 @@ class _Child:
 
 
 async def _spawn(spec: ProcessSpec) -> asyncio.subprocess.Process:
-    # A session of its own: Ctrl-C reaches the supervisor only, which then stops stage by stage.
-    return await asyncio.create_subprocess_exec(
-        *tied_to_parent(spec.command),
-        stdin=asyncio.subprocess.DEVNULL,
-        env={**os.environ, **spec.environment},
-        pass_fds=spec.pass_fds,
-        start_new_session=True,
-    )
+    with contextlib.ExitStack() as stack:
+        log = None
+        if spec.log_path is not None:
+            log = stack.enter_context(spec.log_path.open("ab", buffering=0))
+        # A session of its own: Ctrl-C reaches the supervisor only, which then stops stage by stage.
+        return await asyncio.create_subprocess_exec(
+            *tied_to_parent(spec.command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **spec.environment},
+            pass_fds=spec.pass_fds,
+            start_new_session=True,
+        )
 
 
 async def _ready(spec: ProcessSpec) -> None:

@@ -24,6 +24,7 @@ from server.app import build_server
 from server.config import EMBEDDED, ConfigError, ServerConfig, load_config
 from server.config.host import require_free_addresses
 from server.errors import ServiceError
+from server.process_end import end_process
 
 EXIT_FAILURE: Final = 1
 EXIT_CONFIG: Final = 3
@@ -123,4 +124,4 @@ def _fail(status: int, *problems: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -36,8 +36,8 @@ from simulation.scenarios import attack_generator, local_data, poisoned, trainer
 from simulation.shared_attacks import AttackingSealer
 
 # A simulated device is mains-powered and in no hurry to save its radio: it looks again for a
-# restarting server every second or two, and never gives up within a round.
-_RETRY: Final = RetryPolicy(initial_s=0.1, max_s=2.0, max_attempts=1_000, total_s=600.0)
+# restarting server every second or two, and never gives up by itself.
+_RETRY: Final = RetryPolicy(initial_s=0.1, max_s=2.0, max_attempts=1_000_000, total_s=86_400.0)
 _HOLD_POLL_S: Final = 0.02
 
 

@@ -42,11 +42,15 @@ class FleetConfig:
         grace_s: seconds between asking a process to end and killing it, >= 0.
         log_path: file that takes what the processes write to standard error, appended to;
             absent: it goes to the caller's.
+        ends_together: whether a process that fails ends the others.
+        pass_fds: file descriptors that every process inherits.
     """
 
     max_processes: int = 32
     grace_s: float = 10.0
     log_path: Path | None = None
+    ends_together: bool = False
+    pass_fds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_processes < 1 or not self.grace_s >= 0.0:
@@ -104,6 +108,7 @@ class Fleet(Generic[ItemT]):
             target=target,
             prepare=prepare,
             grace_s=self._config.grace_s,
+            ends_together=self._config.ends_together,
         )
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._pids: tuple[int, ...] | None = None
@@ -128,6 +133,7 @@ class Fleet(Generic[ItemT]):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                pass_fds=self._config.pass_fds,
                 env=os.environ | _SINGLE_THREADED | {"PYTHONPATH": _import_path()},
             )
         finally:

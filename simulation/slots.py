@@ -18,12 +18,14 @@ class FleetOrder(Generic[ItemT]):
             is shared by them. It must neither start a thread nor open a gRPC
             channel.
         grace_s: seconds between asking a process to end and killing it.
+        ends_together: whether a process that fails ends the others.
     """
 
     slots: tuple[tuple[ItemT, ...], ...]
     target: Callable[[Sequence[ItemT]], None]
     prepare: Callable[[Sequence[ItemT]], None]
     grace_s: float
+    ends_together: bool = False
 
 
 def prepare_nothing(items: Sequence[object]) -> None:

@@ -35,8 +35,9 @@ _STDERR: Final = 2
 
 def main() -> int:
     """Run the fleet that standard input describes; return the exit status."""
-    # An interrupt from a terminal reaches the whole group; the owner decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What a terminal sends reaches the whole group; the owner decides what it means.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # The pickle comes from the parent, which could run any code here anyway.
     order = cast("FleetOrder[object]", pickle.load(sys.stdin.buffer))  # noqa: S301
     try:
@@ -51,7 +52,7 @@ def main() -> int:
         # Not before, or the processes would inherit it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         _tell("pids", [process.pid for process in processes])
-        _watch(processes)
+        _watch(processes, ends_together=order.ends_together)
     except (KeyboardInterrupt, BrokenPipeError):
         pass  # asked to end, or nobody listens any more
     finally:
@@ -73,13 +74,17 @@ def _processes(order: FleetOrder[ItemT]) -> list[ForkProcess]:
     ]
 
 
-def _watch(processes: list[ForkProcess]) -> None:
-    running = {process.sentinel for process in processes}
+def _watch(processes: list[ForkProcess], *, ends_together: bool) -> None:
+    running = {process.sentinel: process for process in processes}
     while running:
-        ready = wait([_STDIN, *running])
+        ready = cast("list[int]", wait([_STDIN, *running]))
         if _STDIN in ready:
             return
-        running.difference_update(cast("list[int]", ready))
+        ended = [running.pop(sentinel) for sentinel in ready]
+        for process in ended:
+            process.join()
+        if ends_together and any(process.exitcode for process in ended):
+            return
 
 
 def _end(processes: list[ForkProcess], grace_s: float) -> None:
@@ -117,4 +122,5 @@ def _tell(key: str, value: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Every report is written; taking the client down would only cost time.
+    os._exit(main())

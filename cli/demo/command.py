@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import tempfile
 from collections.abc import MutableMapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,16 +14,15 @@ from typer.core import TyperCommand
 
 from cli.demo.options import METHODS, MODES, VALUE_TYPES, DemoOptions
 from cli.demo.report import DemoReport
-from cli.demo.run import Demo
-from cli.demo.settings import NUM_COORDINATORS, DemoSettings
+from cli.demo.run import Demo, DemoPlace
 from cli.demo.view import DemoView
 from cli.exit_codes import ExitCode
+from cli.guardian import Guardian
 from cli.output import FormatOption, Output, OutputFormat
 from cli.population import ATTACK_HELP, DATASET_HELP, DEFAULTS, PopulationOptions, given
 from cli.signals import terminate_as_interrupt
 from security.secret_sharing.threshold import MAX_HOLDERS
 from server.config import ENVIRONMENT_PREFIX
-from updates.plan import Method
 
 _OPTIONS: Final = DemoOptions()
 _MAX_SEED: Final = (1 << 63) - 1
@@ -126,7 +124,8 @@ def demo(
 ) -> None:
     """Train one model with simulated devices through two coordinators and a store of their own.
 
-    Everything runs on this machine and nothing is left behind, unless --keep-dir asks for it.
+    Everything runs on this machine and nothing is left behind, unless --keep-dir asks for it. Where
+    it fails, the logs stay.
     """
     with Output(output_format) as output, ExitStack() as stack:
         if attackers is None:
@@ -161,11 +160,12 @@ def demo(
             clipping_norm=clipping_norm,
         ).settings()
         stack.enter_context(terminate_as_interrupt())
-        folder = _folder(keep_dir, stack)
+        guardian = stack.enter_context(Guardian())
+        folder = _folder(keep_dir, guardian)
         view = stack.enter_context(DemoView(_console_of(output), rounds))
-        view.say(_opening(settings))
         _isolate(os.environ)
-        report = asyncio.run(Demo(settings, folder, view, data_dir=data_dir).run())
+        place = DemoPlace(folder=folder, guardian=guardian, is_kept=keep_dir is not None)
+        report = asyncio.run(Demo(settings, place, view, data_dir=data_dir).run())
         stack.close()
         _tell(report, output)
         if not report.is_good:
@@ -176,13 +176,15 @@ def _isolate(environment: MutableMapping[str, str]) -> None:
     """Keep the environment of a real installation away from the demonstration's processes."""
     for name in [name for name in environment if name.startswith(ENVIRONMENT_PREFIX)]:
         del environment[name]
+    # What one process compiles the next one finds: source may have changed since the set-up.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     # gRPC would reach the coordinators through a proxy that the environment names.
     environment["no_grpc_proxy"] = "127.0.0.1"
 
 
-def _folder(keep_dir: Path | None, stack: ExitStack) -> Path:
+def _folder(keep_dir: Path | None, guardian: Guardian) -> Path:
     if keep_dir is None:
-        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedagg-demo-")))
+        return guardian.folder("fedagg-demo-")
     keep_dir.mkdir(parents=True, exist_ok=True)
     return keep_dir.absolute()
 
@@ -192,34 +194,6 @@ def _console_of(output: Output) -> Console | None:
     if not output.is_json:
         return output.console
     return output.stderr if output.stderr.is_terminal else None
-
-
-def _opening(settings: DemoSettings) -> str:
-    scenario = settings.scenario
-    attack = (
-        f"{scenario.num_attackers} of them attack ({scenario.attack} x{scenario.attack_scale:g}), "
-        if scenario.attack != "none" and scenario.num_attackers
-        else ""
-    )
-    shared = settings.shared
-    committee = f", {shared.holders} share holders, {shared.threshold} open a sum" if shared else ""
-    return (
-        f"{scenario.num_devices} devices, {attack}{scenario.dataset}, alpha {scenario.alpha:g}, "
-        f"{settings.aggregator}; {NUM_COORDINATORS} coordinators, 1 store{committee}"
-        f"{_terms(settings)}"
-    )
-
-
-def _terms(settings: DemoSettings) -> str:
-    compression, privacy = settings.compression, settings.privacy
-    parts = []
-    if not compression.is_dense:
-        kept = "" if compression.method == Method.DENSE.value else f" {compression.ratio:.2%}"
-        kind = f" as {compression.value_type}" if compression.value_type else ""
-        parts.append(f"{compression.method}{kept}{kind}")
-    if privacy is not None:
-        parts.append(f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g}")
-    return "; " + ", ".join(parts) if parts else ""
 
 
 def _tell(report: DemoReport, output: Output) -> None:

@@ -1,7 +1,7 @@
 """The options of a demonstration as given, and which of them would do nothing or cannot work."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -80,7 +80,7 @@ class DemoOptions:
         refuse(DEMO, self)
         settings = self._settings()
         refuse(RUNS, settings)
-        return settings
+        return replace(settings, needed_updates=_needed_updates(settings))
 
     def _settings(self) -> DemoSettings:
         shared = privacy = None
@@ -142,6 +142,14 @@ def _capacity_problem(settings: DemoSettings) -> str:
     return capacity_problem(settings)
 
 
+def _needed_updates(settings: DemoSettings) -> int:
+    if settings.aggregator == "mean":
+        return 1
+    from cli.demo.rules import needed_updates  # noqa: PLC0415  # as above
+
+    return needed_updates(settings)
+
+
 def _unusable_folder(options: DemoOptions) -> str:
     folder = options.keep_dir
     if folder is None or not folder.exists():
@@ -160,6 +168,11 @@ DEMO: Final[tuple[Contradiction[DemoOptions], ...]] = (
         "threshold",
         lambda o: o.is_shared and o.threshold > o.holders,
         "{0.threshold} must not exceed --holders {0.holders}",
+    ),
+    Contradiction(
+        "threshold",
+        lambda o: o.is_shared and o.threshold <= o.holders < 2 * o.threshold - 1 and o.threshold,
+        "{1} needs --holders of at least 2 x {1} - 1, from which norms and distances are opened",
     ),
     Contradiction(
         "attack",

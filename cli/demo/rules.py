@@ -1,6 +1,6 @@
 """What a demonstration asks of the rules; importing this loads them, and their compiler."""
 
-from aggregators.capacity import require_capacity
+from aggregators.capacity import least_updates, require_capacity
 from aggregators.compressed import sparse_problem
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
@@ -28,10 +28,17 @@ def rule_problem(name: str) -> str:
     return f"needs {', '.join(needs)}, which a demonstration does not have" if needs else ""
 
 
+def needed_updates(settings: DemoSettings) -> int:
+    """Count the fewest single updates that the rule can work with; 1 where it works on groups."""
+    if settings.shared is not None and settings.shared.group_size:
+        return 1
+    return least_updates(_config(settings))
+
+
 def capacity_problem(settings: DemoSettings) -> str:
     """Tell why the rule cannot work on a round's updates, by what it declares; empty: it can."""
     name, shared = settings.aggregator, settings.shared
-    config = AggregatorConfig(rule=name, num_malicious_nodes=num_malicious(settings))
+    config = _config(settings)
     if settings.compression.method == Method.TOP_K.value:
         problem = sparse_problem(config, ratio=settings.compression.ratio)
         if problem:
@@ -45,3 +52,7 @@ def capacity_problem(settings: DemoSettings) -> str:
         among = f"{attackers} attackers among {settings.scenario.num_devices} devices"
         return f"{name} cannot take {among}: {error}"
     return ""
+
+
+def _config(settings: DemoSettings) -> AggregatorConfig:
+    return AggregatorConfig(rule=settings.aggregator, num_malicious_nodes=num_malicious(settings))

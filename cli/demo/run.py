@@ -7,15 +7,17 @@ import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cli.committee_files import CommitteePlan
+from cli.contradictions import OptionsError
 from cli.demo.evidence import DEVICE_LOGS, SERVER_LOGS, Evidence
 from cli.demo.leader import leader_of
 from cli.demo.memory import PeakMemory
 from cli.demo.observer import TaskObserver
+from cli.demo.opening import opening_line
 from cli.demo.ports import ReservedPorts
 from cli.demo.report import DemoReport, RoundReport
 from cli.demo.settings import (
@@ -30,12 +32,15 @@ from cli.demo.settings import (
 )
 from cli.demo.tally import model_bytes_down, tally
 from cli.demo.view import DemoView
+from cli.demo.watch import Patience, ProcessWatch, ended
 from cli.exit_codes import CliError, ExitCode
+from cli.guardian import Guardian
 from cli.local_committee import LocalCommittee
 from cli.service import COORDINATOR, Service
-from server.config import load_config
+from cli.signals import ENDING
+from server.config import ServerConfig, load_config
 from server.services.admin_models import TaskStatus
-from server.supervisor import StartupError, Supervisor
+from server.supervisor import ProcessEvent, StartupError, Supervisor
 from simulation import datasets
 from simulation.device_fleet import device_fleet
 from simulation.device_spec import DeviceSpec, Hold, device_id
@@ -46,11 +51,29 @@ from updates.codec import dense_payload_bytes
 from updates.vectors import encode_model
 
 _POLL_S: Final = 0.2
+_ANSWER_S: Final = 1.0
 _KILLED: Final = "killed"
 _FLEET_END_S: Final = 15.0
 _MAX_ABANDONED: Final = 3
 _STOP_GRACE_S: Final = 5.0
 _MEGABYTE: Final = 1_000_000
+
+AnswerT = TypeVar("AnswerT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoPlace:
+    """Where a demonstration writes.
+
+    Attributes:
+        folder: an empty folder for everything.
+        guardian: removes what is left, when every process is gone.
+        is_kept: whether the folder stays.
+    """
+
+    folder: Path
+    guardian: Guardian
+    is_kept: bool = False
 
 
 class Demo:
@@ -58,32 +81,55 @@ class Demo:
 
     Args:
         settings: what to run.
-        folder: an empty folder for everything the processes write.
+        place: where everything goes that the processes write.
         view: told what happens.
         data_dir: where the data set lies, as in `datasets.load`.
     """
 
     def __init__(
-        self, settings: DemoSettings, folder: Path, view: DemoView, *, data_dir: Path | None = None
+        self,
+        settings: DemoSettings,
+        place: DemoPlace,
+        view: DemoView,
+        *,
+        data_dir: Path | None = None,
     ) -> None:
         self._settings = settings
-        self._folder = folder
-        self._evidence = Evidence(folder)
+        self._place = place
+        self._folder = place.folder
+        self._evidence = Evidence(place.folder)
         self._view = view
         self._data_dir = data_dir
         self._started_at = time.monotonic()
         self._rounds: list[RoundReport] = []
         self._killed = 0
         self._committee: LocalCommittee | None = None
+        self._phase = ""
 
     async def run(self) -> DemoReport:
         """Train to the last round; no process is left when it returns or raises.
 
         Raises:
-            CliError: if the service or the devices fail, or on SIGTERM or SIGINT.
-            StartupError: if a server process ends before it was ever ready.
-            SimulationError: if the data set cannot be loaded or split, or the fleet fails.
+            CliError: if the service or the devices fail, or at a signal that ends a command.
+            OptionsError: if a coordinator would refuse what was asked for; nothing has started.
+            SimulationError: if the data set cannot be loaded.
         """
+        try:
+            report = await self._run()
+        except CliError as error:
+            if isinstance(error, OptionsError) or error.exit_code is ExitCode.INTERRUPTED:
+                raise
+            msg = f"{error}; logs are in {self._logs()}"
+            raise CliError(msg, exit_code=error.exit_code) from error
+        if report.problem:
+            report = replace(report, problem=f"{report.problem}; logs are in {self._logs()}")
+        return report
+
+    def _logs(self) -> Path:
+        """Where logs stay."""
+        return self._folder / SERVER_LOGS if self._place.is_kept else self._evidence.keep()
+
+    async def _run(self) -> DemoReport:
         scenario = self._settings.scenario
         data = datasets.load(scenario.dataset, self._data_dir)
         weights = initial_weights(scenario.dataset, scenario.seed)
@@ -104,22 +150,33 @@ class Demo:
                 self._settings, addresses, self._folder, committee=self._committee_path
             )
             config_path.write_text(toml)
+            config = self._config(config_path)
+            self._view.say(opening_line(self._settings))
             with Service(
                 config_path,
-                load_config(config_path, {}),
+                config,
                 workers=NUM_COORDINATORS,
                 log_dir=self._folder / SERVER_LOGS,
+                metrics_dir=self._folder / "metrics",
                 log_format="json",
             ) as service:
+                if service.socket_dir is not None:
+                    self._guard_socket(service.socket_dir)
                 memory = PeakMemory(service.pids.values)
-                report = await self._serve(
-                    service, self._train(service, memory, TaskObserver(addresses, data), grpc)
-                )
+                report = await self._serve(service, memory, TaskObserver(addresses, data), grpc)
         return replace(
             report,
             initial_accuracy=evaluate(weights, data.x_test, data.y_test).accuracy,
             peak_server_rss_mb=memory.peak_bytes / _MEGABYTE,
         )
+
+    def _config(self, path: Path) -> ServerConfig:
+        if self._settings.is_usual:
+            return load_config(path, {})
+        # Takes a second, in which nobody can have gone wrong who asks for nothing special.
+        from cli.demo.trial import tried_config  # noqa: PLC0415
+
+        return tried_config(path)
 
     @property
     def _hold(self) -> Hold | None:
@@ -145,43 +202,63 @@ class Demo:
             log_dir=self._folder / SERVER_LOGS,
         )
 
+    def _guard_socket(self, folder: Path) -> None:
+        if not folder.is_relative_to(self._folder):
+            self._place.guardian.guard(folder)
+
     async def _serve(
-        self, service: Service, training: Coroutine[None, None, DemoReport]
+        self, service: Service, memory: PeakMemory, observer: TaskObserver, server: str
     ) -> DemoReport:
         """Run the service for as long as the training takes."""
         holders = self._committee.specs if self._committee is not None else ()
-        supervisor = Supervisor(
-            (*holders, *service.specs), grace_s=_STOP_GRACE_S, on_event=service.observe
-        )
+        specs = [
+            replace(spec, pass_fds=(*spec.pass_fds, self._place.guardian.fd))
+            for spec in (*holders, *service.specs)
+        ]
+        watch = ProcessWatch(specs, self._view.say)
+
+        def observe(event: ProcessEvent) -> None:
+            service.observe(event)
+            watch.observe(event)
+
+        supervisor = Supervisor(specs, grace_s=_STOP_GRACE_S, on_event=observe)
         serving = asyncio.create_task(supervisor.run())
-        working = asyncio.create_task(training)
+        working = asyncio.create_task(self._train(service, watch, memory, observer, server))
         interrupted = asyncio.create_task(_interruption())
+        dying = asyncio.create_task(watch.fault())
+        tasks = (serving, working, interrupted, dying)
         try:
-            await asyncio.wait([serving, working, interrupted], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
-            if serving.done():
-                serving.result()
+            for failing in (serving, dying):
+                if failing.done():
+                    failing.result()
             msg = "interrupted"
             raise CliError(msg, exit_code=ExitCode.INTERRUPTED)
         except StartupError as error:
-            msg = f"{error}: {self._evidence.last_line()}"
-            raise CliError(msg) from error
+            raise watch.never_ready(error) from error
         finally:
             # The devices first: coordinators wait a while for the calls that they hold.
-            for task in (working, interrupted):
+            watch.stopping()
+            for task in (working, interrupted, dying):
                 task.cancel()
-            await asyncio.gather(working, interrupted, return_exceptions=True)
+            await asyncio.gather(working, interrupted, dying, return_exceptions=True)
             supervisor.stop()
             await asyncio.gather(serving, return_exceptions=True)
 
     async def _train(
-        self, service: Service, memory: PeakMemory, observer: TaskObserver, server: str
+        self,
+        service: Service,
+        watch: ProcessWatch,
+        memory: PeakMemory,
+        observer: TaskObserver,
+        server: str,
     ) -> DemoReport:
         watching = asyncio.create_task(memory.watch())
         try:
             async with observer, self._fleet(server) as fleet:
-                problem = await self._follow(observer, fleet, service)
+                problem = await self._follow(observer, fleet, service, watch)
                 # The devices learn by themselves that the task is finished.
                 if not problem:
                     await _ended(fleet)
@@ -207,8 +284,13 @@ class Demo:
             )
             for index in range(scenario.num_devices)
         ]
-        log_path = self._folder / SERVER_LOGS / "devices.log"
-        fleet = device_fleet(specs, FleetConfig(grace_s=_STOP_GRACE_S, log_path=log_path))
+        config = FleetConfig(
+            grace_s=_STOP_GRACE_S,
+            log_path=self._evidence.devices_log,
+            ends_together=True,
+            pass_fds=(self._place.guardian.fd,),
+        )
+        fleet = device_fleet(specs, config)
         fleet.start()
         try:
             yield fleet
@@ -219,16 +301,28 @@ class Demo:
             raise
 
     async def _follow(
-        self, observer: TaskObserver, fleet: Fleet[DeviceSpec], service: Service
+        self,
+        observer: TaskObserver,
+        fleet: Fleet[DeviceSpec],
+        service: Service,
+        watch: ProcessWatch,
     ) -> str:
         """Report rounds as they finish; return why the task will not be finished, or ""."""
+
+        def what() -> str:
+            starting = ", ".join(watch.starting)
+            return f"{starting} not ready" if starting else self._phase or "devices start"
+
+        patience = Patience(self._view.say, what)
         while True:
             is_running = fleet.is_running
-            status = await observer.status()
+            status = await self._while_running(observer.status(), fleet, patience)
             after = self._rounds[-1].round if self._rounds else 0
-            for one in await observer.finished_rounds(after):
+            finished = await self._while_running(observer.finished_rounds(after), fleet, patience)
+            for one in finished:
                 self._rounds.append(one)
                 self._view.finished(one)
+                patience.progressed()
             if status.published_rounds >= status.num_rounds:
                 return ""
             if status.budget_exhausted:
@@ -237,13 +331,42 @@ class Demo:
             if len(latest) == _MAX_ABANDONED and all(r.decision != "published" for r in latest):
                 return f"{_MAX_ABANDONED} rounds in a row were abandoned: {latest[-1].reason}"
             if not is_running:
-                msg = f"the devices ended: {self._evidence.device_failure()}"
-                raise CliError(msg)
-            self._view.phase(_phase_text(status))
-            self._kill_when_due(status, service)
+                raise await self._devices_ended(fleet)
+            self._phase = _phase_text(status)
+            self._view.phase(self._phase)
+            self._kill_when_due(status, service, watch)
+            patience.tick()
             await asyncio.sleep(_POLL_S)
 
-    def _kill_when_due(self, status: TaskStatus, service: Service) -> None:
+    async def _while_running(
+        self, asking: Coroutine[None, None, AnswerT], fleet: Fleet[DeviceSpec], patience: Patience
+    ) -> AnswerT:
+        """Wait for an answer as long as the devices live, however long it takes."""
+        task = asyncio.create_task(asking)
+        try:
+            while not (await asyncio.wait([task], timeout=_ANSWER_S))[0]:
+                if not fleet.is_running:
+                    raise await self._devices_ended(fleet)
+                patience.tick()
+            return task.result()
+        finally:
+            task.cancel()
+
+    async def _devices_ended(self, fleet: Fleet[DeviceSpec]) -> CliError:
+        """Tell how the devices ended, by the first that failed."""
+        try:
+            codes = (await asyncio.to_thread(fleet.wait)).exit_codes
+        except FleetError as error:
+            # It died, or told why it could not start them.
+            return CliError(f"{error}: {self._evidence.last_words()}")
+        # The others were told to end.
+        failed = [slot for slot, code in enumerate(codes) if code not in {0, -signal.SIGTERM}]
+        if not failed:
+            return CliError(f"the devices ended: {self._evidence.last_words()}")
+        device = device_id(failed[0])
+        return CliError(f"{device} {ended(codes[failed[0]])}: {self._evidence.last_words(device)}")
+
+    def _kill_when_due(self, status: TaskStatus, service: Service, watch: ProcessWatch) -> None:
         due = self._settings.kill_coordinator_at_round
         number = status.round_number or 0
         if due is None or self._killed or number < due or status.phase != "collecting":
@@ -253,6 +376,7 @@ class Demo:
         leader = leader_of((name, path) for name, path in logs if path is not None)
         if leader is not None:
             pid = service.pids[leader]
+            watch.expect(pid)
             os.kill(pid, signal.SIGKILL)
             self._killed += 1
             (self._folder / _KILLED).touch()
@@ -289,10 +413,11 @@ class Demo:
 
 
 async def _interruption() -> None:
-    """Return at SIGTERM or SIGINT, which the supervisor, just started, has taken for itself."""
+    """Return at a signal that ends a command; the supervisor, just started, has taken two."""
     interrupted = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    for number in (signal.SIGINT, *ENDING):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
     await interrupted.wait()
 
 

@@ -23,6 +23,7 @@ from server.config import ConfigError, HolderConfig, load_holder_config
 from server.config.host import require_free_addresses
 from server.errors import ServiceError
 from server.holder.app import HolderServer, build_holder
+from server.process_end import end_process
 
 EXIT_FAILURE: Final = 1
 EXIT_CONFIG: Final = 3
@@ -123,4 +124,4 @@ def _fail(status: int, *problems: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -30,6 +30,7 @@ from urllib.parse import quote
 from server.child_process import ProcessSpec, tied_to_parent
 from server.storage.ports import Durability
 
+STORE_LOG: Final = "valkey.log"
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.003
@@ -83,7 +84,12 @@ class EmbeddedStore:
     @property
     def log_path(self) -> Path:
         """The server's own log."""
-        return self._data_dir / "valkey.log"
+        return self._data_dir / STORE_LOG
+
+    @property
+    def socket_dir(self) -> Path:
+        """Where its socket is: the data folder, or a short one where that path is too long."""
+        return self._socket.parent
 
     def process_spec(self) -> ProcessSpec:
         """Take the data folder and return how a supervisor runs the server there.
@@ -124,12 +130,11 @@ class EmbeddedStore:
             raise
 
     async def ready(self) -> None:
-        """Return when the server answers, however long it takes to load its data.
+        """Return when the server answers, however long it takes to start and to load its data.
 
-        Raises:
-            EmbeddedStoreError: if nothing listens for `START_TIMEOUT_S`.
+        Whoever started it sees it end.
         """
-        for _ in self._attempts():
+        while _ping(self._socket) != "+PONG":  # noqa: ASYNC110  # another process's state
             await asyncio.sleep(_POLL_S)
 
     def stop(self) -> None:

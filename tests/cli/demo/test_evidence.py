@@ -1,5 +1,4 @@
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from cli.demo import evidence
 from cli.demo.evidence import DEVICE_LOGS, SERVER_LOGS, Evidence
 from cli.demo.settings import DATA_DIR
 from cli.exit_codes import CliError
+from server.storage.embedded import STORE_LOG
 
 
 @pytest.fixture
@@ -42,18 +42,32 @@ def test_a_device_stands_under_one_pseudonym(folder: Path) -> None:
     assert found.pseudonym("device-0001") != found.pseudonym("device-0002")
 
 
+def _event(folder: Path, device: str, event: str, **fields: object) -> None:
+    line = json.dumps({"event": event, "device": device, **fields})
+    with (folder / DEVICE_LOGS / f"{device}.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+
+
 def test_the_failure_of_a_device_is_told_in_its_own_words(folder: Path) -> None:
-    (folder / DEVICE_LOGS / "d.jsonl").write_text(
-        '{"event": "failed", "device": "d", "error": "no such task"}\n'
-    )
-    assert Evidence(folder).device_failure() == "no such task"
-
-
-def test_otherwise_the_last_line_written_has_to_do(folder: Path) -> None:
     found = Evidence(folder)
-    assert found.device_failure() == "no log was written"
-    for age, name in enumerate(("old", "new", "empty")):
-        path = folder / SERVER_LOGS / f"{name}.log"
-        path.write_text("" if name == "empty" else f"first\nlast of {name}\n")
-        os.utime(path, (age, age))
-    assert found.last_line() == "last of new"
+    assert found.last_words() == "it wrote no log"
+    found.devices_log.touch()
+    _event(folder, "device-0001", "checked_in", round=3)
+    _event(folder, "device-0002", "failed", error="no such task")
+    assert found.last_words() == found.last_words("device-0002") == "no such task"
+    assert "'checked_in'" in found.last_words("device-0001")
+    found.devices_log.write_text("Traceback\nMemoryError\n")
+    assert found.last_words("device-0001") == "MemoryError"
+
+
+def test_logs_are_kept_where_the_folder_is_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    (folder / SERVER_LOGS / "coordinator-1.log").write_text("last words")
+    (folder / DATA_DIR / "store").mkdir()
+    (folder / DATA_DIR / "store" / STORE_LOG).write_text("disk full")
+    kept = Evidence(folder).keep()
+    assert (kept / SERVER_LOGS / "coordinator-1.log").read_text() == "last words"
+    assert (kept / STORE_LOG).read_text() == "disk full"
+    assert (kept / DEVICE_LOGS).is_dir()

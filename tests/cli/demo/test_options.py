@@ -44,6 +44,8 @@ REFUSED = [
     ("--threshold 3", ["threshold"]),
     ("--group-size 4", ["group-size"]),
     (f"{SHARED} --threshold 4 --holders 3", ["threshold"]),
+    (f"{SHARED} --threshold 3 --holders 4", ["threshold"]),
+    (f"{SHARED} --threshold 4", ["threshold"]),
     ("--attack wrap-half", ["attack"]),
     (f"{SHARED} --attack inconsistent-shares --compression rand-k", ["attack"]),
     ("--kill-coordinator-at-round 99", ["kill-coordinator-at-round"]),
