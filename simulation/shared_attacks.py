@@ -29,7 +29,6 @@ from security.shared_round.bundle import SealedUpdate
 from security.shared_round.extras import slack_bits
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.sealing import CHUNK_BYTES
-from security.shared_round.terms.parameter_facts import ShareFormat
 from security.shared_round.update_shares import UpdateShares, VectorShares
 from simulation.attacks import SHARED_ATTACKS
 from simulation.errors import ScenarioError
@@ -80,10 +79,10 @@ class AttackingSealer(UpdateSealer):
         )
 
     def _factors(self, params: RoundParameters) -> tuple[int, ...]:
-        if params.format is ShareFormat.CNF_SEEDED:
+        if not params.sharing.has_consistency_mask:
             if self._attack == "inconsistent-shares":
-                message = "format=CNF_SEEDED must be SHAMIR_SEEDED for inconsistent-shares: one"
-                message += " body goes to all holders, and no other piece is explicit"
+                message = f"format={params.format} has one body for all holders, and no other piece"
+                message += " is explicit: inconsistent-shares needs several"
                 raise SharingError(message)
             return (1,)
         if self._attack == "inconsistent-shares":

@@ -4,11 +4,10 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import xxhash
 
 from benchmarks.processes import ROOT, Usage
@@ -24,11 +23,12 @@ from benchmarks.secure.parties import (
     random_update,
 )
 from benchmarks.secure.sealing_child import read_all
-from security.secret_sharing import cnf, fixed_point, seeded
+from security.secret_sharing import fixed_point
 from security.secret_sharing.expansion import SEED_BYTES, Expansion, derive_key
-from security.secret_sharing.field import M61, Words
+from security.secret_sharing.field import M61
 from security.secret_sharing.threshold import Threshold
 from security.shared_round.sealing import CHUNK_BYTES
+from security.shared_round.share_format import sharing_scheme
 from security.shared_round.terms.parameter_facts import ShareFormat
 from updates.codec import encode_dense
 
@@ -62,8 +62,9 @@ def share(share_format: ShareFormat, update: Update, seeds: Sequence[bytes]) -> 
     Args:
         share_format: how.
         update: (d,) float32.
-        seeds: t - 1 of them, or one for each replicated piece but the last.
+        seeds: as many as the format has.
     """
+    sharing = sharing_scheme(share_format, SCHEME)
     expansions = [
         Expansion(
             derive_key(seed, params_sha256=bytes(32), device_id="bench", piece=piece),
@@ -75,26 +76,14 @@ def share(share_format: ShareFormat, update: Update, seeds: Sequence[bytes]) -> 
     for start in range(0, len(update), STEP_WORDS):
         part = update[start : start + STEP_WORDS]
         secret = fixed_point.encode(part, fraction_bits=FRACTION_BITS, field=M61)
-        if share_format is ShareFormat.CNF_SEEDED:
-            cnf.explicit_piece(M61, secret, _expanded(expansions, start, len(secret)))
-        else:
-            out = np.empty((HOLDERS - THRESHOLD + 1, len(secret)), np.uint64)
-            seeded.share_chunk(SCHEME, secret, expansions, start, out)
-
-
-def _expanded(expansions: Sequence[Expansion], start: int, count: int) -> Iterator[Words]:
-    words = np.empty(count, np.uint64)
-    for expansion in expansions:
-        expansion.read_into(words, start)
-        yield words
+        sharing.explicit(M61, secret, expansions, start)
 
 
 def _row(parties: Parties, name: str, dim: int, repeats: int) -> Figures:
     update = random_update(dim, seed=dim)
     params = parties.round_of(Shape(format=name, checks="norm", dim=dim, clients=100))
     share_format = ShareFormat(name)
-    is_cnf = share_format is ShareFormat.CNF_SEEDED
-    num_seeds = len(SCHEME.excluded_sets) - 1 if is_cnf else THRESHOLD - 1
+    num_seeds = sharing_scheme(share_format, SCHEME).num_seeds
     seeds = [os.urandom(SEED_BYTES) for _ in range(num_seeds)]
     functions: dict[str, Callable[[], object]] = {
         "plain": lambda: xxhash.xxh3_128_digest(encode_dense(update)),
@@ -106,7 +95,7 @@ def _row(parties: Parties, name: str, dim: int, repeats: int) -> Figures:
     bundle_bytes = len(parties.seal(params, device_id_of(0), update))
     peak_mb = _peak_rss_mb(name, dim)
     targets = [Target(name="peak RSS", figure=peak_mb, limit=MAX_RSS_MB, unit="MB")]
-    if dim in MAX_SHARE_US and not is_cnf:
+    if dim in MAX_SHARE_US and share_format is ShareFormat.SHAMIR_SEEDED:
         share_us = 1e6 * best["share"]
         targets.append(Target(name="share", figure=share_us, limit=MAX_SHARE_US[dim], unit="us"))
     return {

@@ -32,9 +32,8 @@ from security.shared_round.sealing import (
     frame_info,
     num_chunks,
 )
-from security.shared_round.shared_header import body_of, check_header, frame_plaintext_bytes
+from security.shared_round.shared_header import check_header, frame_plaintext_bytes
 from security.shared_round.signing import DeviceSigner, read_header
-from security.shared_round.terms.parameter_facts import ShareFormat
 from security.shared_round.update_shares import UpdateKeys, UpdateShares, VectorShares
 
 MAX_PREFIX_BYTES: Final = 64 * 1024
@@ -78,9 +77,9 @@ class BundleIndex:
 
     def extents(self, holder: int) -> list[tuple[int, int]]:
         """Return offset and length of the parts that in order are this holder's body."""
-        if not self.params.has_body(holder):
+        body = self.params.sharing.body_of(holder)
+        if body is None:
             return []
-        body = body_of(self.params, holder)
         return [
             (self.group_offset(chunk) + body * self.chunk_bytes(chunk), self.chunk_bytes(chunk))
             for chunk in range(self.chunks)
@@ -275,15 +274,13 @@ class SealedVector:
     def _commitments(self) -> list[bytes]:
         """Seal everything once, keep the tags, and return what the header says of each body."""
         digests = [hashlib.sha256() for _ in self._ciphers]
-        is_cnf = self._params.format is ShareFormat.CNF_SEEDED
+        commits_to_text = self._params.sharing.commits_to_text
         for chunk in range(self.index.chunks):
             size = self.index.chunk_bytes(chunk)
             group = self._seal_group(chunk)
             tags = _tags(group, size)
             for digest, tag in zip(digests, tags, strict=True):
-                # GCM tags do not commit to a text, and in cnf-seeded rounds several holders must
-                # have the same one.
-                digest.update(group if is_cnf else tag)
+                digest.update(group if commits_to_text else tag)
             self._tags.append(tags)
         return [digest.digest() for digest in digests]
 

@@ -3,7 +3,7 @@
 In order, for rounds with checks:
 
     slack bits       B, that fill the squared norm up to Q^2: |x|^2 + sum w_b bit_b = Q^2
-    consistency mask 1, uniform; only in shamir-seeded rounds
+    consistency mask 1, uniform; only where shares are checked to be of one vector
     group masks      K, Gaussian, standard deviation s_m Q / sqrt(g)
     blame masks      K, Gaussian, standard deviation s_m Q
 """
@@ -27,7 +27,7 @@ class ExtrasLayout:
     """Where each kind of extra stands in a vector of `params.length` words.
 
     Attributes:
-        consistency_mask: its index; None in cnf-seeded rounds.
+        consistency_mask: its index; None without it.
     """
 
     slack_bits: slice

@@ -10,7 +10,6 @@ from security.secret_sharing.field import Words
 from security.secret_sharing.reconstruction import OpenedEach, open_each
 from security.shared_round.openings import OpeningValues, member_pairs
 from security.shared_round.parameters import RoundParameters
-from security.shared_round.vector_scan import share_scale
 
 Flags = NDArray[np.bool_]
 
@@ -26,7 +25,7 @@ class OpenedChecks:
 
     Attributes:
         num_members: m.
-        consistency: (m,); None in cnf-seeded rounds.
+        consistency: (m,); None without the mask.
         wraps: (groups * wrap_tests,).
         norms: (m,); None without products.
         distances: (pairs,); None without them.
@@ -111,7 +110,7 @@ def open_values(
     Raises:
         EvidenceInsufficientError: if there are too few shares.
     """
-    degree, scale = factors * (params.threshold - 1), share_scale(params) ** factors
+    degree, scale = factors * (params.threshold - 1), params.sharing.share_scale**factors
     try:
         return open_each(params.field, values, degree=degree, scale=scale)
     except SharingError as error:

@@ -19,7 +19,7 @@ from security.secret_sharing.replicated_keys import ReplicatedKeys
 from security.shared_round.coins import Coin
 from security.shared_round.extras import extras_layout, slack_weights
 from security.shared_round.parameters import RoundParameters
-from security.shared_round.vector_scan import ScannedShare, ShareVector, VectorScan, share_scale
+from security.shared_round.vector_scan import ScannedShare, ShareVector, VectorScan
 from security.shared_round.wrap_test import blame_part, group_part, wrap_groups
 
 __all__ = [
@@ -42,7 +42,7 @@ class OpeningValues:
     """One holder's shares of everything that is opened, or the numbers of them.
 
     Attributes:
-        consistency: (m,), <r, vector> of each member; empty in cnf-seeded rounds.
+        consistency: (m,), <r, vector> of each member; empty without the mask.
         norms: (m,), 0 where the norm holds.
         wraps: (groups * wrap_tests,), group by group.
         distances: (m (m - 1) / 2,), pairs (0, 1), (0, 2), (1, 2), (0, 3), ...; empty without them.
@@ -173,7 +173,7 @@ def sum_shares(
         sums: the positions of each sum.
 
     Returns:
-        For each sum (dim,), without the extras; in cnf-seeded rounds times `share_scale`.
+        For each sum (dim,), without the extras; times the format's `share_scale`.
 
     Raises:
         SharingError: if a vector has fewer words than the update.
@@ -211,7 +211,7 @@ class _NormCheck:
 
     def __init__(self, params: RoundParameters, coin: Coin) -> None:
         self._field = params.field
-        self._scale = share_scale(params)
+        self._scale = params.sharing.share_scale
         self._square_bound = params.norm_bound**2
         weights = [params.field.reduce(weight) for weight in slack_weights(params.norm_bound)]
         self._weights = np.array(weights, dtype=np.uint64)

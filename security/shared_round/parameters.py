@@ -15,6 +15,7 @@ from security.secret_sharing.threshold import Threshold
 from security.shared_round import bounds
 from security.shared_round.parameter_rules import check_parameters
 from security.shared_round.sealing import CHUNK_BYTES, TAG_BYTES
+from security.shared_round.share_format import SharingScheme, sharing_scheme
 from security.shared_round.terms.parameter_facts import (
     ALL_MEMBERS,
     LEAST_SKETCH_DIM,
@@ -155,7 +156,7 @@ class RoundParameters:
     @property
     def has_consistency_mask(self) -> bool:
         """Tell whether consistency is tested by a random combination instead of by hashes."""
-        return self.is_checked and self.format is ShareFormat.SHAMIR_SEEDED
+        return self.is_checked and self.sharing.has_consistency_mask
 
     @property
     def has_noise(self) -> bool:
@@ -199,11 +200,14 @@ class RoundParameters:
         return self.dim + self.num_extras
 
     @property
+    def sharing(self) -> SharingScheme:
+        """How updates are shared in this round: who holds what of them."""
+        return sharing_scheme(self.format, self.scheme)
+
+    @property
     def num_bodies(self) -> int:
         """Explicit vectors that a device uploads."""
-        if self.format is ShareFormat.CNF_SEEDED:
-            return 1
-        return self.holders - self.threshold + 1
+        return self.sharing.num_bodies
 
     def body_bytes(self, body: int) -> int:
         """Size of a body's ciphertext in bytes; every body has the same.
@@ -219,9 +223,7 @@ class RoundParameters:
 
     def has_body(self, holder: int) -> bool:
         """Tell whether the holder is sent an explicit vector."""
-        if self.format is ShareFormat.CNF_SEEDED:
-            return 1 <= holder <= self.holders - self.threshold + 1
-        return self.threshold <= holder <= self.holders
+        return self.sharing.body_of(holder) is not None
 
     def staleness_weight(self, model_version: int) -> int:
         """Look up the weight of an update trained from a model version.

@@ -17,7 +17,6 @@ from security.errors import (
     SealBrokenError,
     WrongHolderError,
 )
-from security.secret_sharing import cnf
 from security.secret_sharing.expansion import Expansion, derive_key
 from security.secret_sharing.field import Words
 from security.shared_round.holder_keys import HolderSecrets
@@ -31,9 +30,8 @@ from security.shared_round.sealing import (
     frame_info,
     num_chunks,
 )
-from security.shared_round.shared_header import body_of, check_header, frame_plaintext_bytes
+from security.shared_round.shared_header import check_header, frame_plaintext_bytes
 from security.shared_round.signing import VerifiedHeader
-from security.shared_round.terms.parameter_facts import ShareFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +40,7 @@ class PieceKeys:
 
     Attributes:
         device_id: whose share.
-        seeds: seed of each piece that is expanded: by holder number in a shamir-seeded round, by
-            piece in a cnf-seeded one.
+        seeds: seed of each piece that is expanded, by the piece's number.
         content_key: what the body is sealed with; None where the holder gets no body.
     """
 
@@ -99,11 +96,7 @@ def open_frame(
         msg = f"a frame must hold {expected_bytes} bytes, got {len(plaintext)}"
         raise SealBrokenError(msg)
     keys = [plaintext[at : at + KEY_BYTES] for at in range(0, expected_bytes, KEY_BYTES)]
-    if params.format is ShareFormat.CNF_SEEDED:
-        return _replicated_keys(params, holder, header, keys)
-    if params.has_body(holder):
-        return PieceKeys(device_id=header.device_id, seeds={}, content_key=keys[0])
-    return PieceKeys(device_id=header.device_id, seeds={holder: keys[0]}, content_key=None)
+    return _held_keys(params, holder, header, keys)
 
 
 class BodyCheck:
@@ -124,14 +117,14 @@ class BodyCheck:
         """
         self._field = params.field
         self._holder = holder
-        self._is_cnf = params.format is ShareFormat.CNF_SEEDED
+        self._commits_to_text = params.sharing.commits_to_text
         cipher, body = _body_cipher(params, keys, holder)
         self._cipher = cipher
         self._commitment = header.header.body_sha256[body]
         self._body_bytes = params.body_bytes(body)
         self._fed_bytes = 0
         self._chunk = 0
-        # Of the body's tags, or of the whole ciphertext: GCM tags do not commit to a text.
+        # Of the body's tags, or of the whole ciphertext.
         self._digest = hashlib.sha256()
         sealed_chunk_bytes = min(CHUNK_BYTES + TAG_BYTES, self._body_bytes)
         self._pending = bytearray(sealed_chunk_bytes)
@@ -149,7 +142,7 @@ class BodyCheck:
         if self._fed_bytes + len(view) > self._body_bytes:
             msg = f"the body must have {self._body_bytes} bytes, got more"
             raise SealBrokenError(msg)
-        if self._is_cnf:
+        if self._commits_to_text:
             self._digest.update(view)
         while view:
             size = min(CHUNK_BYTES + TAG_BYTES, self._body_bytes - self._chunk_start)
@@ -187,7 +180,7 @@ class BodyCheck:
         plaintext = memoryview(self._plaintext)[: len(ciphertext) - TAG_BYTES]
         self._cipher.open_into(self._chunk, ciphertext, plaintext)
         self._field.check_range(np.frombuffer(plaintext, dtype=self._field.wire_dtype))
-        if not self._is_cnf:
+        if not self._commits_to_text:
             self._digest.update(ciphertext[-TAG_BYTES:])
         self._chunk += 1
 
@@ -195,7 +188,7 @@ class BodyCheck:
 class SharePieces:
     """One holder's Shamir share of one update, made from its keys and its stored body.
 
-    In a cnf-seeded round the words are those of the share times the scheme's conversion scale.
+    The words are those of the share times the format's `share_scale`.
     """
 
     def __init__(
@@ -233,45 +226,31 @@ class SharePieces:
         Raises:
             SealBrokenError: if the stored body has been damaged.
 
-        Cost: 1 to 2 ns a word; 20 ns in a (3, 5) cnf-seeded round.
+        Cost: 1 to 2 ns a word and piece, and that of the format's `share`.
         """
-        if self._params.format is ShareFormat.CNF_SEEDED:
-            return self._converted_chunks()
-        if self._body is None:
-            return self._expanded_chunks()
-        return self._explicit_chunks(self._body)
-
-    def _expanded_chunks(self) -> Iterator[tuple[int, Words]]:
-        read = self._expansion(self._holder).reader(0)
-        buffer = np.empty(next(self._ranges())[1], np.uint64)
+        params, sharing = self._params, self._params.sharing
+        readers = {piece: self._expansion(piece).reader(0) for piece in self._keys.seeds}
+        explicit = iter(()) if self._body is None else self._explicit_chunks(self._body)
+        # Filled again for every chunk: new memory would cost as much as the words.
+        buffers = np.empty((len(readers), next(self._ranges())[1]), np.uint64)
         for start, count in self._ranges():
-            words = buffer[:count]
-            read(words)
-            yield start, words
+            pieces = dict(zip(readers, buffers[:, :count], strict=True))
+            for piece, read in readers.items():
+                read(pieces[piece])
+            pieces.update(itertools.islice(explicit, 1))
+            yield start, sharing.share(params.field, self._holder, pieces)
 
     def _explicit_chunks(self, body: Callable[[int], Buffer]) -> Iterator[tuple[int, Words]]:
-        field = self._params.field
-        cipher, _ = _body_cipher(self._params, self._keys, self._holder)
+        """Yield the number of the body's piece, and the words of one chunk after the other."""
+        field, sharing = self._params.field, self._params.sharing
+        cipher, number = _body_cipher(self._params, self._keys, self._holder)
+        piece = sharing.piece(sharing.num_seeds + number)
         buffer = np.empty(next(self._ranges())[1], field.wire_dtype)
-        for chunk, (start, count) in enumerate(self._ranges()):
+        for chunk, (_, count) in enumerate(self._ranges()):
             # Words are in range: `BodyCheck` saw this very text, or the tag would not fit.
             words = buffer[:count]
             cipher.open_into(chunk, body(chunk), words.data.cast("B"))
-            yield start, words.astype(np.uint64, copy=False)
-
-    def _converted_chunks(self) -> Iterator[tuple[int, Words]]:
-        params = self._params
-        expansions = {piece: self._expansion(piece) for piece in self._keys.seeds}
-        explicit = iter(()) if self._body is None else self._explicit_chunks(self._body)
-        # Filled again for every chunk: new memory would cost as much as the words.
-        buffers = np.empty((len(expansions), next(self._ranges())[1]), np.uint64)
-        for start, count in self._ranges():
-            pieces = dict(zip(expansions, buffers[:, :count], strict=True))
-            for piece, expansion in expansions.items():
-                expansion.read_into(pieces[piece], start)
-            for _, words in itertools.islice(explicit, 1):
-                pieces[params.scheme.num_pieces - 1] = words
-            yield start, cnf.convert(params.field, params.scheme, self._holder, pieces)
+            yield piece, words.astype(np.uint64, copy=False)
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
         """Yield position and number of the words of each chunk."""
@@ -289,23 +268,28 @@ class SharePieces:
         return Expansion(key, self._params.field, self._params.length)
 
 
-def _replicated_keys(
+def _held_keys(
     params: RoundParameters, holder: int, header: VerifiedHeader, keys: list[bytes]
 ) -> PieceKeys:
-    pieces = dict(zip(params.scheme.pieces_of(holder), keys, strict=True))
-    for piece, key in pieces.items():
+    sharing, named = params.sharing, header.header.piece_sha256
+    seeds: dict[int, bytes] = {}
+    content_key = None
+    for number, key in zip(sharing.keys_of(holder), keys, strict=True):
         # Every holder compares with the same signed list, so that all expand the same pieces.
-        if hashlib.sha256(key).digest() != header.header.piece_sha256[piece]:
-            msg = f"piece_sha256 of piece {piece} names another key"
+        if sharing.names_pieces and hashlib.sha256(key).digest() != named[number]:
+            msg = f"piece_sha256 of piece {sharing.piece(number)} names another key"
             raise CommitmentMismatchError(msg)
-    explicit = params.scheme.num_pieces - 1
-    content_key = pieces.pop(explicit, None)
-    return PieceKeys(device_id=header.device_id, seeds=pieces, content_key=content_key)
+        if number < sharing.num_seeds:
+            seeds[sharing.piece(number)] = key
+        else:
+            content_key = key
+    return PieceKeys(device_id=header.device_id, seeds=seeds, content_key=content_key)
 
 
 def _body_cipher(params: RoundParameters, keys: PieceKeys, holder: int) -> tuple[ChunkCipher, int]:
-    if keys.content_key is None:
+    body = params.sharing.body_of(holder)
+    if keys.content_key is None or body is None:
         msg = f"holder {holder} gets no body in this round"
         raise MalformedMessageError(msg)
     chunks = num_chunks(params.length * params.field.word_bytes)
-    return ChunkCipher(keys.content_key, chunks=chunks), body_of(params, holder)
+    return ChunkCipher(keys.content_key, chunks=chunks), body

@@ -7,7 +7,6 @@ from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import MalformedMessageError, WrongRoundParametersError
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.sealing import KEY_BYTES, NONCE_BYTES
-from security.shared_round.terms.parameter_facts import ShareFormat
 
 _DIGEST_BYTES: Final = 32
 _MAX_DEVICE_ID_BYTES: Final = 256
@@ -31,23 +30,16 @@ def check_header(params: RoundParameters, header: pb.SharedHeader) -> None:
     if len(header.nonce) != NONCE_BYTES:
         msg = f"nonce must have {NONCE_BYTES} bytes, got {len(header.nonce)}"
         raise MalformedMessageError(msg)
-    is_cnf = params.format is ShareFormat.CNF_SEEDED
     _check_digests("frame_sha256", header.frame_sha256, count=params.holders)
     _check_digests("body_sha256", header.body_sha256, count=params.num_bodies)
-    num_pieces = len(params.scheme.excluded_sets) if is_cnf else 0
+    sharing = params.sharing
+    num_pieces = sharing.num_seeds + sharing.num_bodies if sharing.names_pieces else 0
     _check_digests("piece_sha256", header.piece_sha256, count=num_pieces)
 
 
 def frame_plaintext_bytes(params: RoundParameters, holder: int) -> int:
     """Return the length of what is sealed to a holder: a key for each piece it holds."""
-    if params.format is ShareFormat.CNF_SEEDED:
-        return KEY_BYTES * len(params.scheme.pieces_of(holder))
-    return KEY_BYTES
-
-
-def body_of(params: RoundParameters, holder: int) -> int:
-    """Return which body a holder gets, from 0; the caller knows that it gets one."""
-    return 0 if params.format is ShareFormat.CNF_SEEDED else holder - params.threshold
+    return KEY_BYTES * len(params.sharing.keys_of(holder))
 
 
 def _check_digests(name: str, digests: Sequence[bytes], *, count: int) -> None:

@@ -12,7 +12,6 @@ from security.secret_sharing.fixed_point import centered
 from security.secret_sharing.reconstruction import reconstruct
 from security.shared_round import bounds
 from security.shared_round.parameters import RoundParameters
-from security.shared_round.vector_scan import share_scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +67,7 @@ def open_sums(
             params.field,
             {holder: shares[holder][index] for holder in sorted(shares)},
             degree=params.threshold - 1,
-            scale=share_scale(params),
+            scale=params.sharing.share_scale,
         )
         liars.update(opened.liars)
         total = centered(opened.values, params.field)

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from security.errors import SharingError
-from security.secret_sharing import cnf, fixed_point, seeded
+from security.secret_sharing import fixed_point
 from security.secret_sharing.expansion import Expansion, derive_key
 from security.secret_sharing.field import Words
 from security.shared_round.extras import make_extras
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.sealing import CHUNK_BYTES, KEY_BYTES, NONCE_BYTES
-from security.shared_round.terms.parameter_facts import ShareFormat
 
 # Bits of a limb of exact squares: 2^16 products of two limbs stay below 2^63.
 _LIMB_BITS: Final = 23
@@ -48,25 +47,20 @@ class UpdateKeys:
     @classmethod
     def draw(cls, params: RoundParameters, random_bytes: Callable[[int], bytes]) -> "UpdateKeys":
         """Draw the keys of one update."""
-        num_seeds = params.threshold - 1
-        if params.format is ShareFormat.CNF_SEEDED:
-            num_seeds = len(params.scheme.excluded_sets) - 1
         return cls(
             nonce=random_bytes(NONCE_BYTES),
-            seeds=tuple(random_bytes(KEY_BYTES) for _ in range(num_seeds)),
+            seeds=tuple(random_bytes(KEY_BYTES) for _ in range(params.sharing.num_seeds)),
             content_keys=tuple(random_bytes(KEY_BYTES) for _ in range(params.num_bodies)),
         )
 
     def frame(self, params: RoundParameters, holder: int) -> bytes:
         """Return the keys that a holder is sent, in order."""
         keys = self.seeds + self.content_keys
-        if params.format is ShareFormat.CNF_SEEDED:
-            return b"".join(keys[piece] for piece in params.scheme.pieces_of(holder))
-        return keys[holder - 1]
+        return b"".join(keys[number] for number in params.sharing.keys_of(holder))
 
     def piece_digests(self, params: RoundParameters) -> list[bytes]:
-        """Return what the header says of the pieces' keys; only replicated ones are named."""
-        if params.format is not ShareFormat.CNF_SEEDED:
+        """Return what the header says of the pieces' keys, where it names them."""
+        if not params.sharing.names_pieces:
             return []
         return [hashlib.sha256(key).digest() for key in self.seeds + self.content_keys]
 
@@ -83,44 +77,32 @@ class VectorShares(ABC):
             device_id: whose vector.
         """
         self._params = params
-        # Shamir seeds belong to holders, counted from 1; replicated ones to pieces, from 0.
-        first = 0 if params.format is ShareFormat.CNF_SEEDED else 1
         self._expansions = [
             Expansion(
-                derive_key(seed, params_sha256=params.sha256, device_id=device_id, piece=piece),
+                derive_key(
+                    seed,
+                    params_sha256=params.sha256,
+                    device_id=device_id,
+                    piece=params.sharing.piece(number),
+                ),
                 params.field,
                 params.length,
             )
-            for piece, seed in enumerate(keys.seeds, start=first)
+            for number, seed in enumerate(keys.seeds)
         ]
 
     def bodies(self, chunk: int) -> list[memoryview]:
-        """Return one chunk of every body, in order, as the bytes to seal.
-
-        Cost: 4 ns a word of the update in a (3, 5) shamir-seeded round, where it is compiled.
-        """
+        """Return one chunk of every body, in order, as the bytes to seal."""
         params = self._params
         step = CHUNK_BYTES // params.field.word_bytes
         start = chunk * step
         count = min(step, params.length - start)
         secret = self._secret(start, count)
-        if params.format is ShareFormat.CNF_SEEDED:
-            piece = cnf.explicit_piece(params.field, secret, self._expanded(start, count))
-            return [memoryview(params.field.to_wire(piece))]
-        shares = np.empty((params.num_bodies, count), dtype=params.field.wire_dtype)
-        seeded.share_chunk(params.scheme, secret, self._expansions, start, shares)
-        return [memoryview(share).cast("B") for share in shares]
+        return params.sharing.explicit(params.field, secret, self._expansions, start)
 
     @abstractmethod
     def _secret(self, start: int, count: int) -> Words:
         """Return words of what is shared, extras included."""
-
-    def _expanded(self, start: int, count: int) -> Iterator[Words]:
-        """Yield the words of each seed, in one buffer: a new one each would cost as much again."""
-        words = np.empty(count, np.uint64)
-        for expansion in self._expansions:
-            expansion.read_into(words, start)
-            yield words
 
 
 class UpdateShares(VectorShares):

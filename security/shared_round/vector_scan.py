@@ -8,14 +8,12 @@ import numpy as np
 
 from security.errors import SharingError
 from security.secret_sharing.arithmetic import dot
-from security.secret_sharing.cnf import conversion_scale
 from security.secret_sharing.expansion import Expansion
 from security.secret_sharing.field import Words
 from security.secret_sharing.sketch import Sketch
 from security.shared_round.bounds import SKETCH_COPIES
 from security.shared_round.coins import Coin
 from security.shared_round.parameters import RoundParameters
-from security.shared_round.terms.parameter_facts import ShareFormat
 
 _SKETCH_USE: Final = "sketch"
 _CONSISTENCY_USE: Final = "consistency"
@@ -28,8 +26,8 @@ class ShareVector(Protocol):
     def chunks(self) -> Iterator[tuple[int, Words]]:
         """Give the whole vector, extras included, in order: index of the first word, words.
 
-        In cnf-seeded rounds the words are the Shamir share times `share_scale`. A chunk is valid
-        until the next is asked for.
+        The words are the Shamir share times the format's `share_scale`. A chunk is valid until the
+        next is asked for.
         """
         ...
 
@@ -39,7 +37,7 @@ class ScannedShare:
     """What one pass over a share gives.
 
     Attributes:
-        consistency: <r, vector> for r of the coin; 0 in cnf-seeded rounds.
+        consistency: <r, vector> for r of the coin; 0 in rounds without the mask.
         square: <x, x> of the update's words.
         sketches: (copies, sketch_dim).
         extras: (num_extras,).
@@ -49,11 +47,6 @@ class ScannedShare:
     square: int
     sketches: Words
     extras: Words
-
-
-def share_scale(params: RoundParameters) -> int:
-    """Integer that shares of this round's vectors are multiplied by; 1 unless cnf-seeded."""
-    return conversion_scale(params.scheme) if params.format is ShareFormat.CNF_SEEDED else 1
 
 
 class VectorScan:

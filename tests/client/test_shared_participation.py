@@ -186,7 +186,7 @@ async def test_a_round_weaker_than_the_policy_gets_nothing(bench: Bench, holders
     config = config_of(bench, holders.sharing(min_members=5))
     outcome = await bench.client(config=config).participate_once()
     assert outcome.outcome is Outcome.FAILED
-    assert "at least 5, got 4" in outcome.detail
+    assert "min_members=4 of the round must be at least 5" in outcome.detail
     assert not bench.script.stored
 
 

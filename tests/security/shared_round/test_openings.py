@@ -20,7 +20,7 @@ from security.shared_round.openings import (
 )
 from security.shared_round.parameters import RoundParameters
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
-from security.shared_round.vector_scan import VectorScan, share_scale
+from security.shared_round.vector_scan import VectorScan
 from tests.security.shared_round.shared_vectors import (
     Committee,
     HeldVector,
@@ -68,7 +68,7 @@ def test_opened_distances_are_those_of_the_plain_integer_sketches(
         params.field,
         {j: row.distances for j, row in group.openings(coin).items()},
         degree=2 * (threshold - 1),
-        scale=share_scale(params) ** 2,
+        scale=params.sharing.share_scale**2,
     )
     sketches = plain_sketches(params, coin)
     expected = [
@@ -150,7 +150,7 @@ def test_sums_carry_weights_and_drop_extras() -> None:
             params.field,
             {j: shares[j][index] for j in (2, 4, 5)},
             degree=2,
-            scale=share_scale(params),
+            scale=params.sharing.share_scale,
         )
         assert centered(opened.values, params.field).tolist() == expected.tolist()
 

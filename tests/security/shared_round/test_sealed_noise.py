@@ -15,7 +15,6 @@ from security.shared_round.parameters import RoundParameters
 from security.shared_round.pieces import BodyCheck, SharePieces, open_frame
 from security.shared_round.sealed_noise import SealedNoise
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
-from security.shared_round.vector_scan import share_scale
 from tests.security.shared_round.sealed_round import COMMITTEE, HOLDERS, Parts, make_round
 
 SIGNER = DealerSigner(holder=4, secrets=HOLDERS[3])
@@ -61,7 +60,7 @@ def test_the_holders_shares_open_to_the_noise(
     parts = Parts(params, sealed[:])
     shares = {holder: share_of(params, parts, holder) for holder in range(1, 6)}
     opened = reconstruct(
-        params.field, shares, degree=params.threshold - 1, scale=share_scale(params)
+        params.field, shares, degree=params.threshold - 1, scale=params.sharing.share_scale
     )
     assert opened.liars == ()
     values = centered(opened.values, params.field)

@@ -20,7 +20,6 @@ from security.shared_round.pieces import SharePieces, open_frame
 from security.shared_round.sealed_noise import SealedNoise
 from security.shared_round.sealing import CHUNK_BYTES, TAG_BYTES
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
-from security.shared_round.vector_scan import share_scale
 from tests.server.holder.conversation import Conversation, plain_sum
 from tests.server.holder.rig import (
     Bundle,
@@ -68,7 +67,7 @@ def noise_in(rig: Rig, params: RoundParameters, dealt: DealtNoise) -> np.ndarray
         words = [part.copy() for _, part in SharePieces(params, keys, holder, read).chunks()]
         shares[holder] = np.concatenate(words)
     opened = reconstruct(
-        params.field, shares, degree=params.threshold - 1, scale=share_scale(params)
+        params.field, shares, degree=params.threshold - 1, scale=params.sharing.share_scale
     )
     noise: np.ndarray = centered(opened.values, params.field)[: params.dim]
     return noise
