@@ -14,7 +14,7 @@ BROUGHT_ALONG = {
     "typing_extensions",
     "zipp",
 }
-OWN = {"aggregators", "client", "compression", "privacy", "protos"}
+OWN = {"client", "privacy", "protos", "security", "updates"}
 
 PROGRAM = """
 import sys
