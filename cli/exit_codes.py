@@ -6,7 +6,7 @@
 3    wrong configuration
 4    the server cannot be reached
 5    the server refused
-130  interrupted, by SIGINT or SIGTERM
+130  interrupted, by SIGINT or SIGTERM; what serves until then ends with 0
 """
 
 from enum import IntEnum

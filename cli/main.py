@@ -1,5 +1,6 @@
 """The `fedagg` command; see `cli.exit_codes` for what its exit statuses mean."""
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Final
@@ -9,7 +10,10 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from cli.signals import terminate_as_interrupt
 from server.process_end import end_process
+
+_INTERRUPTED: Final = 130  # as `cli.exit_codes` has it, which loads more than is needed here
 
 # A command loads what it needs itself, and not what the others need.
 _COMMANDS: Final = {
@@ -59,9 +63,13 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line of this process, and end the process."""
     try:
-        app()
+        with terminate_as_interrupt():
+            app()
     except SystemExit as end:
         end_process(end.code)
+    except KeyboardInterrupt:
+        sys.stderr.write("fedagg: interrupted\n")
+        end_process(_INTERRUPTED)
 
 
 def _show_version(wanted: bool) -> None:
