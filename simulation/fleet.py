@@ -44,6 +44,7 @@ class FleetConfig:
             absent: it goes to the caller's.
         ends_together: whether a process that fails ends the others.
         pass_fds: file descriptors that every process inherits.
+        waits: whether the processes start only when `release` is called.
     """
 
     max_processes: int = 32
@@ -51,6 +52,7 @@ class FleetConfig:
     log_path: Path | None = None
     ends_together: bool = False
     pass_fds: tuple[int, ...] = ()
+    waits: bool = False
 
     def __post_init__(self) -> None:
         if self.max_processes < 1 or not self.grace_s >= 0.0:
@@ -109,6 +111,7 @@ class Fleet(Generic[ItemT]):
             prepare=prepare,
             grace_s=self._config.grace_s,
             ends_together=self._config.ends_together,
+            waits=self._config.waits,
         )
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._pids: tuple[int, ...] | None = None
@@ -143,6 +146,16 @@ class Fleet(Generic[ItemT]):
         with contextlib.suppress(BrokenPipeError):
             pickle.dump(self._order, _pipe(self._supervisor.stdin))
             _pipe(self._supervisor.stdin).flush()
+
+    def release(self) -> None:
+        """Let the processes of a fleet that waits start; once.
+
+        Raises:
+            FleetError: if the fleet is not started.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            _pipe(self._running().stdin).write(b"\n")
+            _pipe(self._running().stdin).flush()
 
     def wait_started(self) -> tuple[int, ...]:
         """Wait until the processes run.
@@ -185,6 +198,8 @@ class Fleet(Generic[ItemT]):
         Raises:
             FleetError: if the fleet is not started, or its supervisor failed.
         """
+        if self._result is not None:
+            return self._result
         supervisor = self._running()
         is_preparing = self._is_preparing()
         if is_preparing:
@@ -201,7 +216,8 @@ class Fleet(Generic[ItemT]):
             return self.wait()
         except FleetError:
             if is_preparing and supervisor.returncode == -signal.SIGTERM:
-                return FleetResult()
+                self._result = FleetResult()
+                return self._result
             raise
 
     @property

@@ -19,6 +19,7 @@ class FleetOrder(Generic[ItemT]):
             channel.
         grace_s: seconds between asking a process to end and killing it.
         ends_together: whether a process that fails ends the others.
+        waits: whether a byte on standard input is waited for before the processes are forked.
     """
 
     slots: tuple[tuple[ItemT, ...], ...]
@@ -26,6 +27,7 @@ class FleetOrder(Generic[ItemT]):
     prepare: Callable[[Sequence[ItemT]], None]
     grace_s: float
     ends_together: bool = False
+    waits: bool = False
 
 
 def prepare_nothing(items: Sequence[object]) -> None:

@@ -2,7 +2,8 @@
 
 It is its own program so that it has one thread and no gRPC channel, both of which forking needs,
 whatever the program that wants the fleet does. Standard input carries one pickled
-`FleetOrder` and then stays open: its end means that the owner closed the fleet or died.
+`FleetOrder`, a byte where that says so, and then stays open: its end means that the owner closed
+the fleet or died.
 Standard output carries one JSON object per line: {"pids": [...]} once the processes run, then
 {"exit_codes": [...]}, or {"error": "..."} instead of either.
 """
@@ -45,6 +46,8 @@ def main() -> int:
     except SimulationError as error:
         _tell("error", str(error))
         return 1
+    if order.waits and not sys.stdin.buffer.read(1):
+        return 0  # the owner is gone
     processes = _processes(order)
     try:
         for process in processes:

@@ -221,7 +221,9 @@ class Demo:
             service.observe(event)
             watch.observe(event)
 
-        supervisor = Supervisor(specs, grace_s=_STOP_GRACE_S, on_event=observe)
+        supervisor = Supervisor(
+            specs, grace_s=_STOP_GRACE_S, on_event=observe, on_ready=watch.all_ready
+        )
         serving = asyncio.create_task(supervisor.run())
         working = asyncio.create_task(self._train(service, watch, memory, observer, server))
         interrupted = asyncio.create_task(_interruption())
@@ -289,6 +291,8 @@ class Demo:
             log_path=self._evidence.devices_log,
             ends_together=True,
             pass_fds=(self._place.guardian.fd,),
+            # Devices that find nobody would look again only after a while.
+            waits=True,
         )
         fleet = device_fleet(specs, config)
         fleet.start()
@@ -314,6 +318,8 @@ class Demo:
             return f"{starting} not ready" if starting else self._phase or "devices start"
 
         patience = Patience(self._view.say, what)
+        await self._while_running(watch.ready(), fleet, patience)
+        fleet.release()
         while True:
             is_running = fleet.is_running
             status = await self._while_running(observer.status(), fleet, patience)

@@ -39,6 +39,7 @@ class ProcessWatch:
         self._deaths: Counter[str] = Counter()
         self._say = say
         self._is_stopping = False
+        self._all_ready = asyncio.Event()
         self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def observe(self, event: ProcessEvent) -> None:
@@ -60,6 +61,14 @@ class ProcessWatch:
     def stopping(self) -> None:
         """Know that every process is about to end."""
         self._is_stopping = True
+
+    def all_ready(self) -> None:
+        """Know that every process is ready."""
+        self._all_ready.set()
+
+    async def ready(self) -> None:
+        """Wait until every process is ready."""
+        await self._all_ready.wait()
 
     async def fault(self) -> None:
         """Wait until a process has died too often.

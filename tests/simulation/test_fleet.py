@@ -110,6 +110,21 @@ def test_three_processes_run_the_target_after_one_preparation(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_fleet_that_waits_starts_when_it_is_released(tmp_path: Path) -> None:
+    paths = [tmp_path / "item"]
+    config = FleetConfig(waits=True)
+    with Fleet(paths, write_items, prepare=note_preparation, config=config) as fleet:
+        with pytest.raises(TimeoutError):
+            fleet.wait(0)
+        assert not paths[0].exists()
+        fleet.release()
+        assert fleet.wait(DEADLINE_S) == FleetResult(exit_codes=(0,))
+    assert paths[0].exists()
+    with Fleet(paths, write_items, config=config) as unreleased:
+        assert unreleased.stop() == FleetResult()
+
+
+@pytest.mark.slow
 def test_more_items_than_processes_share_processes(tmp_path: Path) -> None:
     paths = [tmp_path / str(i) for i in range(5)]
     with Fleet(paths, write_items, config=FleetConfig(max_processes=2)) as fleet:

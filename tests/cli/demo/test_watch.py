@@ -73,6 +73,15 @@ async def test_one_that_was_never_ready_is_the_supervisors_to_tell(tmp_path: Pat
     assert said == []
 
 
+async def test_readiness_of_all_can_be_waited_for(tmp_path: Path) -> None:
+    watch, _ = watched(tmp_path)
+    waiting = asyncio.ensure_future(watch.ready())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    watch.all_ready()
+    await waiting
+
+
 async def test_what_is_not_ready_is_known(tmp_path: Path) -> None:
     watch, _ = watched(tmp_path)
     assert watch.starting == ["store", "coordinator-1"]
