@@ -36,3 +36,6 @@ MAX_BATCH_UPDATES: Final = 4096
 MAX_BATCH_BYTES: Final = 1 << 20
 MAX_HOLDER_MESSAGE_BYTES: Final = 64 << 20
 """Of one message between a coordinator and a share holder."""
+
+MAX_LISTED_ROUNDS: Final = 1_000
+"""That the HTTP API answers with at once."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from cli.admin.client import DEFAULT_URL, AdminClient, TaskOption, TokenOption, UrlOption
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
+from protos.wire import MAX_LISTED_ROUNDS
 from server.services.admin_models import ModelInfo, RoundSummary
 
 tasks_app = typer.Typer(help="Learning tasks.", no_args_is_help=True)
@@ -18,7 +19,6 @@ models_app = typer.Typer(help="Published model versions.", no_args_is_help=True)
 
 VersionArgument = Annotated[int, typer.Argument(min=1, help="Model version.")]
 
-_MAX_ROUNDS: Final = 1_000
 _HASH_CHARS: Final = 12
 
 
@@ -54,7 +54,8 @@ def show_task(
 def list_rounds(
     task: TaskOption = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=1, max=_MAX_ROUNDS, help="At most so many, the latest.")
+        int,
+        typer.Option("--limit", min=1, max=MAX_LISTED_ROUNDS, help="At most so many, the latest."),
     ] = 20,
     url: UrlOption = DEFAULT_URL,
     token: TokenOption = None,
@@ -77,7 +78,7 @@ def show_round(
 ) -> None:
     """Show one finished round."""
     with Output(output_format) as output, AdminClient(url, token) as client:
-        found = client.rounds(client.only_task(task), limit=_MAX_ROUNDS)
+        found = client.rounds(client.only_task(task), limit=MAX_LISTED_ROUNDS)
         wanted = next((one for one in found if one.number == number), None)
         if wanted is None:
             msg = f"round {number} is not among the latest {len(found)} finished rounds"

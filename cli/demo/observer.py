@@ -14,13 +14,13 @@ from cli.demo.settings import TASK, DemoAddresses
 from cli.exit_codes import CliError, ExitCode
 from client import ClientConfig, FederationTransport, RetryPolicy
 from client.messages import ModelRequest
+from protos.wire import MAX_LISTED_ROUNDS
 from server.services.admin_models import ModelInfo, PrivacyStatus, RoundSummary, TaskStatus
 from simulation.datasets import Dataset
 from simulation.models import Evaluation, evaluate
 from updates.vectors import decode_model
 
 _OBSERVER_ID: Final = "fedagg-demo"
-_MAX_ROUNDS: Final = 1_000
 _RETRY_S: Final = 0.2
 _TIMEOUT_S: Final = 10.0
 _MODEL_RETRY: Final = RetryPolicy(
@@ -78,7 +78,7 @@ class TaskObserver:
 
     async def finished_rounds(self, after: int) -> list[RoundReport]:
         """Report the finished rounds beyond number `after`, oldest first."""
-        found = _ROUNDS.validate_json(await self._get(f"/rounds?limit={_MAX_ROUNDS}"))
+        found = _ROUNDS.validate_json(await self._get(f"/rounds?limit={MAX_LISTED_ROUNDS}"))
         return [
             await self._report(summary) for summary in reversed(found) if summary.number > after
         ]

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from monitoring.health import Health
 from monitoring.logs import get_logger
 from monitoring.metrics import CONTENT_TYPE, exposition
-from protos.wire import TASK_NAME
+from protos.wire import MAX_LISTED_ROUNDS, TASK_NAME
 from server import errors
 from server.errors import ServiceError
 from server.services.admin_models import (
@@ -38,8 +38,6 @@ from server.services.admin_models import (
     TaskSummary,
 )
 
-MAX_ROUNDS: Final = 1_000
-
 # What an operator's client should do; a class missing here is answered by its base's status.
 HTTP_STATUS: Final[dict[type[ServiceError], HTTPStatus]] = {
     errors.InvalidInput: HTTPStatus.BAD_REQUEST,
@@ -53,7 +51,7 @@ HTTP_STATUS: Final[dict[type[ServiceError], HTTPStatus]] = {
 
 _TaskName = Annotated[str, Path(pattern=f"^{TASK_NAME.pattern}$")]
 _Version = Annotated[int, Path(ge=1, lt=2**63)]
-_Limit = Annotated[int, Query(ge=1, le=MAX_ROUNDS)]
+_Limit = Annotated[int, Query(ge=1, le=MAX_LISTED_ROUNDS)]
 
 _ERROR_ANSWERS: Final[dict[int | str, dict[str, object]]] = {
     "4XX": {"model": ErrorAnswer},
