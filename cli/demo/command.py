@@ -124,8 +124,9 @@ def demo(
 ) -> None:
     """Train one model with simulated devices through two coordinators and a store of their own.
 
-    Everything runs on this machine and nothing is left behind, unless --keep-dir asks for it. Where
-    it fails, the logs stay.
+    Everything runs on this machine and nothing is left behind, unless --keep-dir asks for it.
+
+    Where it fails, the logs stay, and it tells where.
     """
     with Output(output_format) as output, ExitStack() as stack:
         if attackers is None:
