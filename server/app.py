@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -26,10 +26,6 @@ from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from monitoring.tracing import Tracing, configure_tracing
-from server.aggregation_settings import (
-    aggregation_settings,
-    private_settings,
-)
 from server.compressing import RoundCompression
 from server.config import ConfigError, ServerConfig
 from server.errors import StoreUnavailable
@@ -67,7 +63,7 @@ from server.task.opening import HolderFiles, OpenedTask
 from server.tasks import TaskDirectory
 
 if TYPE_CHECKING:
-    from server.private_task import PrivateTask
+    pass
 
 STORE_WAIT_S: Final = 30.0
 STORE_RETRY_S: Final = 0.2
@@ -147,7 +143,6 @@ async def _wire(
         blobs=blobs,
         kernels=kernels,
         compressions=compressions,
-        private=private,
         observation=observation,
         audit=audit,
         wakeup=notifier.drivers,
@@ -231,59 +226,50 @@ class _DriverWiring:
     blobs: BlobStore
     kernels: Workers
     compressions: Mapping[str, RoundCompression]
-    private: Mapping[str, "PrivateTask"]
     observation: Observation
     audit: AuditTrail
     wakeup: News
     engines: Mapping[str, Engine]
 
-    def settings(self, opened: OpenedTask) -> AggregationSettings:
-        info, private = opened.info, opened.private
-        return aggregation_settings(
-            info.config,
-            opened.rule,
-            dim=info.summed_dim,
-            privacy=None if private is None else private.first_round,
-            engine=self.engines[info.config.aggregation.engine],
-        )
+    def settings(self, task: OpenedTask) -> AggregationSettings:
+        return replace(task.aggregation, engine=self.engines[task.engine])
 
-    def replayer(self, opened: OpenedTask) -> Replayer:
+    def replayer(self, task: OpenedTask) -> Replayer:
         return Replayer(
             store=self.store,
             blobs=self.blobs,
             workers=self.kernels,
-            settings=self.settings(opened),
+            settings=self.settings(task),
         )
 
-    def driver(self, opened: OpenedTask) -> RoundDriver:
-        info, private = opened.info, opened.private
-        task, settings = info.config, self.settings(opened)
+    def driver(self, task: OpenedTask) -> RoundDriver:
+        info, settings = task.info, self.settings(task)
         compression = self.compressions.get(info.name)
         phases = None
         if info.shared is not None:
-            phases = self._phases(info.shared, opened.holder_files, compression)
+            phases = self._phases(info.shared, task.holder_files, compression)
         aggregation = Aggregation(
             store=self.store,
             blobs=self.blobs,
             workers=self.kernels,
             settings=settings,
             compression=compression,
-            private=private_settings(task),
-            tells_losses=not task.privacy.is_on,
+            private=task.private_aggregation,
+            tells_losses=not task.is_private,
             keep_contributions=task.keep_contributions,
-            max_update_norm=task.validation.max_update_norm,
+            max_update_norm=task.max_update_norm,
             observer=self.observation,
         )
-        if phases is not None:
+        if info.shared is not None and phases is not None:
             aggregation = SharedAggregation(
                 phases=phases,
-                rule=task.aggregation.rule,
+                rule=info.shared.rule,
                 store=self.store,
                 blobs=self.blobs,
                 workers=self.kernels,
                 settings=settings,
                 compression=compression,
-                max_update_norm=task.validation.max_update_norm,
+                max_update_norm=task.max_update_norm,
                 observer=self.observation,
             )
         ports = DriverPorts(
@@ -293,21 +279,20 @@ class _DriverWiring:
             audit=self.audit,
             wakeup=self.wakeup,
             shared=phases,
-            private=private,
+            private=task.private,
         )
         return RoundDriver(info, rounds=self.config.rounds, ports=ports, owner=_process_name())
 
     def _phases(
         self, shared: SharedTask, files: HolderFiles | None, compression: RoundCompression | None
     ) -> SharedRoundPhases:
-        sharing = shared.config.sharing
         return SharedRoundPhases(
             shared,
             pool=HolderPool(
-                shared.config.name,
+                shared.name,
                 shared.committee,
                 credentials=_holder_credentials(files),
-                timeout_s=sharing.holder_timeout_s,
+                timeout_s=shared.holder_timeout_s,
                 observer=self.observation,
             ),
             store=self.store,
@@ -396,8 +381,8 @@ async def _check_installation(
 
 async def _create_task(task: OpenedTask, store: RedisRoundStore, blobs: BlobStore) -> None:
     """Store the initial model as version 1, unless the task has one."""
-    config, dim = task.info.config, task.info.dim
-    await blobs.put(model_blob(config.name, task.model_sha256), task.model)
+    info, dim = task.info, task.info.dim
+    await blobs.put(model_blob(info.name, task.model_sha256), task.model)
     model = ModelVersion(
         version=1,
         parent=None,
@@ -408,11 +393,11 @@ async def _create_task(task: OpenedTask, store: RedisRoundStore, blobs: BlobStor
         created_at_ms=int(time.time() * 1000),
         metrics={},
     )
-    await store.create_task(config.name, model=model, num_rounds=config.num_rounds)
-    first = await store.model(config.name, 1)
+    await store.create_task(info.name, model=model, num_rounds=info.terms.num_rounds)
+    first = await store.model(info.name, 1)
     if first.dim != dim:
         msg = (
-            f"task {config.name}: initial-model has {dim} elements, the task that is stored under"
+            f"task {info.name}: initial-model has {dim} elements, the task that is stored under"
             f" this name has {first.dim}: choose another name"
         )
         raise ConfigError(msg)

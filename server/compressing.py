@@ -12,8 +12,6 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from server.config import TaskConfig
-from server.config.compression_config import CompressionConfig, value_type_of
 from server.kernels import Workers
 from server.storage.keys import model_blob
 from server.storage.ports import ModelVersion
@@ -21,7 +19,6 @@ from updates.coordinate_maps import announced_indices, map_seed_of
 from updates.errors import CompressionError
 from updates.index_coding import encode_coordinates, max_coordinates_bytes
 from updates.plan import SEED_BYTES, CompressionPlan, Method, ValueType
-from updates.stage import zstd_version
 from updates.update_codec import UpdateCodec, codec_for
 from updates.vectors import decode_model, flatten, layout_of
 
@@ -38,19 +35,38 @@ class TaskCompression:
 
     Attributes:
         task: its name.
-        config: settings.
         layer_sizes: elements of each of the model's tensors, in the order of the flat vector.
+        method: which numbers are sent.
+        ratio: how many, as a share of the model's elements; of no meaning where all are.
+        value_type: how a number is written.
+        error_feedback, residual_decay, max_residual_age: what devices keep for later.
+        random_share: of announced coordinates that are drawn at random.
         zstd_version: libzstd version whose frames are taken; 0: none are.
+
+    Raises:
+        CompressionError: if the coordinates that rounds announce can be too many for a message.
     """
 
     task: str
-    config: CompressionConfig
     layer_sizes: tuple[int, ...]
+    method: Method
+    ratio: float
+    value_type: ValueType
+    error_feedback: bool
+    residual_decay: float
+    max_residual_age: int
+    random_share: float
     zstd_version: int = 0
 
-    @property
-    def method(self) -> Method:
-        return Method(self.config.method)
+    def __post_init__(self) -> None:
+        if self.method is not Method.ANNOUNCED:
+            return
+        longest = max_coordinates_bytes(self.num_values, self.dim)
+        if longest > MAX_COORDINATES_BYTES:
+            msg = f"{self.num_values} announced coordinates of {self.dim} can take {longest} bytes,"
+            msg += f" must be at most {MAX_COORDINATES_BYTES} to fit into a message:"
+            msg += " take a smaller ratio, or projection"
+            raise CompressionError(msg)
 
     @property
     def dim(self) -> int:
@@ -62,7 +78,7 @@ class TaskCompression:
         """k, numbers sent for each update."""
         if self.method is Method.DENSE:
             return self.dim
-        return max(1, round(self.config.ratio * self.dim))
+        return max(1, round(self.ratio * self.dim))
 
     def plan(
         self, *, round_number: int, base_sha256: str, coordinates: bytes = b""
@@ -89,17 +105,16 @@ class TaskCompression:
         return codec_for(self._plan(seed, coordinates), self.layer_sizes)
 
     def _plan(self, seed: bytes, coordinates: bytes) -> CompressionPlan:
-        config = self.config
         return CompressionPlan(
             method=self.method,
             dim=self.dim,
             num_values=self.num_values,
-            value_type=ValueType(config.value_type or ValueType.FLOAT32.value),
+            value_type=self.value_type,
             map_seed=seed,
             coordinates=coordinates,
-            error_feedback=config.error_feedback and self.method is not Method.DENSE,
-            residual_decay=config.residual_decay,
-            max_residual_age=config.max_residual_age,
+            error_feedback=self.error_feedback and self.method is not Method.DENSE,
+            residual_decay=self.residual_decay,
+            max_residual_age=self.max_residual_age,
             zstd_version=self.zstd_version,
         )
 
@@ -111,43 +126,11 @@ def compression_name(task: TaskCompression | None) -> str:
     """
     if task is None:
         return ""
-    facts = [task.method.value, task.config.value_type or ValueType.FLOAT32.value]
+    facts = [task.method.value, task.value_type.value]
     facts.append(f"{task.num_values}/{task.dim}")
     if task.method is Method.ANNOUNCED:
-        facts.append(f"{task.config.random_share} at random")
+        facts.append(f"{task.random_share} at random")
     return ", ".join(facts)
-
-
-def task_compression(config: TaskConfig, layer_sizes: tuple[int, ...]) -> TaskCompression | None:
-    """How a task's updates are compressed; None: they are dense float32.
-
-    Raises:
-        CompressionError: if the coordinates that rounds announce can be too many for a message.
-    """
-    settings = config.compression.model_copy(update={"value_type": value_type_of(config)})
-    if settings.is_dense and settings.value_type == "float32":
-        return None
-    # What is sealed and shared does not go through the codec. Where noise hides what is in an
-    # update, the length of its frame should not tell of it either.
-    takes_zstd = settings.zstd and not config.is_shared and not config.privacy.is_on
-    compression = TaskCompression(
-        task=config.name,
-        config=settings,
-        layer_sizes=layer_sizes,
-        zstd_version=zstd_version() if takes_zstd else 0,
-    )
-    if compression.method is Method.ANNOUNCED:
-        _check_announcement(compression)
-    return compression
-
-
-def _check_announcement(compression: TaskCompression) -> None:
-    longest = max_coordinates_bytes(compression.num_values, compression.dim)
-    if longest > MAX_COORDINATES_BYTES:
-        msg = f"{compression.num_values} announced coordinates of {compression.dim} can take"
-        msg += f" {longest} bytes, must be at most {MAX_COORDINATES_BYTES} to fit into a message:"
-        msg += " take a smaller ratio, or projection"
-        raise CompressionError(msg)
 
 
 class ModelRecords(Protocol):
@@ -253,7 +236,7 @@ def announced_coordinates(
     indices = announced_indices(
         change,
         num_values=task.num_values,
-        random_share=1.0 if parent is None else task.config.random_share,
+        random_share=1.0 if parent is None else task.random_share,
         seed=seed,
     )
     return encode_coordinates(indices, task.dim)

@@ -22,9 +22,9 @@ from protos.wire import (
     MAX_WAIT_S,
     TASK_NAME,
 )
-from server.config import PlanConfig
 from server.errors import MalformedRequest, UpdateTooLarge
 from server.round.selection import DeviceConditions
+from server.round.terms import TrainingPlan
 from server.storage.ports import Admission, Submission
 
 _DATA_TAG: Final = 0x12  # field 2, length-delimited: SubmitUpdateRequest.data
@@ -136,14 +136,13 @@ def receipt_of(submission: Submission, admission: Admission) -> pb.SubmissionRec
     )
 
 
-def plan_of(
-    plan: PlanConfig, *, device_noise_multiplier: float = 0.0, reports_clipping: bool = False
-) -> pb.Plan:
+def plan_of(plan: TrainingPlan) -> pb.Plan:
     """What all rounds of a task ask of a device; without privacy, no word of it."""
     privacy = None
-    if device_noise_multiplier or reports_clipping:
+    if plan.device_noise_multiplier or plan.reports_clipping:
         privacy = pb.PrivacyPlan(
-            device_noise_multiplier=device_noise_multiplier, reports_clipping=reports_clipping
+            device_noise_multiplier=plan.device_noise_multiplier,
+            reports_clipping=plan.reports_clipping,
         )
     return pb.Plan(
         local_epochs=plan.local_epochs,

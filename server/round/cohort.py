@@ -26,13 +26,13 @@ def offers_needed(round_: Round, info: TaskInfo, *, waited_s: float) -> int:
     a number of offers tells who is there, not who will be drawn. With a fixed size the population
     that the charge claims, however long that takes.
     """
-    is_late = waited_s >= info.config.selection_timeout_s
-    quorum = info.config.quorum
+    is_late = waited_s >= info.terms.selection_timeout_s
+    quorum = info.terms.min_contributions
     charge = round_.charge
     if charge is None or charge.sampling is Sampling.NONE:
         return quorum if is_late else info.cohort_wanted
     if charge.sampling is Sampling.POISSON:
-        return max(1, quorum if is_late else info.config.privacy.population)
+        return max(1, quorum if is_late else info.terms.population)
     return charge.population
 
 

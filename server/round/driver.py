@@ -135,7 +135,8 @@ class RoundDriver:
         self, info: TaskInfo, *, rounds: RoundsConfig, ports: DriverPorts, owner: str
     ) -> None:
         self._info = info
-        self._task = info.config
+        self._task = info.name
+        self._terms = info.terms
         self._rounds = rounds
         self._ports = ports
         self._leadership = Leadership(
@@ -156,9 +157,9 @@ class RoundDriver:
         wakeup = self._ports.wakeup
         try:
             while True:
-                mark = wakeup.mark(self._task.name)
+                mark = wakeup.mark(self._task)
                 if not await self._guarded_tick():
-                    await wakeup.wait(self._task.name, timeout_s=self._wait_s, since=mark)
+                    await wakeup.wait(self._task, timeout_s=self._wait_s, since=mark)
         finally:
             if self._ports.shared is not None:
                 await self._ports.shared.close()
@@ -177,7 +178,7 @@ class RoundDriver:
         lease = await self._leadership.claim()
         if lease is None:
             return False
-        snapshot = await self._ports.store.snapshot(self._task.name)
+        snapshot = await self._ports.store.snapshot(self._task)
         round_ = snapshot.round
         if round_ is None or round_.is_terminal:
             settled = await self._settle()
@@ -203,14 +204,14 @@ class RoundDriver:
         try:
             return await self.tick()
         except Unavailable as error:
-            self._ports.observer.tick_failed(self._task.name, error)
+            self._ports.observer.tick_failed(self._task, error)
         except Exception as error:  # the loop is an edge: it must outlive a defect
-            self._ports.observer.tick_failed(self._task.name, error)
+            self._ports.observer.tick_failed(self._task, error)
             await asyncio.sleep(ERROR_PAUSE_S)
         return False
 
     async def _open(self, snapshot: Snapshot, lease: Lease) -> bool:
-        if snapshot.published_rounds >= self._task.num_rounds:
+        if snapshot.published_rounds >= self._terms.num_rounds:
             return False
         async with self._leadership.kept():
             opening = await self._gate.open(self._new_round(snapshot), lease)
@@ -219,7 +220,7 @@ class RoundDriver:
         result = await self._resolve(opening.result, opening.round_)
         if result is CommitResult.COMMITTED:
             if opening.ledger is not None:
-                self._ports.observer.ledger_changed(self._task.name, opening.ledger)
+                self._ports.observer.ledger_changed(self._task, opening.ledger)
             if opening.refused is not None:
                 self._ports.observer.round_finished(opening.refused)
         return self._committed(result, opening.round_, None)
@@ -227,19 +228,19 @@ class RoundDriver:
     def _new_round(self, snapshot: Snapshot) -> Round:
         number = snapshot.round.number + 1 if snapshot.round else 1
         return Round(
-            task=self._task.name,
+            task=self._task,
             number=number,
             version=1,
             phase=Phase.SELECTING,
             base_version=snapshot.current_version,
-            reporting_goal=self._task.reporting_goal,
-            min_contributions=self._task.quorum,
-            collection_timeout_ms=int(self._task.collection_timeout_s * 1000),
+            reporting_goal=self._terms.reporting_goal,
+            min_contributions=self._terms.min_contributions,
+            collection_timeout_ms=self._terms.collection_timeout_ms,
             opened_at_ms=snapshot.now_ms,
             phase_since_ms=snapshot.now_ms,
-            seed=secrets.randbits(128) if self._task.seed is None else self._task.seed,
-            traceparent=self._ports.observer.new_traceparent(self._task.name, number),
-            max_staleness=self._task.sharing.max_staleness if self._task.is_shared else 0,
+            seed=secrets.randbits(128) if self._terms.seed is None else self._terms.seed,
+            traceparent=self._ports.observer.new_traceparent(self._task, number),
+            max_staleness=self._terms.max_staleness,
             compression=compression_name(self._info.compression),
         )
 
@@ -248,7 +249,7 @@ class RoundDriver:
         needed = offers_needed(round_, self._info, waited_s=waited_s)
         if snapshot.waiting < needed:
             return False
-        candidates = await self._ports.store.candidates(self._task.name)
+        candidates = await self._ports.store.candidates(self._task)
         cohort = draw_cohort(round_, self._info, candidates, needed=needed)
         if cohort is None:
             return False
@@ -292,7 +293,7 @@ class RoundDriver:
                 outcome = await self._ports.aggregation.aggregate(round_)
         if outcome is None:
             return False
-        snapshot = await self._ports.store.snapshot(self._task.name)
+        snapshot = await self._ports.store.snapshot(self._task)
         event: Event = (
             AggregationFailed(at_ms=snapshot.now_ms, detail=outcome)
             if isinstance(outcome, str)
@@ -304,7 +305,7 @@ class RoundDriver:
         async with self._leadership.kept():
             with self._ports.observer.span("validate", round_):
                 problem = await self._ports.aggregation.problem(round_)
-        snapshot = await self._ports.store.snapshot(self._task.name)
+        snapshot = await self._ports.store.snapshot(self._task)
         at_ms = snapshot.now_ms
         event: Event = (
             CandidatePassed(at_ms=at_ms)
@@ -316,7 +317,7 @@ class RoundDriver:
     async def _apply(self, round_: Round, event: Event, lease: Lease) -> bool:
         if not step(round_, event).is_terminal:
             return await self._advance(round_, event, lease)
-        snapshot = await self._ports.store.snapshot(self._task.name)
+        snapshot = await self._ports.store.snapshot(self._task)
         return await self._finish(round_, event, snapshot, lease)
 
     async def _advance(self, round_: Round, event: Event, lease: Lease) -> bool:
@@ -326,7 +327,7 @@ class RoundDriver:
 
     async def _finish(self, round_: Round, event: Event, snapshot: Snapshot, lease: Lease) -> bool:
         after = step(round_, event)
-        store, task = self._ports.store, self._task.name
+        store, task = self._ports.store, self._task
         model = None
         if after.phase is Phase.PUBLISHED:
             base = await store.model(task, round_.base_version)
@@ -350,7 +351,7 @@ class RoundDriver:
 
     async def _settle(self) -> bool:
         """Write down and clean up after finished rounds; also those a dead leader left."""
-        finished = await self._ports.store.unaudited(self._task.name)
+        finished = await self._ports.store.unaudited(self._task)
         for record in finished:
             await self._ports.audit.record(await self._gate.scored(record))
             if self._ports.shared is not None and record.shared is not None:
@@ -362,7 +363,7 @@ class RoundDriver:
     async def _resolve(self, result: CommitResult, after: Round) -> CommitResult:
         """A commit whose answer was lost is sent again, and then refused because of itself."""
         if result in {CommitResult.STALE, CommitResult.BASE_CHANGED}:
-            stored = (await self._ports.store.snapshot(self._task.name)).round
+            stored = (await self._ports.store.snapshot(self._task)).round
             if stored == after:
                 return CommitResult.COMMITTED
         return result

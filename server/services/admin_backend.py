@@ -63,14 +63,14 @@ class StoreBackend:
 
     async def task_status(self, task: str) -> TaskStatus:
         """One task and its latest round."""
-        config = self._tasks[task].config
+        terms = self._tasks[task].terms
         snapshot = await self._store.snapshot(task)
         round_ = snapshot.round
         return TaskStatus(
             task=task,
             phase=round_.phase.value if round_ else None,
             published_rounds=snapshot.published_rounds,
-            num_rounds=config.num_rounds,
+            num_rounds=terms.num_rounds,
             model_version=snapshot.current_version,
             round_number=round_.number if round_ else None,
             cohort_size=round_.cohort_size if round_ else 0,
@@ -82,15 +82,15 @@ class StoreBackend:
 
     async def privacy(self, task: str) -> PrivacyStatus:
         """Budget, ledger and participations of one task, private or not."""
-        config = self._tasks[task].config
+        info = self._tasks[task]
         ledger = await self._store.ledger(task)
         private = self._private.get(task)
         plan = None if private is None else await private.plan(ledger)
         scores = await self._scores(private, ledger)
-        left = max(0, config.num_rounds - (await self._store.snapshot(task)).published_rounds)
+        left = max(0, info.terms.num_rounds - (await self._store.snapshot(task)).published_rounds)
         if private is not None and plan is not None:
             left = await private.remaining(ledger, plan, limit=left)
-        settings = config.privacy
+        settings = info.privacy
         return PrivacyStatus(
             task=task,
             noise=settings.noise,
@@ -109,7 +109,7 @@ class StoreBackend:
             rounds_remaining=left,
             uncharged_versions=ledger.uncharged,
             budget_exhausted=ledger.is_exhausted,
-            max_participations=config.max_participations,
+            max_participations=info.selection.max_participations,
             participations=await self._store.participations(task),
         )
 

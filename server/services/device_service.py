@@ -78,7 +78,7 @@ class ServicePorts:
     observer: ServiceObserver
     check_in_ttl_s: float
     check_ins_held: int
-    plans: RoundPlans | None = None  # None: every round has the task's plan
+    plans: RoundPlans
 
 
 class FederationService:
@@ -222,8 +222,7 @@ class FederationService:
 
     async def _assignment(self, task: TaskInfo, answer: CheckInAnswer) -> pb.Assignment:
         model = await self._ports.models.version(task.name, answer.base_version)
-        plans = self._ports.plans
-        plan = task.plan if plans is None else await plans.plan(task, answer)
+        plan = await self._ports.plans.plan(task, answer)
         return pb.Assignment(
             task=task.name,
             round=answer.round_number,

@@ -7,6 +7,7 @@ from typing import Final
 from privacy.charge import Charge
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.compressing import RoundCompression
+from server.convert import plan_of
 from server.round.privacy import NOISE_OF_DEVICES, RoundPrivacy
 from server.storage.ports import CheckInAnswer
 from server.tasks import TaskInfo
@@ -24,6 +25,7 @@ class RoundPlans:
 
     def __init__(self, compressions: Mapping[str, RoundCompression]) -> None:
         self._compressions = compressions
+        self._common: dict[str, pb.Plan] = {}
         self._plans: OrderedDict[tuple[str, int, int, float, float], pb.Plan] = OrderedDict()
 
     async def plan(self, task: TaskInfo, answer: CheckInAnswer) -> pb.Plan:
@@ -35,16 +37,19 @@ class RoundPlans:
         Guarantees:
             Equal on every coordinator of the same settings and stores.
         """
+        common = self._common.get(task.name)
+        if common is None:
+            common = self._common[task.name] = plan_of(task.plan)
         compression = self._compressions.get(task.name)
         if compression is None and answer.privacy is None:
-            return task.plan
+            return common
         privacy = answer.privacy
         norm = task.plan.clipping_norm if privacy is None else privacy.clipping_norm
         noise = _device_noise(task, privacy)
         key = (task.name, answer.round_number, answer.base_version, norm, noise)
         known = self._plans.get(key)
         if known is None:
-            known = await self._make(task, answer, compression)
+            known = await self._make(common, answer, compression)
             known.clipping_norm = norm
             if known.privacy.device_noise_multiplier != noise:
                 known.privacy.device_noise_multiplier = noise
@@ -55,12 +60,12 @@ class RoundPlans:
 
     async def _make(
         self,
-        task: TaskInfo,
+        common: pb.Plan,
         answer: CheckInAnswer,
         compression: RoundCompression | None,
     ) -> pb.Plan:
         plan = pb.Plan()
-        plan.CopyFrom(task.plan)
+        plan.CopyFrom(common)
         if compression is not None:
             made = await compression.plan(
                 round_number=answer.round_number, base_version=answer.base_version
@@ -72,7 +77,7 @@ class RoundPlans:
 def _device_noise(task: TaskInfo, privacy: RoundPrivacy | None) -> float:
     """What each device adds: as the round was charged, whatever the settings say by now."""
     if privacy is None:
-        return task.plan.privacy.device_noise_multiplier
+        return task.plan.device_noise_multiplier
     if privacy.noise != NOISE_OF_DEVICES:
         return 0.0
     return Charge.from_text(privacy.charge).noise_multiplier

@@ -1,4 +1,4 @@
-"""From a task's settings to the parameters of its shared rounds."""
+"""A task whose rounds are shared, and the parameters of each of them."""
 
 import hashlib
 import math
@@ -11,8 +11,12 @@ from privacy.charge import Charge
 from security.shared_round.bundle import MAX_PREFIX_BYTES, BundleIndex
 from security.shared_round.committee import Committee
 from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
-from security.shared_round.terms.parameter_facts import ALL_MEMBERS, Checks
-from server.config import TaskConfig
+from security.shared_round.terms.parameter_facts import (
+    ALL_MEMBERS,
+    Checks,
+    Degraded,
+    ShareFormat,
+)
 from server.round.privacy import RoundPrivacy
 from updates import plan_message
 from updates.plan import CompressionPlan
@@ -31,15 +35,42 @@ class BaseModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedTask:
-    """The unchanging facts of a task whose rounds are shared."""
+    """The unchanging facts of a task whose rounds are shared.
 
+    Attributes:
+        name: of the task.
+        committee: its share holders.
+        reporting_goal, min_contributions: as of `RoundTerms`.
+        min_members: fewest updates that are opened together.
+        clipping_norm: largest L2 norm of an update.
+        rule, num_malicious_nodes, num_to_select: what picks updates, or combines groups.
+        format, checks, degraded, fraction_bits, quorum, sketch_dim, group_size: as of `RoundPlan`.
+        max_staleness: versions before the round's that updates may start from.
+        holder_timeout_s, max_wait_s: in each phase, how long all holders are waited for, and how
+            long enough of them.
+        is_direct: whether devices hand every holder its share themselves.
+    """
+
+    name: str
     committee: Committee
-    config: TaskConfig
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether devices hand every holder its share themselves."""
-        return self.config.sharing.delivery == "direct"
+    reporting_goal: int
+    min_contributions: int
+    min_members: int
+    clipping_norm: float
+    rule: str
+    num_malicious_nodes: int
+    num_to_select: int | None
+    format: ShareFormat
+    checks: Checks
+    degraded: Degraded
+    fraction_bits: int
+    quorum: int
+    sketch_dim: int
+    group_size: int
+    max_staleness: int
+    holder_timeout_s: float
+    max_wait_s: float
+    is_direct: bool
 
     def parameters(
         self,
@@ -62,22 +93,21 @@ class SharedTask:
         Raises:
             SharingError: if the settings fit no sound round.
         """
-        sharing, rule = self.config.sharing, self.config.aggregation
-        most = max(self.config.min_members, min(self.config.reporting_goal, cohort_size))
-        selects = traits_of(rule.rule).picks_by_distances
+        most = max(self.min_members, min(self.reporting_goal, cohort_size))
+        selects = traits_of(self.rule).picks_by_distances
         noise, sensitivity = _noise_of(privacy)
         if privacy is not None:
             # The rule may have been another when the round opened.
             needed = private_sum_sensitivity(
-                rule.rule,
+                self.rule,
                 num_updates=most,
-                num_byzantine=rule.num_malicious_nodes,
-                num_to_select=rule.num_nodes_to_select,
+                num_byzantine=self.num_malicious_nodes,
+                num_to_select=self.num_to_select,
             )
             sensitivity = max(sensitivity, needed)
         return plan_parameters(
             RoundPlan(
-                task=self.config.name,
+                task=self.name,
                 round=round_number,
                 base_version=base.version,
                 model_sha256=base.sha256,
@@ -85,22 +115,22 @@ class SharedTask:
                 threshold=self.committee.threshold,
                 holders=len(self.committee.holders),
                 dim=base.dim if compression is None else compression.num_values,
-                clip_norm=self.config.plan.clipping_norm,
-                min_members=self.config.min_members,
+                clip_norm=self.clipping_norm,
+                min_members=self.min_members,
                 max_members=most,
-                format=sharing.format,
-                checks=sharing.checks,
-                fraction_bits=sharing.fraction_bits,
-                quorum=sharing.quorum,
-                sketch_dim=sharing.sketch_dim if sharing.checks is not Checks.SUM else 0,
+                format=self.format,
+                checks=self.checks,
+                fraction_bits=self.fraction_bits,
+                quorum=self.quorum,
+                sketch_dim=self.sketch_dim if self.checks is not Checks.SUM else 0,
                 expected_members=most,
                 # Rules that work on group means run here, on what was opened.
-                rule=rule.rule if selects else ALL_MEMBERS,
-                num_byzantine=rule.num_malicious_nodes if selects else 0,
-                num_to_select=(rule.num_nodes_to_select or 0) if selects else 0,
-                group_size=sharing.group_size,
-                degraded=sharing.degraded,
-                staleness_weights=staleness_weights(sharing.max_staleness),
+                rule=self.rule if selects else ALL_MEMBERS,
+                num_byzantine=self.num_malicious_nodes if selects else 0,
+                num_to_select=(self.num_to_select or 0) if selects else 0,
+                group_size=self.group_size,
+                degraded=self.degraded,
+                staleness_weights=staleness_weights(self.max_staleness),
                 noise_multiplier=noise,
                 sensitivity=sensitivity,
                 compression_sha256=_sha256_of(compression),
@@ -121,7 +151,7 @@ class SharedTask:
             SharingError: if one of them cannot be sound.
         """
         base = BaseModel(version=1, sha256="0" * 64, dim=dim)
-        sizes = (self.config.quorum, self.config.reporting_goal)
+        sizes = (self.min_contributions, self.reporting_goal)
         plans = [
             self.parameters(base, round_number=1, cohort_size=size, privacy=privacy)
             for size in sizes

@@ -400,11 +400,10 @@ class SharedRoundPhases:
         )
 
     def _patience(self, round_: Round, now_ms: int) -> Patience:
-        sharing = self._task.config.sharing
         return Patience(
             waited_ms=now_ms - round_.phase_since_ms,
-            for_all_ms=int(sharing.holder_timeout_s * 1000),
-            for_enough_ms=int(sharing.max_wait_s * 1000),
+            for_all_ms=int(self._task.holder_timeout_s * 1000),
+            for_enough_ms=int(self._task.max_wait_s * 1000),
         )
 
 

@@ -25,15 +25,20 @@ from privacy.errors import PrivacyError
 from security.credentials import Credentials
 from security.errors import SecurityError
 from security.shared_round.committee import Committee, load_committee
-from server.aggregation_settings import aggregator_config
-from server.compressing import task_compression
+from server.aggregation_settings import (
+    aggregation_settings,
+    aggregator_config,
+    private_settings,
+)
 from server.config import ConfigError, TaskConfig
 from server.config.findings import Findings
 from server.config.pem_files import read_certificates, read_pair
 from server.kernels import Workers
 from server.private_loader import load_private_task
-from server.sharing.planning import SharedTask
-from server.tasks import TaskInfo, noised_dim, task_info
+from server.round.candidate import AggregationSettings
+from server.round.private_source import PrivateSettings
+from server.task.resolving import shared_task, task_compression, task_info
+from server.tasks import TaskInfo, noised_dim
 from updates.errors import CompressionError, ModelError
 from updates.vectors import decode_model
 
@@ -97,19 +102,36 @@ class OpenedTask:
 
     Attributes:
         info: what every call needs of it.
-        rule: the rule for what the coordinator sees.
+        aggregation: how a round's updates become a change of the model, on the engine `LOCAL`.
+        engine: what they are to be computed with instead, by its name.
+        private_aggregation: how they are noised, where the coordinator does.
+        private: of a task whose rounds are private.
+        keep_contributions: latest rounds whose updates are kept.
+        max_update_norm: bound on the change of the model; None: any finite one.
         model: the initial model's file.
         model_sha256: lower-case hex.
-        private: of a task whose rounds are private.
         holder_files: of a shared task whose holders are called under TLS.
     """
 
     info: TaskInfo
-    rule: AggregatorConfig
+    aggregation: AggregationSettings
+    engine: str
+    private_aggregation: PrivateSettings | None
+    private: "PrivateTask | None"
+    keep_contributions: int
+    max_update_norm: float | None
     model: bytes = field(repr=False)
     model_sha256: str
-    private: "PrivateTask | None" = None
-    holder_files: HolderFiles | None = None
+    holder_files: HolderFiles | None
+
+    @property
+    def rule(self) -> AggregatorConfig:
+        """The rule for what the coordinator sees."""
+        return self.aggregation.aggregator.byzantine.aggregator
+
+    @property
+    def is_private(self) -> bool:
+        return self.private is not None
 
 
 def open_task(
@@ -152,9 +174,7 @@ def open_task(
             info = task_info(
                 config,
                 dim=model.dim,
-                shared=None
-                if committee is None
-                else SharedTask(committee=committee, config=config),
+                shared=None if committee is None else shared_task(config, committee),
                 compression=compression,
                 privacy=None if private is None else private.first_round,
             )
@@ -162,10 +182,19 @@ def open_task(
         return None
     return OpenedTask(
         info=info,
-        rule=rule,
+        aggregation=aggregation_settings(
+            config,
+            rule,
+            dim=info.summed_dim,
+            privacy=None if private is None else private.first_round,
+        ),
+        engine=config.aggregation.engine,
+        private_aggregation=private_settings(config),
+        private=private,
+        keep_contributions=config.keep_contributions,
+        max_update_norm=config.validation.max_update_norm,
         model=model.data,
         model_sha256=hashlib.sha256(model.data).hexdigest(),
-        private=private,
         holder_files=holder_files,
     )
 

@@ -27,6 +27,7 @@ from server.round.state import CandidateModel, Round
 from server.services.device_service import FederationService, ServicePorts
 from server.services.identity import PeerIdentity
 from server.services.models import ModelCatalog
+from server.services.plans import RoundPlans
 from server.services.rpc import METHODS, ServiceInterceptor, federation_handlers
 from server.services.submissions import Submissions
 from server.services.uploads import Uploads
@@ -253,5 +254,6 @@ class Coordinator:
                 observer=lab.observation,
                 check_in_ttl_s=OFFER_MS / 1000,
                 check_ins_held=limits.check_ins_held,
+                plans=RoundPlans({}),
             )
         )

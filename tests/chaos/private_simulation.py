@@ -45,7 +45,7 @@ class PrivateSimulation(Simulation):
         return super()._task().model_copy(update=_private_settings(EPSILON))
 
     def _private(self) -> PrivateRounds | None:
-        task = self._info.config
+        task = self._task()
         if self._lab.sabotage.boundless_budget:
             task = task.model_copy(update=_private_settings(1000.0))
         found: PrivateTask = private_task(task, dim=DIM, workers=self._lab.kernels)

@@ -16,14 +16,13 @@ from server.errors import StoreUnavailable
 from server.kernels import Workers
 from server.observation import Observation
 from server.round.driver import DriverPorts, RoundDriver
-from server.sharing.planning import SharedTask
 from server.sharing.pool import HolderPool
 from server.sharing.shared_aggregation import SharedAggregation
 from server.sharing.shared_rounds import SharedRoundPhases
 from server.storage.notifier import News
 from server.storage.ports import FinishedRound
 from server.storage.redis_client import RedisClient
-from server.tasks import task_info
+from server.task.resolving import shared_task, task_info
 from tests.chaos.faults import Crash, Fault, FaultPoint
 from tests.chaos.promise import require
 from tests.chaos.shared_holders import HolderFleet
@@ -99,7 +98,7 @@ class SharedCoordinator:
         self._lab = lab
         self._index = index
         self._config = config
-        self._shared = SharedTask(committee=committee, config=config)
+        self._shared = shared_task(config, committee)
         self._kept = kept
         self._generation = 0
         self._client = lab.clients[index]

@@ -25,7 +25,7 @@ from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob, state_blob
 from server.storage.ports import Durability, ModelVersion, Snapshot
 from server.storage.redis_store import RedisRoundStore
-from server.tasks import task_info
+from server.task.resolving import task_info
 from tests.chaos import operations as ops
 from tests.chaos.coordinator import Coordinator, Laboratory
 from tests.chaos.history import History

@@ -19,7 +19,8 @@ import pytest
 from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
-from aggregators.base import GradientAggregator, Update
+from aggregators.base import Update
+from aggregators.byzantine import ByzantineRobustAggregator
 from cli.committee_files import CommitteePlan, write_committee
 from cli.main import app
 from server.app import build_server
@@ -152,17 +153,17 @@ def _require_words(error: ConfigError, path: str) -> None:
 def _require_first_round(opened: OpenedServer) -> None:
     """Combine as many updates as come in at most, and as few as a round is content with."""
     for task in opened.tasks:
-        config = task.info.config
-        if config.is_shared or config.aggregation.may_degrade:
+        terms, byzantine = task.info.terms, task.aggregation.aggregator.byzantine
+        if task.info.shared is not None or byzantine.may_degrade:
             continue
-        for count in {config.quorum, config.reporting_goal}:
+        for count in {terms.min_contributions, terms.reporting_goal}:
             if count <= MOST_ROWS:
                 rows = np.random.default_rng(count).standard_normal((count, 8)).astype(np.float32)
                 updates = [
                     Update(key=f"{place:03}", vector=row, num_samples=1)
                     for place, row in enumerate(rows)
                 ]
-                GradientAggregator(task.rule).aggregate(updates)
+                ByzantineRobustAggregator(byzantine).aggregate(updates)
 
 
 @pytest.mark.slow

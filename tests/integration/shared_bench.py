@@ -22,7 +22,6 @@ from server.observation import AuditTrail
 from server.round.driver import DriverPorts, RoundDriver
 from server.round.private_rounds import PrivateRounds
 from server.round.state import Phase, Round
-from server.sharing.planning import SharedTask
 from server.sharing.pool import HolderPool
 from server.sharing.shared_aggregation import SharedAggregation
 from server.sharing.shared_rounds import SharedRoundPhases
@@ -38,7 +37,7 @@ from server.storage.ports import (
 )
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
-from server.tasks import task_info
+from server.task.resolving import shared_task, task_info
 from tests.integration.shared_committee import Holders, Vector, mean_of, running, update_of
 from tests.server.round.stepping import settings_of
 from updates.vectors import decode_model, encode_model
@@ -139,7 +138,7 @@ class Bench:
 
     def process(self, owner: str) -> Process:
         observer = Recorder()
-        shared = SharedTask(committee=self.holders.committee, config=self.task)
+        shared = shared_task(self.task, self.holders.committee)
         pool = HolderPool(
             TASK,
             self.holders.committee,

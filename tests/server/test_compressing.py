@@ -15,19 +15,18 @@ from server.compressing import (
     TaskCompression,
     announced_coordinates,
     compression_name,
-    task_compression,
 )
 from server.config import TaskConfig
-from server.config.compression_config import CompressionConfig
 from server.kernels import Workers
 from server.production_server import MAX_MESSAGE_BYTES
 from server.storage.keys import model_blob
 from server.storage.ports import ModelVersion
+from server.task.resolving import task_compression
 from updates import plan_message
 from updates.compressor import compress
 from updates.errors import CompressionError
 from updates.index_coding import decode_coordinates
-from updates.plan import Method
+from updates.plan import Method, ValueType
 from updates.stage import zstd_version
 from updates.vectors import encode_model
 
@@ -93,8 +92,22 @@ def workers() -> Any:
 
 
 def task(method: str, **settings: object) -> TaskCompression:
-    config = CompressionConfig.model_validate({"method": method, "ratio": 0.1} | settings)
-    return TaskCompression(task="t", config=config, layer_sizes=SIZES)
+    given = {name.replace("-", "_"): value for name, value in settings.items()}
+    value_type = ValueType(given.pop("value_type", "float32"))
+    defaults: dict[str, Any] = {
+        "ratio": 0.1,
+        "error_feedback": True,
+        "residual_decay": 1.0,
+        "max_residual_age": 20,
+        "random_share": 0.5,
+    }
+    return TaskCompression(
+        task="t",
+        layer_sizes=SIZES,
+        method=Method(method),
+        value_type=value_type,
+        **(defaults | given),
+    )
 
 
 def rounds(method: str, models: Models, workers: Workers, **settings: object) -> RoundCompression:
@@ -241,5 +254,5 @@ def test_settings_that_change_what_an_update_means_change_their_name() -> None:
         task("announced", **{"random-share": 0.1}),
     ]
     assert len({compression_name(one) for one in told}) == len(told)
-    same = task("rand-k", **{"residual-decay": 0.5, "random-share": 0.1, "zstd": False})
+    same = task("rand-k", **{"residual-decay": 0.5, "random-share": 0.1})
     assert compression_name(same) == compression_name(task("rand-k"))

@@ -33,7 +33,7 @@ from server.storage.ports import (
 )
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
-from server.tasks import task_info
+from server.task.resolving import task_info
 from tests.server.round.stepping import settings_of
 from updates.codec import encode_dense
 from updates.vectors import decode_model, encode_model

@@ -12,7 +12,8 @@ from server.round.cohort import draw_cohort, offers_needed
 from server.round.privacy import RoundPrivacy
 from server.round.selection import Candidate
 from server.round.state import Phase, Round
-from server.tasks import TaskInfo, task_info
+from server.task.resolving import task_info
+from server.tasks import TaskInfo
 
 POISSON = Charge(noise_multiplier=1.0, sampling=Sampling.POISSON, sampling_probability=0.25)
 FIXED = Charge(noise_multiplier=1.0, sampling=Sampling.FIXED_SIZE, population=8, cohort=4)

@@ -22,7 +22,8 @@ from server.storage.keys import task_prefix
 from server.storage.ports import Durability, ModelVersion
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
-from server.tasks import TaskDirectory, task_info
+from server.task.resolving import task_info
+from server.tasks import TaskDirectory
 
 TASK: Final = "digits"
 DELTA: Final = 1e-5

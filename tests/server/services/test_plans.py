@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from privacy.charge import Charge
-from server.compressing import RoundCompression, task_compression
+from server.compressing import RoundCompression
 from server.config import TaskConfig
 from server.kernels import Workers
 from server.round.privacy import RoundPrivacy
 from server.services.plans import MAX_KNOWN_PLANS, RoundPlans
 from server.storage.ports import CheckInAnswer, CheckInVerdict
-from server.tasks import TaskInfo, task_info
+from server.task.resolving import task_compression, task_info
+from server.tasks import TaskInfo
 from tests.server.test_compressing import DIM, SIZES, Models
 from updates import plan_message
 from updates.plan import Method
@@ -68,8 +69,9 @@ def answer(
 
 async def test_a_dense_task_has_one_plan_as_ever(workers: Workers) -> None:
     info = info_of()
-    plan = await plans_of(info, workers).plan(info, answer())
-    assert plan is info.plan
+    plans = plans_of(info, workers)
+    plan = await plans.plan(info, answer())
+    assert plan is await plans.plan(info, answer(2))
     assert not plan.HasField("compression")
     assert not plan.HasField("privacy")
 
@@ -84,7 +86,6 @@ async def test_each_round_has_its_compression(workers: Workers) -> None:
     assert told.num_values == 10
     assert first.compression.map_seed != second.compression.map_seed
     assert first.clipping_norm == 2.0
-    assert not info.plan.HasField("compression")
     assert await plans.plan(info, answer(1)) is first
 
 

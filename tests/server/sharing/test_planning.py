@@ -12,11 +12,11 @@ from privacy.charge import Charge
 from security.errors import SharingError
 from security.shared_round.bundle import SealedUpdate
 from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
-from server.compressing import task_compression
 from server.config import TaskConfig
 from server.round.privacy import RoundPrivacy
 from server.sharing.planning import BaseModel, SharedTask, staleness_weights
-from server.tasks import task_info
+from server.task.resolving import shared_task as resolved
+from server.task.resolving import task_compression, task_info
 from tests.security.shared_round.sealed_round import COMMITTEE, PHONE
 from tests.server.sharing.updates import update_of
 from updates import plan_message
@@ -26,8 +26,8 @@ DIM = 300
 BASE = BaseModel(version=4, sha256="ab" * 32, dim=DIM)
 
 
-def shared_task(sharing: dict[str, Any] | None = None, **changes: Any) -> SharedTask:
-    config = TaskConfig.model_validate(
+def configured(sharing: dict[str, Any] | None = None, **changes: Any) -> TaskConfig:
+    return TaskConfig.model_validate(
         {
             "name": "digits",
             "initial-model": Path("unused"),
@@ -39,7 +39,10 @@ def shared_task(sharing: dict[str, Any] | None = None, **changes: Any) -> Shared
             **changes,
         }
     )
-    return SharedTask(committee=COMMITTEE, config=config)
+
+
+def shared_task(sharing: dict[str, Any] | None = None, **changes: Any) -> SharedTask:
+    return resolved(configured(sharing, **changes), COMMITTEE)
 
 
 def test_settings_become_parameters() -> None:
@@ -82,7 +85,7 @@ def test_a_bundle_fits_the_tasks_limit() -> None:
     bundle = SealedUpdate(
         params, COMMITTEE, PHONE, update_of(DIM), device_id="phone-1", model_version=4
     )
-    limit = task_info(task.config, dim=DIM, shared=task).max_update_bytes
+    limit = task_info(configured(), dim=DIM, shared=task).max_update_bytes
     assert len(bundle) <= limit <= len(bundle) + 64 * 1024
 
 
@@ -121,8 +124,8 @@ def test_what_a_map_gives_is_what_is_shared() -> None:
 
 
 def test_the_limit_of_a_compressed_task_is_that_of_its_map() -> None:
-    config = shared_task(compression={"method": "projection", "ratio": 0.1}).config
-    task = SharedTask(committee=COMMITTEE, config=config)
+    config = configured(compression={"method": "projection", "ratio": 0.1})
+    task = resolved(config, COMMITTEE)
     compression = task_compression(config, (DIM,))
     limits = [
         task_info(config, dim=DIM, shared=task, compression=chosen).max_update_bytes
