@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -24,8 +25,19 @@ STATE_KEY: Final = "fedagg.aggregator_state"
 """Metadata key of a state's file: all but its vectors, a JSON object."""
 
 _LENGTH: Final = struct.Struct("<Q")
+# What reading bytes of any kind can end in, JSON of any shape included.
+_MALFORMED: Final = (
+    SafetensorError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _WEIGHTS: Final = "weights"
 _CENTER: Final = "center"
+_MEMORY: Final = "rule"
 _MOMENT_PREFIX: Final = "optimizer."
 
 
@@ -122,15 +134,15 @@ def encode_state(state: AggregatorState) -> bytes:
     Guarantees:
         `decode_state` returns the same bits.
     """
-    tensors: dict[str, Floats | Vector] = {_WEIGHTS: state.weights}
+    tensors: dict[str, NDArray[np.generic]] = {_WEIGHTS: state.weights}
     if state.center is not None:
         tensors[_CENTER] = state.center
     for name, vector in state.optimizer.vectors.items():
         tensors[_MOMENT_PREFIX + name] = vector
-    about = {
-        "optimizer": {"name": state.optimizer.name, "num_steps": state.optimizer.num_steps},
-        "rule": _written_memory(state.rule),
-    }
+    if state.rule is not None:
+        # As a tensor: a header may not be longer than 100 MB, which a million devices would fill.
+        tensors[_MEMORY] = np.frombuffer(_written_memory(state.rule), np.uint8)
+    about = {"name": state.optimizer.name, "num_steps": state.optimizer.num_steps}
     # One entry of metadata: the library writes several in random order.
     return save(tensors, metadata={STATE_KEY: json.dumps(about, sort_keys=True)})
 
@@ -148,43 +160,42 @@ def decode_state(data: bytes | memoryview) -> AggregatorState:
         header = json.loads(raw[_LENGTH.size : _LENGTH.size + length])
         about = json.loads(header["__metadata__"][STATE_KEY])
         weights, center = tensors.pop(_WEIGHTS), tensors.pop(_CENTER, None)
+        memory = tensors.pop(_MEMORY, None)
         moments = {name.removeprefix(_MOMENT_PREFIX): each for name, each in tensors.items()}
-        name, num_steps = about["optimizer"]["name"], about["optimizer"]["num_steps"]
+        name, num_steps = about["name"], about["num_steps"]
         if type(name) is not str or type(num_steps) is not int:
-            message = f"optimizer {about['optimizer']!r:.200} must have a name and num_steps"
+            message = f"the state must name an optimizer and its num_steps, got {about!r:.200}"
             raise AggregationError(message)
         return AggregatorState(
             weights=weights,
             optimizer=optimizer_state(name, len(weights), num_steps, moments),
             center=center,
-            rule=_read_memory(about["rule"]),
+            rule=None if memory is None else _read_memory(memory.tobytes()),
         )
     except AggregationError:
         raise
-    except (SafetensorError, LookupError, ValueError, TypeError, RecursionError) as error:
+    except _MALFORMED as error:
         message = f"data must be an encoded aggregator state: {error}"
         raise AggregationError(message) from error
 
 
-def _written_memory(memory: object | None) -> dict[str, object] | None:
-    if memory is None:
-        return None
+def _written_memory(memory: object) -> bytes:
     for name in rules_that(lambda traits: bool(traits.memory)):
         kind = memory_of(name)
         if kind is not None and isinstance(memory, kind):
             names = [each.name for each in dataclasses.fields(kind)]
             fields = {each: getattr(memory, each) for each in names}
-            return {"name": name, "memory": fields}
+            return json.dumps({"rule": name, **fields}, sort_keys=True).encode()
     message = f"memory of type {type(memory).__name__} must be what a rule returned"
     raise AggregationError(message)
 
 
-def _read_memory(tree: Any) -> object | None:  # noqa: ANN401  # whatever JSON holds
-    if tree is None:
-        return None
-    memory = memory_of(tree["name"])
+def _read_memory(text: bytes) -> object:
+    tree: dict[str, Any] = json.loads(text)
+    name = tree.pop("rule")
+    memory = memory_of(name)
     if memory is None:
-        message = f"rule {tree['name']!r} must be one with memory"
+        message = f"rule {name!r} must be one with memory"
         raise AggregationError(message)
-    found: object = memory(**tree["memory"])
+    found: object = memory(**tree)
     return found

@@ -19,7 +19,8 @@ from aggregators.config import AggregatorConfig
 from aggregators.engines import LOCAL, Engine
 from aggregators.errors import AggregationError
 from aggregators.registry import RULES, STEPS, parted, traits_of
-from aggregators.sparse_rows import MIN_RANKABLE_DENSITY, SparseRows, SparseVector
+from aggregators.sparse_rows import SparseRows, SparseVector
+from aggregators.traits import MIN_RANKABLE_DENSITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

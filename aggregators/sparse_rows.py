@@ -20,10 +20,8 @@ from aggregators.errors import AggregationError
 from aggregators.gram import Gram
 from aggregators.numerics import MAX_TERMS, order_free_sum
 from aggregators.rows import Floats, Rows, Vector
+from aggregators.traits import MIN_RANKABLE_DENSITY
 from privacy.clipping import scale_vector
-
-MIN_RANKABLE_DENSITY: Final = 0.5
-"""Least share of stored values at which rules that rank the values of a coordinate make sense."""
 
 Indices: TypeAlias = NDArray[np.int32] | NDArray[np.int64]
 

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from privacy.rule_sensitivity import SumBound
 
 if TYPE_CHECKING:
     from aggregators.config import AggregatorConfig
+
+
+MIN_RANKABLE_DENSITY: Final = 0.5
+"""Least share of stored values at which rules that rank the values of a coordinate make sense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

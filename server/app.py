@@ -382,7 +382,7 @@ async def _check_installation(
 async def _create_task(task: OpenedTask, store: RedisRoundStore, blobs: BlobStore) -> None:
     """Store the initial model as version 1, unless the task has one."""
     info, dim = task.info, task.info.dim
-    await blobs.put(model_blob(info.name, task.model_sha256), task.model)
+    await blobs.put(model_blob(info.name, None, task.model_sha256), task.model)
     model = ModelVersion(
         version=1,
         parent=None,

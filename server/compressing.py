@@ -208,7 +208,7 @@ class RoundCompression:
         )
 
     async def _file(self, model: ModelVersion) -> bytes:
-        return await self._files.get(model_blob(self.task.task, model.sha256))
+        return await self._files.get(model_blob(self.task.task, model.round_number, model.sha256))
 
 
 def announced_coordinates(

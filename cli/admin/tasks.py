@@ -99,7 +99,7 @@ def replay_round(
         found = client.replay(client.only_task(task), number)
         _tell_one(output, found)
         if not found.is_same:
-            msg = f"version {found.model_version} is not what round {number} leads to"
+            msg = f"version {found.model_version} of round {number}: {found.problem}"
             raise CliError(msg)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from aggregators.errors import AggregationError
 from aggregators.registry import rules_that, traits_of
 from aggregators.server_optimizer import ServerOptimizerConfig
-from aggregators.traits import Traits
+from aggregators.traits import MIN_RANKABLE_DENSITY, Traits
 from privacy.budget import MAX_RELEASES
 from privacy.clipping import MIN_CLIP_NORM
 from privacy.noisy_distances import comparison_problem
@@ -309,6 +309,17 @@ _AGGREGATION: Final[tuple[Contradiction["TaskConfig"], ...]] = (
             task.aggregation.may_degrade and (task.is_shared or task.privacy.noise == "central")
         ),
         "has no meaning where the coordinator does not pick among updates that it sees",
+    ),
+    Contradiction(
+        "aggregation.may-degrade",
+        lambda task: (
+            task.aggregation.may_degrade
+            and task.compression.method == "top-k"
+            and task.compression.ratio < MIN_RANKABLE_DENSITY
+            and " or ".join(rules_that(lambda traits: traits.stands_in and traits.ranks_values))
+        ),
+        "could take {1}, which rank the values of each coordinate: the zeros of devices that did"
+        " not choose it would outvote the others",
     ),
     Contradiction(
         "aggregation.server-momentum",

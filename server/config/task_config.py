@@ -112,7 +112,9 @@ class ValidationConfig(Section):
     """What a candidate must pass."""
 
     max_update_norm: float | None = Field(
-        default=None, gt=0, description="largest L2 norm of the aggregate; none: any finite one"
+        default=None,
+        gt=0,
+        description="largest L2 norm of the change of the model; none: any finite one",
     )
 
 
@@ -142,8 +144,8 @@ class TaskConfig(Section):
         default=0,
         ge=0,
         le=1000,
-        description="latest rounds whose updates are kept, so that they can be replayed; plain"
-        " tasks without privacy only",
+        description="latest rounds, published or not, whose updates are kept, so that they can be"
+        " replayed; plain tasks without privacy only",
     )
     min_rounds_between: int = Field(default=0, ge=0, le=1_000_000_000)
     fairness: float = Field(default=1.0, ge=0, le=10)

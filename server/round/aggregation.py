@@ -1,9 +1,10 @@
 """The long work of a round: read the contributions, build the candidate, check it, clean up."""
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 from aggregators.errors import AggregationError
 from server.compressing import RoundCompression, compression_name
@@ -17,13 +18,14 @@ from server.round.candidate import (
     build_candidate,
     candidate_problem,
     layer_sizes,
+    require_state,
 )
 from server.round.kept_round import KeptRound, encode_kept_round
 from server.round.noise_history import NoiseHistory
 from server.round.plain_source import PlainRound, StoredUpdates
 from server.round.private_source import PrivateRound, PrivateSettings, summed_dim
 from server.round.state import CandidateModel, Phase, Round
-from server.round.stored_rounds import StoredRounds
+from server.round.stored_rounds import DamagedFile, StoredRounds
 from server.storage.blobs import BlobStore
 from server.storage.keys import (
     kept_round_blob,
@@ -36,6 +38,12 @@ from server.storage.ports import BlobNotFound, FinishedRound, RoundStore
 from updates.codec import CodecError
 from updates.errors import ModelError
 from updates.plan import CompressionPlan
+
+_ROUND_FOLDER: Final = re.compile("[0-9]{8,18}")
+
+
+class UnusableVersion(Exception):
+    """The current version's files are gone or damaged: no round can start from it."""
 
 
 class AggregationObserver(Protocol):
@@ -90,7 +98,7 @@ class Aggregation:
         self._max_update_norm = max_update_norm
         self._rule = settings.aggregator.byzantine.aggregator.rule
         self._stored_rounds = StoredRounds(store=store, blobs=blobs, workers=workers)
-        self._has_swept = False
+        self._sound_version: int | None = None
 
     async def aggregate(self, round_: Round) -> CandidateModel | str | None:
         """Build and store the candidate of a round whose contributions are fixed.
@@ -110,6 +118,7 @@ class Aggregation:
         except Unavailable:
             raise
         except (AggregationError, CodecError, ModelError, BlobNotFound) as error:
+            self._sound_version = None  # perhaps it is the base that cannot be read
             return str(error)
         except (MemoryError, ArithmeticError, ValueError) as error:
             # A defect that repeats would stop the task for ever: give up this round only.
@@ -117,9 +126,9 @@ class Aggregation:
         return await self._stored(round_, built, started)
 
     async def _stored(self, round_: Round, built: BuiltModel, started: float) -> CandidateModel:
-        await self._blobs.put(model_blob(round_.task, built.sha256), built.data)
-        await self._blobs.put(state_blob(round_.task, built.state_sha256), built.state)
-        facts = built.facts
+        task, number, facts = round_.task, round_.number, built.facts
+        await self._blobs.put(model_blob(task, number, built.sha256), built.data)
+        await self._blobs.put(state_blob(task, number, built.state_sha256), built.state)
         self._observer.aggregated(
             round_,
             rule=self._rule,
@@ -141,71 +150,108 @@ class Aggregation:
         if round_.candidate is None:
             return "there is no candidate"
         try:
-            base = await self._stored_rounds.model(round_.task, round_.base_version)
-            data = await self._blobs.get(model_blob(round_.task, round_.candidate.sha256))
-        except BlobNotFound as error:
-            return f"a model file is gone: {error}"
+            base = await self._stored_rounds.base(round_.task, round_.base_version)
+            candidate = await self._stored_rounds.files(
+                round_.task,
+                round_.number,
+                sha256=round_.candidate.sha256,
+                state_sha256=round_.candidate.state_sha256,
+            )
+        except (BlobNotFound, DamagedFile) as error:
+            return f"a file is gone or damaged: {error}"
         return await self._workers.run(
-            candidate_problem, data, base, max_update_norm=self._max_update_norm
+            candidate_problem, candidate, base.model, max_update_norm=self._max_update_norm
         )
 
+    async def require_base(self, task: str, version: int) -> None:
+        """Read a version's files before a round opens on it; what was read once is not read again.
+
+        A round that no step can be taken from would cost devices their work, and a private task
+        its budget.
+
+        Raises:
+            UnusableVersion: if a file is gone or damaged: an operator has to roll back.
+            Unavailable: if a store did not answer.
+        """
+        if self._sound_version == version:
+            return
+        try:
+            base = await self._stored_rounds.base(task, version)
+            await self._workers.run(require_state, base)
+        except (AggregationError, ModelError, BlobNotFound) as error:
+            msg = f"no round can start from version {version}, roll back to another: {error}"
+            raise UnusableVersion(msg) from error
+        self._sound_version = version
+
     async def discard(self, round_: Round) -> None:
-        """Delete the candidate of an abandoned round, unless its files are some version's."""
-        candidate = round_.candidate
+        """Delete the files of an abandoned round's candidate; no version shares them."""
+        task, number, candidate = round_.task, round_.number, round_.candidate
         if candidate is None:
             return
-        models = await self._store.models(round_.task)
-        if all(model.sha256 != candidate.sha256 for model in models):
-            await self._blobs.delete(model_blob(round_.task, candidate.sha256))
-        states = {"", *(model.state_sha256 for model in models)}
-        if candidate.state_sha256 not in states:
-            await self._blobs.delete(state_blob(round_.task, candidate.state_sha256))
+        await self._blobs.delete(model_blob(task, number, candidate.sha256))
+        if candidate.state_sha256:
+            await self._blobs.delete(state_blob(task, number, candidate.state_sha256))
 
     async def purge(self, record: FinishedRound) -> None:
         """Delete the payloads that nobody will ask for once this round has ended.
 
         Those of an abandoned round go at once, those of a published one after `keep_contributions`
         further rounds. The round before is looked at again, because an upload may have broken off
-        after its purge, and once in a process all earlier ones, because more may have been kept.
+        after its purge.
         """
         oldest = record.number - self._keep_contributions + 1
         gone = {oldest - 1, oldest - 2}
         if record.decision != Phase.PUBLISHED.value:
             gone.add(record.number)
-        if not self._has_swept:
-            stored = await self._blobs.list(updates_prefix(record.task))
-            numbers = {int(key.split("/")[2]) for key in stored}
-            gone |= {number for number in numbers if number < oldest}
-            self._has_swept = True
-        for number in sorted(gone):
+        await self._purge_rounds(record.task, gone)
+
+    async def sweep(self, task: str, ended: int) -> None:
+        """Delete the payloads of all rounds up to `ended` that are not kept, whoever left them.
+
+        An earlier setting may have kept more, and a task that has ended ends no further round.
+        """
+        stored = await self._blobs.list(updates_prefix(task))
+        names = {key.split("/")[2] for key in stored}
+        numbers = {int(name) for name in names if _ROUND_FOLDER.fullmatch(name)}
+        oldest = ended - self._keep_contributions + 1
+        await self._purge_rounds(task, {number for number in numbers if number < oldest})
+
+    async def _purge_rounds(self, task: str, numbers: Iterable[int]) -> None:
+        for number in sorted(numbers):
             if number >= 1:
-                await self._blobs.delete_prefix(payloads_prefix(record.task, number))
+                await self._blobs.delete_prefix(payloads_prefix(task, number))
 
     async def _build(self, round_: Round) -> BuiltModel:
         base = await self._stored_rounds.base(round_.task, round_.base_version)
         if self._private is not None:
             return await self._build_private(round_, base, self._private)
         source = await self._source(round_)
-        return await self._workers.run(build_candidate, base, source, self._settings)
+        built = await self._workers.run(build_candidate, base, source, self._settings)
+        if self._keep_contributions and isinstance(source, PlainRound):
+            await self._keep(round_, source.stored, built)
+        return built
 
     async def _source(self, round_: Round) -> RoundSource:
-        """What the round collected; where it may be replayed, kept before a version comes of it."""
-        stored = await self._stored_updates(round_)
-        if self._keep_contributions:
-            kept = KeptRound(
-                base_version=round_.base_version,
-                settings=self._settings.aggregator,
-                compression=stored.compression,
-                contributions=tuple(stored.contributions),
-                inline_payloads=tuple(
-                    bytes(payload)
-                    for one, payload in zip(stored.contributions, stored.payloads, strict=True)
-                    if one.inline
-                ),
-            )
-            data = await self._workers.run(encode_kept_round, kept)
-            await self._blobs.put(kept_round_blob(round_.task, round_.number), data)
-        return PlainRound(stored=stored, tells_losses=self._tells_losses)
+        """What the round collected."""
+        return PlainRound(
+            stored=await self._stored_updates(round_), tells_losses=self._tells_losses
+        )
+
+    async def _keep(self, round_: Round, stored: StoredUpdates, built: BuiltModel) -> None:
+        """Store what the candidate was built from before it can become a version."""
+        kept = KeptRound(
+            base_version=round_.base_version,
+            settings=self._settings.aggregator,
+            compression=stored.compression,
+            contributions=tuple(stored.contributions),
+            inline_payloads=tuple(
+                bytes(payload)
+                for one, payload in zip(stored.contributions, stored.payloads, strict=True)
+                if one.inline
+            ),
+        )
+        data = await self._workers.run(encode_kept_round, kept)
+        await self._blobs.put(kept_round_blob(round_.task, round_.number, built.sha256), data)
 
     async def _build_private(
         self, round_: Round, base: BaseVersion, settings: PrivateSettings

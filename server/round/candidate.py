@@ -131,14 +131,20 @@ def build_candidate(
     """
     tensors, metadata = decode_model(base.model)
     layout = layout_of(tensors)
-    aggregator = IntegratedFederatedAggregator(settings.aggregator, engine=settings.engine)
-    before = _state_of(base, flatten(tensors, layout), aggregator)
-    after, weights, report = aggregator.step(before, source.contributions(layout))
-    return BuiltModel(
-        data=encode_model(unflatten(weights, layout), metadata),
-        state=encode_state(after),
-        facts=source.facts(report),
-    )
+    try:
+        aggregator = IntegratedFederatedAggregator(settings.aggregator, engine=settings.engine)
+        before = _state_of(base, flatten(tensors, layout), aggregator)
+        after, weights, report = aggregator.step(before, source.contributions(layout))
+        return BuiltModel(
+            data=encode_model(unflatten(weights, layout), metadata),
+            state=encode_state(after),
+            facts=source.facts(report),
+        )
+    except (ValueError, ArithmeticError, MemoryError):
+        raise
+    except Exception as error:  # bytes and engines of any kind may fail: it costs the round
+        msg = f"{type(error).__name__}: {error}"
+        raise AggregationError(msg) from error
 
 
 def _state_of(
@@ -146,25 +152,42 @@ def _state_of(
 ) -> AggregatorState:
     if base.state is None:
         return aggregator.initial_state(weights)
-    state = decode_state(base.state)
+    return _own_state(base.state, weights)
+
+
+def _own_state(data: bytes, weights: NDArray[np.float32]) -> AggregatorState:
+    state = decode_state(data)
     with np.errstate(over="ignore"):
         is_its_own = np.array_equal(state.weights.astype(np.float32), weights)
     if not is_its_own:
-        msg = "the aggregator's state must be that of the base version: its weights are others"
+        msg = "the aggregator's state must be that of the model: its weights are others"
         raise AggregationError(msg)
     return state
 
 
+def require_state(base: BaseVersion) -> None:
+    """Check that a version's files belong together.
+
+    Raises:
+        AggregationError: if the state does not decode, or its weights are not the model's.
+        ModelError: if the model does not.
+    """
+    tensors, _ = decode_model(base.model)
+    if base.state is not None:
+        _own_state(base.state, flatten(tensors, layout_of(tensors)))
+
+
 def candidate_problem(
-    candidate: bytes, base: bytes, *, max_update_norm: float | None
+    candidate: BaseVersion, base: bytes, *, max_update_norm: float | None
 ) -> str | None:
     """Why a candidate must not be published; None: nothing is wrong with it.
 
-    Checks that the file decodes with the base's tensors, that every value is finite, and that the
-    change from the base is no longer than `max_update_norm` (L2, float64).
+    Checks that the file decodes with the base's tensors, that every value is finite, that the
+    state is that of the model, and that the change from the base is no longer than
+    `max_update_norm` (L2, float64).
     """
     try:
-        new, _ = decode_model(candidate)
+        new, _ = decode_model(candidate.model)
         old, _ = decode_model(base)
     except ModelError as error:
         return f"the candidate does not decode: {error}"
@@ -173,6 +196,11 @@ def candidate_problem(
     after, before = flatten(new, layout_of(new)), flatten(old, layout_of(old))
     if not np.isfinite(after).all():
         return "the candidate holds NaN or infinity"
+    try:
+        if candidate.state is not None:
+            _own_state(candidate.state, after)
+    except AggregationError as error:
+        return f"the candidate's state is none: {error}"
     norm = float(np.linalg.norm(after.astype(np.float64) - before))
     if max_update_norm is not None and norm > max_update_norm:
         return f"update norm {norm:g} exceeds max-update-norm={max_update_norm:g}"

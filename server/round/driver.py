@@ -72,6 +72,8 @@ class AuditLog(Protocol):
 class CandidateMaker(Protocol):
     """Makes and checks a round's candidate, and cleans up. Every method may be repeated."""
 
+    async def require_base(self, task: str, version: int) -> None: ...
+
     async def aggregate(self, round_: Round) -> CandidateModel | str | None: ...
 
     async def problem(self, round_: Round) -> str | None: ...
@@ -79,6 +81,8 @@ class CandidateMaker(Protocol):
     async def discard(self, round_: Round) -> None: ...
 
     async def purge(self, record: FinishedRound) -> None: ...
+
+    async def sweep(self, task: str, ended: int) -> None: ...
 
 
 class SharedRounds(Protocol):
@@ -151,6 +155,7 @@ class RoundDriver:
         )
         self._wait_s = rounds.poll_interval_s
         self._was_stale = False
+        self._has_swept = False
 
     async def run(self) -> None:
         """Tick until cancelled; then give the lease back."""
@@ -180,6 +185,10 @@ class RoundDriver:
             return False
         snapshot = await self._ports.store.snapshot(self._task)
         round_ = snapshot.round
+        if round_ is not None and not self._has_swept:
+            ended = round_.number if round_.is_terminal else round_.number - 1
+            await self._ports.aggregation.sweep(round_.task, ended)
+            self._has_swept = True
         if round_ is None or round_.is_terminal:
             settled = await self._settle()
             return await self._open(snapshot, lease) or settled
@@ -214,6 +223,7 @@ class RoundDriver:
         if snapshot.published_rounds >= self._terms.num_rounds:
             return False
         async with self._leadership.kept():
+            await self._ports.aggregation.require_base(self._task, snapshot.current_version)
             opening = await self._gate.open(self._new_round(snapshot), lease)
         if opening is None:
             return False

@@ -2,7 +2,7 @@
 
     offset  bytes   what
     0       8       length of the JSON text, little-endian
-    8       ...     JSON: `settings`, `compression`, `base_version`, `contributions`
+    8       ...     JSON: `format`, `settings`, `compression`, `base_version`, `contributions`
     ...             payloads that lay in the round store, in the order of the contributions
 
 Large payloads stay where they were stored. The settings are the round's own: a task may have others
@@ -22,10 +22,23 @@ from aggregators.integrated import IntegratedConfig
 from aggregators.server_optimizer import ServerOptimizerConfig
 from server.storage.ports import Contribution
 from updates import plan_message
-from updates.errors import CompressionError
 from updates.plan import CompressionPlan
 
+FORMAT: Final = 1
+"""Counts the releases whose settings or files mean something else; others cannot replay a round."""
+
 _LENGTH: Final = struct.Struct("<Q")
+
+
+_MALFORMED: Final = (
+    struct.error,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +74,7 @@ def encode_kept_round(kept: KeptRound) -> bytes:
         plan = plan_message.to_bytes(kept.compression)
         compression = {"plan": plan.hex(), "dim": kept.compression.dim}
     about = {
+        "format": FORMAT,
         "base_version": kept.base_version,
         "settings": asdict(kept.settings),
         "compression": compression,
@@ -82,28 +96,51 @@ def decode_kept_round(data: bytes) -> KeptRound:
         (length,) = _LENGTH.unpack_from(data)
         start = _LENGTH.size + length
         about = json.loads(data[_LENGTH.size : start])
-        contributions = tuple(
-            Contribution(**{**each, "digest": bytes.fromhex(each["digest"])})
-            for each in about["contributions"]
-        )
+        if about["format"] != FORMAT:
+            msg = f"format={about['format']!r:.20} of a kept round must be {FORMAT}"
+            raise AggregationError(msg)
+        contributions = tuple(_contribution(each) for each in about["contributions"])
         return KeptRound(
-            base_version=about["base_version"],
+            base_version=_whole(about["base_version"]),
             settings=_settings(about["settings"]),
             compression=_compression(about["compression"]),
             contributions=contributions,
             inline_payloads=_cut(data[start:], contributions),
         )
-    except (struct.error, LookupError, TypeError, ValueError, CompressionError) as error:
+    except AggregationError:
+        raise
+    except _MALFORMED as error:
         msg = f"the file of a kept round is damaged: {error}"
         raise AggregationError(msg) from error
 
 
+def _contribution(tree: dict[str, Any]) -> Contribution:
+    for name in ("device_id", "submission_id"):
+        if type(tree[name]) is not str:
+            msg = f"{name}={tree[name]!r:.40} must be a text"
+            raise TypeError(msg)
+    for name in ("num_samples", "payload_bytes", "accepted_at_ms", "model_version"):
+        _whole(tree[name])
+    for name in ("loss_before", "loss_after"):
+        if tree[name] is not None and type(tree[name]) is not float:
+            msg = f"{name}={tree[name]!r:.40} must be a number"
+            raise TypeError(msg)
+    return Contribution(**{**tree, "digest": bytes.fromhex(tree["digest"])})
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        msg = f"{value!r:.40} must be a whole number below 2^63"
+        raise TypeError(msg)
+    return value
+
+
 def _settings(tree: dict[str, Any]) -> IntegratedConfig:
-    byzantine = tree["byzantine"]
-    aggregator = AggregatorConfig(**byzantine["aggregator"])
+    byzantine = dict(tree["byzantine"])
+    byzantine["aggregator"] = AggregatorConfig(**byzantine["aggregator"])
+    optimizer = ServerOptimizerConfig(**tree["optimizer"])
     return IntegratedConfig(
-        byzantine=ByzantineConfig(**{**byzantine, "aggregator": aggregator}),
-        optimizer=ServerOptimizerConfig(**tree["optimizer"]),
+        **{**tree, "byzantine": ByzantineConfig(**byzantine), "optimizer": optimizer}
     )
 
 

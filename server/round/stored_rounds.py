@@ -1,10 +1,12 @@
 """Reads what a round is built from: the files of its base version and the payloads."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from aggregators.errors import AggregationError
 from server.kernels import Workers
 from server.round.candidate import BaseVersion
 from server.round.plain_source import Payload, StoredUpdates
@@ -12,6 +14,10 @@ from server.storage.blobs import BlobStore
 from server.storage.keys import model_blob, payload_blob, state_blob
 from server.storage.ports import BlobNotFound, Contribution, RoundStore
 from updates.plan import CompressionPlan
+
+
+class DamagedFile(AggregationError):
+    """A stored file has not the bytes that its version was published with."""
 
 
 class StoredRounds:
@@ -28,26 +34,34 @@ class StoredRounds:
         self._blobs = blobs
         self._workers = workers
 
-    async def model(self, task: str, version: int) -> bytes:
-        """The model file of a version.
-
-        Raises:
-            BlobNotFound: if it is gone.
-        """
-        found = await self._store.model(task, version)
-        return await self._blobs.get(model_blob(task, found.sha256))
-
     async def base(self, task: str, version: int) -> BaseVersion:
         """The files of a version.
 
         Raises:
             BlobNotFound: if one is gone.
+            DamagedFile: if one has other bytes than were published.
         """
         found = await self._store.model(task, version)
+        return await self.files(
+            task, found.round_number, sha256=found.sha256, state_sha256=found.state_sha256
+        )
+
+    async def files(
+        self, task: str, round_number: int | None, *, sha256: str, state_sha256: str
+    ) -> BaseVersion:
+        """The files of a version or candidate that a round made; None: of the initial model.
+
+        Raises:
+            BlobNotFound: if one is gone.
+            DamagedFile: if one has other bytes than were stored under its name.
+        """
+        model = await self._blobs.get(model_blob(task, round_number, sha256))
+        await self._workers.run(_require_sha256, model, sha256, "model")
         state = None
-        if found.state_sha256:
-            state = await self._blobs.get(state_blob(task, found.state_sha256))
-        return BaseVersion(model=await self._blobs.get(model_blob(task, found.sha256)), state=state)
+        if state_sha256:
+            state = await self._blobs.get(state_blob(task, round_number, state_sha256))
+            await self._workers.run(_require_sha256, state, state_sha256, "aggregator state")
+        return BaseVersion(model=model, state=state)
 
     async def updates(
         self,
@@ -93,6 +107,13 @@ class StoredRounds:
         return await self._workers.run(_map_file, path)
 
 
+def _require_sha256(data: bytes, sha256: str, what: str) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        msg = f"the {what} file is damaged: its SHA-256 is {found}, {sha256} was stored"
+        raise DamagedFile(msg)
+
+
 def _map_file(path: Path) -> memoryview:
     """Map a payload: pages come as the kernel reads them and go when memory is short."""
     try:
@@ -100,3 +121,6 @@ def _map_file(path: Path) -> memoryview:
     except FileNotFoundError as error:
         msg = f"no payload at {path.name}"
         raise BlobNotFound(msg) from error
+    except ValueError as error:  # an empty file cannot be mapped, and no update is empty
+        msg = f"the payload at {path.name} is damaged: {error}"
+        raise DamagedFile(msg) from error

@@ -173,6 +173,7 @@ class StoreBackend:
             state_sha256=found.version.state_sha256,
             rebuilt_state_sha256=found.state_sha256,
             is_same=found.is_same,
+            problem=found.problem,
         )
 
     async def rollback(self, task: str, version: int) -> ModelInfo:

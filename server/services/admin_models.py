@@ -105,7 +105,8 @@ class ReplayedRound(_Answer):
     rebuilt_sha256: str = Field(description="of the model built again")
     state_sha256: str = Field(description="of the published aggregator state")
     rebuilt_state_sha256: str = Field(description="of the state built again")
-    is_same: bool = Field(description="whether both files have the same bytes")
+    is_same: bool = Field(description="whether all of these are as they were published")
+    problem: str = Field(default="", description="why not; empty: they are")
 
 
 class PrivacyStatus(_Answer):

@@ -106,7 +106,9 @@ class ModelCatalog:
 
     async def _read(self, task: str, model: ModelVersion, start: int, length: int) -> bytes:
         try:
-            return await self._blobs.read_range(model_blob(task, model.sha256), start, length)
+            return await self._blobs.read_range(
+                model_blob(task, model.round_number, model.sha256), start, length
+            )
         except BlobNotFound as error:
             msg = f"the file of model version {model.version} is missing"
             raise StoreUnavailable(msg) from error

@@ -78,9 +78,13 @@ def payloads_prefix(task: str, round_number: int) -> str:
     return f"{updates_prefix(task)}{round_number:08d}/"
 
 
-def kept_round_blob(task: str, round_number: int) -> str:
-    """Blob key of what a round was built from, but for its large payloads, beside which it lies."""
-    return f"{payloads_prefix(task, round_number)}kept/round"
+def kept_round_blob(task: str, round_number: int, model_sha256: str) -> str:
+    """Blob key of what a model was built from, but for large payloads, beside which it lies.
+
+    Named by the model, so that a leader that was replaced cannot put its settings in the place of
+    those that the published model was built with.
+    """
+    return f"{payloads_prefix(task, round_number)}kept/{model_sha256}"
 
 
 def evidence_blob(task: str, round_number: int, selection_sha256: str) -> str:
@@ -111,11 +115,15 @@ def installation_blob(installation: str) -> str:
     return f"installation/{installation}"
 
 
-def model_blob(task: str, sha256: str) -> str:
-    """Blob key of a model file, named by its content."""
-    return f"models/{task}/{sha256}.safetensors"
+def model_blob(task: str, round_number: int | None, sha256: str) -> str:
+    """Blob key of a model file, named by the round that made it and by its content.
+
+    Rounds share no file, though their models may be equal: what an abandoned round leaves can be
+    deleted whatever else is there. None: the initial model.
+    """
+    return f"models/{task}/{round_number or 0:08d}-{sha256}.safetensors"
 
 
-def state_blob(task: str, sha256: str) -> str:
-    """Blob key of an aggregator's state, named by its content."""
-    return f"states/{task}/{sha256}.safetensors"
+def state_blob(task: str, round_number: int | None, sha256: str) -> str:
+    """Blob key of an aggregator's state, named as its model's file is."""
+    return f"states/{task}/{round_number or 0:08d}-{sha256}.safetensors"

@@ -94,12 +94,16 @@ def test_a_memory_that_no_rule_returned_is_refused() -> None:
 
 
 def metadata(**changes: object) -> dict[str, str]:
-    about = {"optimizer": {"name": "fedavg", "num_steps": 1}, "rule": None}
-    return {STATE_KEY: json.dumps(about | changes)}
+    return {STATE_KEY: json.dumps({"name": "fedavg", "num_steps": 1} | changes)}
+
+
+def remembering(text: str) -> bytes:
+    memory = np.frombuffer(text.encode(), np.uint8)
+    return save({**WEIGHTS, "rule": memory}, metadata=metadata())
 
 
 WEIGHTS = {"weights": np.zeros(2)}
-MOMENTUM = {"name": "fedavgm", "num_steps": 1}
+MOMENTUM = metadata(name="fedavgm")
 
 
 @pytest.mark.parametrize(
@@ -113,31 +117,40 @@ MOMENTUM = {"name": "fedavgm", "num_steps": 1}
         save(WEIGHTS, metadata={STATE_KEY: "{"}),
         save(WEIGHTS, metadata={STATE_KEY: "[1]"}),
         save(WEIGHTS, metadata={STATE_KEY: "[" * 100_000}),
-        save(WEIGHTS, metadata=metadata(optimizer={"name": "fedavg", "num_steps": 1.5})),
-        save(WEIGHTS, metadata=metadata(optimizer={"name": ["fedavg"], "num_steps": 1})),
-        save(WEIGHTS, metadata=metadata(optimizer={"name": "sgd", "num_steps": 1})),
-        save(WEIGHTS, metadata=metadata(optimizer=MOMENTUM)),
+        save(WEIGHTS, metadata=metadata(num_steps=1.5)),
+        save(WEIGHTS, metadata=metadata(name=["fedavg"])),
+        save(WEIGHTS, metadata=metadata(name="sgd")),
+        save(WEIGHTS, metadata=MOMENTUM),
         save({**WEIGHTS, "optimizer.momentum": np.zeros(2)}, metadata=metadata()),
-        save({**WEIGHTS, "optimizer.momentum": np.zeros(3)}, metadata=metadata(optimizer=MOMENTUM)),
-        save(
-            {**WEIGHTS, "optimizer.momentum": np.full(2, np.nan)},
-            metadata=metadata(optimizer=MOMENTUM),
-        ),
+        save({**WEIGHTS, "optimizer.momentum": np.zeros(3)}, metadata=MOMENTUM),
+        save({**WEIGHTS, "optimizer.momentum": np.full(2, np.nan)}, metadata=MOMENTUM),
         save({"weights": np.zeros((2, 2))}, metadata=metadata()),
         save({"weights": np.zeros(2, np.int64)}, metadata=metadata()),
-        save(WEIGHTS, metadata=metadata(rule={"name": "median", "memory": {}})),
-        save(WEIGHTS, metadata=metadata(rule={"name": "nothing", "memory": {}})),
-        save(WEIGHTS, metadata=metadata(rule={"name": "aegis", "memory": {"round": -1}})),
-        save(WEIGHTS, metadata=metadata(rule={"name": "aegis", "memory": {"round": "1"}})),
-        save(WEIGHTS, metadata=metadata(rule={"name": "aegis", "memory": {"rounds": 1}})),
-        save(
-            WEIGHTS,
-            metadata=metadata(rule={"name": "aegis", "memory": {"reputations": {"d": "x"}}}),
-        ),
-        save(WEIGHTS, metadata=metadata(rule="aegis")),
+        remembering(""),
+        remembering("[" * 100_000),
+        remembering("7"),
+        remembering("null"),
+        remembering('{"rule": "median"}'),
+        remembering('{"rule": "nothing"}'),
+        remembering('{"rule": 3}'),
+        remembering('{"round": 1}'),
+        remembering('{"rule": "aegis", "round": -1}'),
+        remembering('{"rule": "aegis", "round": "1"}'),
+        remembering('{"rule": "aegis", "rounds": 1}'),
+        remembering('{"rule": "aegis", "reputations": [1]}'),
+        remembering('{"rule": "aegis", "reputations": {"d": "x"}}'),
+        remembering('{"rule": "aegis", "reputations": {"d": NaN}}'),
     ],
     ids=lambda data: f"{data[-60:]!r}",
 )
 def test_bytes_that_are_no_state_are_refused(data: bytes) -> None:
     with pytest.raises(AggregationError):
         decode_state(data)
+
+
+@pytest.mark.slow
+def test_a_memory_of_very_many_devices_is_kept() -> None:
+    """More than a header of safetensors may hold."""
+    reputations = {f"{number:064}": 0.5 for number in range(1_400_000)}
+    state = state_of(rule=AegisState(reputations=reputations, round=3))
+    assert decode_state(encode_state(state)).rule == state.rule

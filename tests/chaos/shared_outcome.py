@@ -138,10 +138,12 @@ class Outcome:
         model = await self.store.model(self.task, version)
         if not model.state_sha256:
             return (await self._weights(version)).astype(np.float64)
-        return decode_state(await self.blobs.get(state_blob(self.task, model.state_sha256))).weights
+        return decode_state(
+            await self.blobs.get(state_blob(self.task, model.round_number, model.state_sha256))
+        ).weights
 
     async def _weights(self, version: int) -> Vector:
         model = await self.store.model(self.task, version)
-        data = await self.blobs.get(model_blob(self.task, model.sha256))
+        data = await self.blobs.get(model_blob(self.task, model.round_number, model.sha256))
         weights: Vector = decode_model(data)[0]["w"]
         return weights

@@ -97,7 +97,7 @@ class SharedSimulation:
         await control.command("SET", CLOCK_KEY, START_MS)
         data = encode_model({"w": np.zeros(DIM, dtype=np.float32)})
         sha256 = hashlib.sha256(data).hexdigest()
-        await self._blobs.put(model_blob(self._task, sha256), data)
+        await self._blobs.put(model_blob(self._task, None, sha256), data)
         first = ModelVersion(
             version=1,
             parent=None,

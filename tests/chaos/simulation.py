@@ -128,7 +128,7 @@ class Simulation:
         data = encode_model({"w": np.zeros(DIM, dtype=np.float32)})
         sha256 = hashlib.sha256(data).hexdigest()
         blobs = BlobStore(str(self._data_dir / "blobs"), durability=Durability.PROCESS)
-        await blobs.put(model_blob(TASK, sha256), data)
+        await blobs.put(model_blob(TASK, None, sha256), data)
         blobs.close()
         first = ModelVersion(
             version=1,
@@ -324,7 +324,9 @@ class Simulation:
             if not model.state_sha256:
                 require(model.round_number is None, f"version {model.version} has no state")
                 continue
-            path = self._data_dir / "blobs" / state_blob(TASK, model.state_sha256)
+            path = (
+                self._data_dir / "blobs" / state_blob(TASK, model.round_number, model.state_sha256)
+            )
             require(path.exists(), f"the state of version {model.version} is gone")
             data = path.read_bytes()
             state = decode_state(data)

@@ -238,7 +238,9 @@ class Bench:
         weights = []
         for number in (version - 1, version):
             model = await self.store.model(TASK, number)
-            tensors, _ = decode_model(await self.blobs.get(model_blob(TASK, model.sha256)))
+            tensors, _ = decode_model(
+                await self.blobs.get(model_blob(TASK, model.round_number, model.sha256))
+            )
             weights.append(tensors["w"])
         change: Vector = weights[1] - weights[0]
         return change
@@ -313,7 +315,7 @@ async def bench_of(
         await client.command("SET", "test:clock", 1_000_000)
         file = encode_model({"w": np.zeros(dim, np.float32)})
         sha256 = hashlib.sha256(file).hexdigest()
-        await found.blobs.put(model_blob(TASK, sha256), file)
+        await found.blobs.put(model_blob(TASK, None, sha256), file)
         first = ModelVersion(
             version=1,
             parent=None,

@@ -232,7 +232,7 @@ class SharedCluster:
 
     async def _weights(self, task: str, version: int) -> Vector:
         model = await self.store.model(task, version)
-        path = self.folder / "data" / "blobs" / model_blob(task, model.sha256)
+        path = self.folder / "data" / "blobs" / model_blob(task, model.round_number, model.sha256)
         weights: Vector = decode_model(path.read_bytes())[0]["w"]
         return weights
 

@@ -171,7 +171,12 @@ async def test_rules_remember_from_round_to_round(
                 await weights_of(service, number + 1), expected.astype(np.float32)
             )
             model = await service.get(f"/api/v1/tasks/{TASK}/models/{number + 1}")
-            path = tmp_path / "data/blobs/states" / TASK / f"{model['state_sha256']}.safetensors"
+            path = (
+                tmp_path
+                / "data/blobs/states"
+                / TASK
+                / f"{number:08d}-{model['state_sha256']}.safetensors"
+            )
             state = decode_state(path.read_bytes())
             np.testing.assert_array_equal(state.weights, expected)
             assert (state.rule if rule == "aegis" else state.center) is not None
@@ -236,7 +241,7 @@ async def test_a_replay_notices_what_was_altered_and_the_command_fails(
         for number in (1, 2):
             await contribute(service, number, rows_of(number))
         assert await command(service, "1") == 0
-        kept = tmp_path / "data/blobs/updates" / TASK / "00000001/kept/round"
+        (kept,) = (tmp_path / "data/blobs/updates" / TASK / "00000001/kept").iterdir()
         data = bytearray(kept.read_bytes())
         data[-2] ^= 1  # of the last inline payload
         kept.write_bytes(data)

@@ -122,7 +122,7 @@ async def assert_versions_are_linked(service: Service) -> None:
     chain = [(model["version"], model["parent"], model["round_number"]) for model in models]
     assert chain == [(3, 2, 2), (2, 1, 1), (1, None, None)]
     for model in models:
-        blob = service.data_dir / "blobs" / model_blob(TASK, model["sha256"])
+        blob = service.data_dir / "blobs" / model_blob(TASK, model["round_number"], model["sha256"])
         data = await service.fetch(model["version"])
         assert blob.read_bytes() == data
         assert hashlib.sha256(data).hexdigest() == model["sha256"]

@@ -50,7 +50,7 @@ class Models:
     def publish(self, values: NDArray[np.float32]) -> None:
         data = model_of(values)
         sha256 = hashlib.sha256(data).hexdigest()
-        self.files[model_blob("t", sha256)] = data
+        self.files[model_blob("t", None, sha256)] = data
         number = len(self.versions) + 1
         self.versions.append(
             ModelVersion(

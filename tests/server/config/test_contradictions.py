@@ -125,6 +125,14 @@ REFUSED: Final[dict[str, tuple[Tree, str]]] = {
         _task(PRIVATE, aggregation={"may-degrade": True}),
         "task[1].aggregation.may-degrade: has no meaning where",
     ),
+    "giving way to a rule that counts zeros": (
+        _task(
+            PLAIN,
+            aggregation=KRUM | {"may-degrade": True},
+            compression={"method": "top-k", "ratio": 0.05},
+        ),
+        "task[1].aggregation.may-degrade: could take",
+    ),
     "momentum of no optimizer": (
         _task(PLAIN, aggregation={"server-momentum": 0.5}),
         "task[1].aggregation.server-momentum: has no meaning with server-optimizer = fedavg",

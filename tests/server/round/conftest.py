@@ -37,7 +37,7 @@ async def bench(tmp_path: Path, redis_url: str) -> AsyncIterator[Bench]:
     )
     await client.command("SET", "test:clock", 1_000_000)
     sha256 = hashlib.sha256(MODEL).hexdigest()
-    await found.blobs.put(model_blob(TASK, sha256), MODEL)
+    await found.blobs.put(model_blob(TASK, None, sha256), MODEL)
     first = ModelVersion(
         version=1,
         parent=None,

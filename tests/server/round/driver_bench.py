@@ -227,7 +227,9 @@ class Bench:
 
     async def weights(self) -> NDArray[np.float32]:
         model = await self.store.model(TASK, (await self.snapshot()).current_version)
-        tensors, _ = decode_model(await self.blobs.get(model_blob(TASK, model.sha256)))
+        tensors, _ = decode_model(
+            await self.blobs.get(model_blob(TASK, model.round_number, model.sha256))
+        )
         return tensors["w"]
 
     def audit_lines(self) -> int:

@@ -229,7 +229,7 @@ async def test_a_candidate_that_is_gone_is_not_published(bench: Bench) -> None:
         await process.driver.tick()
     candidate = (await bench.round()).candidate
     assert candidate is not None
-    await bench.blobs.delete(model_blob(TASK, candidate.sha256))
+    await bench.blobs.delete(model_blob(TASK, 1, candidate.sha256))
     await process.driver.tick()
     (record,) = process.observer.finished
     assert record.reason.startswith("validation_failed: ")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
-from server.round.candidate import candidate_problem, layer_sizes
+from server.round.candidate import BaseVersion, candidate_problem, layer_sizes
 from server.storage.ports import Contribution
 from tests.server.round.stepping import plain_step, settings_of
 from updates.codec import encode_dense
@@ -57,6 +57,10 @@ def values_of(model: bytes) -> NDArray[np.float32]:
 
 def model_of(values: NDArray[np.float32]) -> bytes:
     return encode_model({"w": values[:3].reshape(3, 1), "b": values[3:]})
+
+
+def problem_of(candidate: bytes, *, max_update_norm: float | None) -> str | None:
+    return candidate_problem(BaseVersion(model=candidate), BASE, max_update_norm=max_update_norm)
 
 
 @given(
@@ -117,9 +121,9 @@ def test_a_payload_of_another_length_is_damage() -> None:
 
 def test_a_change_is_measured_from_the_base() -> None:
     moved = BASE_VALUES + np.array([3.0, 0.0, 4.0, 0.0], np.float32)
-    assert candidate_problem(model_of(moved), BASE, max_update_norm=None) is None
-    assert candidate_problem(model_of(moved), BASE, max_update_norm=5.0) is None
-    problem = candidate_problem(model_of(moved), BASE, max_update_norm=4.99)
+    assert problem_of(model_of(moved), max_update_norm=None) is None
+    assert problem_of(model_of(moved), max_update_norm=5.0) is None
+    problem = problem_of(model_of(moved), max_update_norm=4.99)
     assert problem == "update norm 5 exceeds max-update-norm=4.99"
 
 
@@ -127,7 +131,7 @@ def test_a_change_is_measured_from_the_base() -> None:
 def test_a_candidate_must_be_finite(value: float) -> None:
     broken = BASE_VALUES.copy()
     broken[2] = value
-    problem = candidate_problem(model_of(broken), BASE, max_update_norm=None)
+    problem = problem_of(model_of(broken), max_update_norm=None)
     assert problem == "the candidate holds NaN or infinity"
 
 
@@ -135,7 +139,7 @@ def test_an_overflow_is_found() -> None:
     payload = encode_dense(np.full(4, 3e38, np.float32))
     settings = settings_of(learning_rate=10.0)
     built = plain_step(BASE, [contribution("d1", payload)], [payload], settings)
-    assert candidate_problem(built.data, BASE, max_update_norm=None) is not None
+    assert problem_of(built.data, max_update_norm=None) is not None
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,7 @@ def test_an_overflow_is_found() -> None:
     ],
 )
 def test_a_candidate_must_be_a_model_like_its_base(candidate: bytes, words: str) -> None:
-    problem = candidate_problem(candidate, BASE, max_update_norm=None)
+    problem = problem_of(candidate, max_update_norm=None)
     assert problem is not None
     assert words in problem
 

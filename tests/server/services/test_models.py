@@ -54,7 +54,7 @@ def content(version: int, size: int) -> bytes:
 async def stored(blobs: BlobStore, version: int, size: int) -> ModelVersion:
     data = content(version, size)
     sha256 = hashlib.sha256(data).hexdigest()
-    await blobs.put(model_blob(TASK, sha256), data)
+    await blobs.put(model_blob(TASK, None, sha256), data)
     return ModelVersion(
         version=version,
         parent=None,
@@ -135,7 +135,7 @@ async def test_a_file_that_is_gone_is_the_stores_trouble(
     blobs: CountingBlobs, store: RedisRoundStore, cache_bytes: int
 ) -> None:
     model = await stored(blobs, 1, 1_000)
-    await blobs.delete(model_blob(TASK, model.sha256))
+    await blobs.delete(model_blob(TASK, model.round_number, model.sha256))
     catalog = ModelCatalog(store=store, blobs=blobs, cache_bytes=cache_bytes)
     with pytest.raises(StoreUnavailable, match="version 1 is missing"):
         await fetched(catalog, model)
