@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from aggregators.private_rules import private_rules, rule_sensitivity
+from aggregators.private_rules import rule_sensitivity
 from aggregators.registry import traits_of
 from privacy import renyi_accountant
 from privacy.budget import Accountant, Budget, LedgerState, allows, remaining_rounds, spent
@@ -116,6 +116,7 @@ def private_task(config: TaskConfig, *, dim: int, workers: Workers) -> PrivateTa
         workers: where accountants will run; this itself takes a second or so.
 
     Raises:
+        AggregationError: if the coordinator cannot add noise to what the rule gives.
         PrivacyError: if no noise can hide one device in what the rule gives, or the rule cannot
             work under the noise of devices, or not even one round fits the budget, or a setting
             leaves no room for the noise of the updates.
@@ -198,10 +199,6 @@ def _rule_shape(config: TaskConfig) -> RuleShape:
     rule = config.aggregation
     if config.privacy.noise == "device":
         return RuleShape(rule="mean", num_updates=config.reporting_goal)
-    if config.privacy.noise == "central" and rule.rule not in private_rules():
-        message = f"rule={rule.rule!r} must be one of {', '.join(sorted(private_rules()))}"
-        message += " where the coordinator adds noise"
-        raise PrivacyError(message)
     return RuleShape(
         rule=rule.rule,
         num_updates=_most_updates(config),

@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from aggregators.errors import AggregationError
+from aggregators.private_rules import private_rules
 from aggregators.registry import rules_that, traits_of
 from aggregators.server_optimizer import ServerOptimizerConfig
 from aggregators.traits import MIN_RANKABLE_DENSITY, Traits
@@ -538,6 +539,15 @@ _PRIVATE_TASKS: Final[tuple[Contradiction["TaskConfig"], ...]] = (
         "top-k chooses coordinates, which noise of devices does not hide",
     ),
     Contradiction("aggregation.rule", _noisy_rule_problem, "{1}"),
+    Contradiction(
+        "aggregation.rule",
+        lambda task: (
+            task.privacy.noise == "central"
+            and task.aggregation.rule not in private_rules()
+            and " or ".join(private_rules())
+        ),
+        "{0.aggregation.rule} must be {1} where the coordinator adds noise",
+    ),
     Contradiction(
         "privacy.mechanism",
         lambda task: (

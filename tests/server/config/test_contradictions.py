@@ -338,6 +338,10 @@ REFUSED: Final[dict[str, tuple[Tree, str]]] = {
         _task(PRIVATE, privacy=POISSON, seed=7),
         "task[1].seed: makes the cohort guessable",
     ),
+    "a rule that noise cannot be sized for": (
+        _task(PRIVATE, aggregation={"rule": "median"}),
+        "task[1].aggregation.rule: median must be mean or multi-krum where the coordinator",
+    ),
     "sampling in shared rounds": (
         _task(SHARED, privacy=POISSON | {"noise": "holders"}),
         "task[1].privacy.sampling: amplifies nothing in shared rounds",

@@ -202,11 +202,6 @@ def test_a_file_that_cannot_be_read_is_told(opened: Any, tmp_path: Path) -> None
             "task[1].privacy.noise-multiplier: 0.1 is too little for even one round",
         ),
         (
-            {"plan": {"clipping-norm": 1.0}, "aggregation": {"rule": "median"}}
-            | {"privacy": {"noise": "central"}},
-            "task[1].aggregation.rule: 'median' must be one of mean, multi-krum",
-        ),
-        (
             {"plan": {"clipping-norm": 1.0}}
             | {"privacy": {"noise": "central", "adaptive-clipping": True, "count-noise": 1e-9}},
             "task[1].privacy",
