@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from server.child_process import tied_to_parent
 from server.storage.embedded import EmbeddedStore
-from server.storage.keys import events_channel, task_prefix
+from server.storage.keys import events_channel, model_blob, task_prefix
 from server.storage.ports import Durability
 from server.storage.redis_client import RedisClient
 from server.supervisor import worker_environment
@@ -188,7 +188,8 @@ class Cluster:
         """The newest model's rows, one per round."""
         version = int(await self._field("task", "current"))
         model = json.loads(await self._field("models", str(version)))
-        path = self.folder / "data" / "blobs" / "models" / TASK / f"{model['sha256']}.safetensors"
+        key = model_blob(TASK, model["round_number"], model["sha256"])
+        path = self.folder / "data" / "blobs" / key
         vector = decode_model(path.read_bytes())[0]["w"]
         assert not vector[MAX_ROUNDS * DEVICES :].any()
         return vector[: MAX_ROUNDS * DEVICES].reshape(MAX_ROUNDS, DEVICES)

@@ -63,6 +63,11 @@ async def test_a_store_that_restarts_is_waited_for(
 
 
 async def test_a_defect_tells_the_peer_nothing(service: Service) -> None:
+    async def is_open() -> str | None:
+        phase: str | None = (await service.get(f"/api/v1/tasks/{TASK}"))["phase"]
+        return phase
+
+    assert await eventually(is_open) == "selecting"
     service.store.hset(KEYS + "models", "1", NOT_JSON)
     for call in (service.fetch(1), service.open_round("d1", "d2")):
         refusal = await refusal_of(call)

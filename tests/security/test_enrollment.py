@@ -96,7 +96,7 @@ def test_a_forged_token_is_not_told_that_it_expired() -> None:
     ("device_id", "key", "expires_at_s", "nonce", "match"),
     [
         ("", KEY, 1, NONCE, "device_id"),
-        ("a" * 65, KEY, 1, NONCE, "64 characters"),
+        ("a" * 65, KEY, 1, NONCE, r"\{1,64\}"),
         ("a/b", KEY, 1, NONCE, "device_id"),
         ("a\n", KEY, 1, NONCE, "device_id"),
         ("é", KEY, 1, NONCE, "device_id"),

@@ -50,8 +50,8 @@ class Models:
     def publish(self, values: NDArray[np.float32]) -> None:
         data = model_of(values)
         sha256 = hashlib.sha256(data).hexdigest()
-        self.files[model_blob("t", None, sha256)] = data
         number = len(self.versions) + 1
+        self.files[model_blob("t", number - 1 or None, sha256)] = data
         self.versions.append(
             ModelVersion(
                 version=number,
