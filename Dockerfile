@@ -14,11 +14,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
 COPY . .
 RUN pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 # The first model of the sample task in docs/samples/compose.toml.
-RUN mkdir /models && python -c "\
-from pathlib import Path; \
-from updates.vectors import encode_model; \
-from simulation.models import initial_weights; \
-Path('/models/digits.safetensors').write_bytes(encode_model(initial_weights('digits', seed=0)))"
+RUN fedagg models init digits --output /models/digits.safetensors
 
 FROM python:3.11-slim AS runtime
 RUN groupadd --gid 10001 fedagg && \
