@@ -150,7 +150,7 @@ class Aggregation:
         if round_.candidate is None:
             return "there is no candidate"
         try:
-            base = await self._stored_rounds.base(round_.task, round_.base_version)
+            base = await self._stored_rounds.model(round_.task, round_.base_version)
             candidate = await self._stored_rounds.files(
                 round_.task,
                 round_.number,
@@ -160,7 +160,7 @@ class Aggregation:
         except (BlobNotFound, DamagedFile) as error:
             return f"a file is gone or damaged: {error}"
         return await self._workers.run(
-            candidate_problem, candidate, base.model, max_update_norm=self._max_update_norm
+            candidate_problem, candidate, base, max_update_norm=self._max_update_norm
         )
 
     async def require_base(self, task: str, version: int) -> None:

@@ -34,6 +34,16 @@ class StoredRounds:
         self._blobs = blobs
         self._workers = workers
 
+    async def model(self, task: str, version: int) -> bytes:
+        """The model file of a version, without its state.
+
+        Raises:
+            BlobNotFound, DamagedFile: as `base` does.
+        """
+        found = await self._store.model(task, version)
+        files = await self.files(task, found.round_number, sha256=found.sha256, state_sha256="")
+        return files.model
+
     async def base(self, task: str, version: int) -> BaseVersion:
         """The files of a version.
 

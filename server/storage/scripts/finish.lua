@@ -1,6 +1,7 @@
 -- KEYS[1] prefix. ARGV: the transition; summary and record JSON; retention in s; model version
 -- ('0': none) and model JSON; the number of contributions in the record, which is stale where another
--- update was admitted since it was made; the round's charge ('': none); '1' where every update is a release, to whoever it was sent.
+-- update was admitted since it was made; the round's charge ('': none); '1' where every update is a
+-- release, to whoever it was sent.
 -- The round's end, its record, its charge and, where there is one, the new current model are one step.
 -- Returns 3 where the base is no longer the current version.
 local prefix, number, base = KEYS[1], ARGV[2], ARGV[5]

@@ -66,6 +66,23 @@ async def test_no_round_opens_on_a_version_that_no_step_can_be_taken_from(
     assert (await bench.round()).base_version == 1
 
 
+async def test_without_that_look_a_round_opens_and_spends_its_budget(bench: Bench) -> None:
+    """The control: what the look at the files prevents does happen without it."""
+    await make_private(bench, epsilon=budget_of(9))
+    process = bench.process("a")
+    await bench.collecting(process)
+    await until(bench, process, Phase.PUBLISHED)
+    before = await ledger_of(bench)
+    await spoil(bench.blobs, state_of(await bench.store.model(TASK, 2)), "gone")
+    process.aggregation._sound_version = 2  # as if it had been read
+    await bench.collecting(process, round_number=2)
+    await until(bench, process, Phase.ABANDONED)
+    assert (await bench.round()).reason is AbandonReason.AGGREGATION_FAILED
+    assert (await ledger_of(bench)).rounds_committed == before.rounds_committed + 1
+    with pytest.raises(UnusableVersion):  # once: then it is read again
+        await process.tick_until_idle()
+
+
 @pytest.mark.parametrize("how", ["gone", "altered"])
 async def test_a_candidate_is_not_published_without_its_state(bench: Bench, how: str) -> None:
     process = bench.process("a")
