@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from server.config.contradictions import holder_problems, server_problems
 from server.config.holder_config import HolderConfig
+from server.config.process_contradictions import holder_problems, server_problems
 from server.config.reading import Override, read_section, setting_paths
 from server.config.section import Section
 from server.config.server_config import ServerConfig

@@ -6,10 +6,12 @@ from typing import Any, Final
 import pytest
 
 from server.config import ConfigError, TaskConfig, parse_config, parse_holder_config
-from server.config.contradictions import HOLDER, PLACED_TASK, SERVER, TASK, Contradiction
+from server.config.contradictions import Contradiction
 from server.config.holder_config import HolderConfig
+from server.config.process_contradictions import HOLDER, PLACED_TASK, SERVER
 from server.config.reading import setting_paths
 from server.config.server_config import ServerConfig
+from server.config.task_contradictions import TASK
 
 Tree = dict[str, Any]
 
