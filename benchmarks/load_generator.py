@@ -1,7 +1,9 @@
 """The process that plays devices: asynchronous, with requests and answers as plain bytes.
 
 Reads a plan from standard input, connects, says "ready", waits for "go", and answers with a result;
-one line each. Answers are checked after the measurement, not during it.
+one line each. Answers are checked after the measurement, not during it. Connections stay open until
+standard input ends: to close them, and to end, takes processor time that whoever measures would see
+as the server's.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from benchmarks import messages
 from benchmarks.deployment import device_name
 from benchmarks.load import LoadKind, LoadPlan, LoadResult
 from protos.fedagg.v1 import federation_pb2 as pb
+from server.process_end import end_process
 
 SERVICE: Final = "/fedagg.v1.Federation/"
 MAX_MESSAGE_BYTES: Final = 4 << 20
@@ -77,7 +80,7 @@ async def main() -> None:
         for channel in channels:
             await channel.channel_ready()
     _say("ready")
-    await asyncio.to_thread(sys.stdin.readline)
+    await _heard()
     record = Record()
     started = time.perf_counter()
     await asyncio.gather(
@@ -85,8 +88,8 @@ async def main() -> None:
     )
     seconds = time.perf_counter() - started
     _say(json.dumps(asdict(_result(plan, record, seconds))))
-    for channel in channels:
-        await channel.close()
+    await _heard()
+    end_process(0)
 
 
 def _result(plan: LoadPlan, record: Record, seconds: float) -> LoadResult:
@@ -251,6 +254,11 @@ async def _stream(head: bytes, chunks: Sequence[bytes]) -> AsyncIterator[bytes]:
     yield head
     for chunk in chunks:
         yield chunk
+
+
+async def _heard() -> None:
+    """Wait for a line, or the end of standard input."""
+    await asyncio.to_thread(sys.stdin.readline)
 
 
 def _say(line: str) -> None:
