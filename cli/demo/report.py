@@ -58,8 +58,8 @@ class DemoReport:
         rounds: finished rounds, in order.
         initial_accuracy: of the model before the first round.
         wall_s: from the command to the end of the last round and the check that follows.
-        peak_server_rss_mb: largest sum of the resident memory of store and coordinators, in
-            10^6 bytes, sampled a few times a second.
+        peak_server_pss_mb: largest sum of the proportional set sizes of store, coordinators and
+            share holders, in 10^6 bytes, sampled a few times a second.
         acknowledged_updates, lost_updates, duplicate_updates: see `cli.demo.tally`.
         killed: coordinators killed on purpose.
         dense_update_bytes: an update without compression, as it would travel in plain mode.
@@ -74,7 +74,7 @@ class DemoReport:
     lost_updates: int
     duplicate_updates: int
     initial_accuracy: float = 0.0
-    peak_server_rss_mb: float = 0.0
+    peak_server_pss_mb: float = 0.0
     killed: int = 0
     dense_update_bytes: int = 0
     epsilon_spent: float | None = None
@@ -102,7 +102,7 @@ class DemoReport:
             "initial_accuracy": _json_number(self.initial_accuracy),
             "final_accuracy": _json_number(self.final_accuracy),
             "wall_s": round(self.wall_s, 3),
-            "peak_server_rss_mb": round(self.peak_server_rss_mb, 1),
+            "peak_server_pss_mb": round(self.peak_server_pss_mb, 1),
             "acknowledged_updates": self.acknowledged_updates,
             "lost_updates": self.lost_updates,
             "duplicate_updates": self.duplicate_updates,
@@ -151,8 +151,8 @@ class DemoReport:
         killed = f" {self.killed} coordinator was killed on the way." if self.killed else ""
         return (
             f"Accuracy {self.initial_accuracy:.4f} -> {self.final_accuracy:.4f} on held-out data. "
-            f"{counted} {self.wall_s:.1f} s; store and coordinators took at most "
-            f"{self.peak_server_rss_mb:.0f} MB.{killed}{self._terms_summary()}"
+            f"{counted} {self.wall_s:.1f} s; the servers took at most "
+            f"{self.peak_server_pss_mb:.0f} MB.{killed}{self._terms_summary()}"
             f"{self._shared_summary()}"
         )
 

@@ -15,7 +15,6 @@ from cli.committee_files import CommitteePlan
 from cli.contradictions import OptionsError
 from cli.demo.evidence import DEVICE_LOGS, SERVER_LOGS, Evidence
 from cli.demo.leader import leader_of
-from cli.demo.memory import PeakMemory
 from cli.demo.observer import TaskObserver
 from cli.demo.opening import opening_line
 from cli.demo.ports import ReservedPorts
@@ -38,6 +37,7 @@ from cli.guardian import Guardian
 from cli.local_committee import LocalCommittee
 from cli.service import COORDINATOR, Service
 from cli.signals import ENDING
+from monitoring.process_memory import PeakMemory
 from server.config import ServerConfig, load_config
 from server.services.admin_models import TaskStatus
 from server.supervisor import ProcessEvent, StartupError, Supervisor
@@ -162,12 +162,10 @@ class Demo:
             ) as service:
                 if service.socket_dir is not None:
                     self._guard_socket(service.socket_dir)
-                memory = PeakMemory(service.pids.values)
-                report = await self._serve(service, memory, TaskObserver(addresses, data), grpc)
+                report = await self._serve(service, TaskObserver(addresses, data), grpc)
         return replace(
             report,
             initial_accuracy=evaluate(weights, data.x_test, data.y_test).accuracy,
-            peak_server_rss_mb=memory.peak_bytes / _MEGABYTE,
         )
 
     def _config(self, path: Path) -> ServerConfig:
@@ -206,9 +204,7 @@ class Demo:
         if not folder.is_relative_to(self._folder):
             self._place.guardian.guard(folder)
 
-    async def _serve(
-        self, service: Service, memory: PeakMemory, observer: TaskObserver, server: str
-    ) -> DemoReport:
+    async def _serve(self, service: Service, observer: TaskObserver, server: str) -> DemoReport:
         """Run the service for as long as the training takes."""
         holders = self._committee.specs if self._committee is not None else ()
         specs = [
@@ -216,6 +212,7 @@ class Demo:
             for spec in (*holders, *service.specs)
         ]
         watch = ProcessWatch(specs, self._view.say)
+        memory = PeakMemory(watch.pids)
 
         def observe(event: ProcessEvent) -> None:
             service.observe(event)
@@ -225,14 +222,15 @@ class Demo:
             specs, grace_s=_STOP_GRACE_S, on_event=observe, on_ready=watch.all_ready
         )
         serving = asyncio.create_task(supervisor.run())
-        working = asyncio.create_task(self._train(service, watch, memory, observer, server))
+        working = asyncio.create_task(self._train(service, watch, observer, server))
+        watching = asyncio.create_task(memory.watch())
         interrupted = asyncio.create_task(_interruption())
         dying = asyncio.create_task(watch.fault())
         tasks = (serving, working, interrupted, dying)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
-                return working.result()
+                return replace(working.result(), peak_server_pss_mb=memory.peak_bytes / _MEGABYTE)
             for failing in (serving, dying):
                 if failing.done():
                     failing.result()
@@ -243,9 +241,9 @@ class Demo:
         finally:
             # The devices first: coordinators wait a while for the calls that they hold.
             watch.stopping()
-            for task in (working, interrupted, dying):
+            for task in (working, watching, interrupted, dying):
                 task.cancel()
-            await asyncio.gather(working, interrupted, dying, return_exceptions=True)
+            await asyncio.gather(working, watching, interrupted, dying, return_exceptions=True)
             supervisor.stop()
             await asyncio.gather(serving, return_exceptions=True)
 
@@ -253,21 +251,16 @@ class Demo:
         self,
         service: Service,
         watch: ProcessWatch,
-        memory: PeakMemory,
         observer: TaskObserver,
         server: str,
     ) -> DemoReport:
-        watching = asyncio.create_task(memory.watch())
-        try:
-            async with observer, self._fleet(server) as fleet:
-                problem = await self._follow(observer, fleet, service, watch)
-                # The devices learn by themselves that the task is finished.
-                if not problem:
-                    await _ended(fleet)
-                await asyncio.to_thread(fleet.stop)
-                return await self._report(observer, problem)
-        finally:
-            watching.cancel()
+        async with observer, self._fleet(server) as fleet:
+            problem = await self._follow(observer, fleet, service, watch)
+            # The devices learn by themselves that the task is finished.
+            if not problem:
+                await _ended(fleet)
+            await asyncio.to_thread(fleet.stop)
+            return await self._report(observer, problem)
 
     @contextlib.asynccontextmanager
     async def _fleet(self, server: str) -> AsyncIterator[Fleet[DeviceSpec]]:

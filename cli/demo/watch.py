@@ -35,6 +35,7 @@ class ProcessWatch:
         self._logs: Mapping[str, Path | None] = {spec.name: spec.log_path for spec in specs}
         self._ready: set[str] = set()
         self._served: set[str] = set()
+        self._pids: dict[str, int] = {}
         self._expected: set[int] = set()
         self._deaths: Counter[str] = Counter()
         self._say = say
@@ -45,10 +46,13 @@ class ProcessWatch:
     def observe(self, event: ProcessEvent) -> None:
         """Take an event of the supervisor."""
         match event.kind:
+            case ProcessEventKind.STARTED:
+                self._pids[event.name] = event.pid
             case ProcessEventKind.READY:
                 self._ready.add(event.name)
                 self._served.add(event.name)
             case ProcessEventKind.EXITED:
+                self._pids.pop(event.name, None)
                 self._ready.discard(event.name)
                 self._died(event)
             case _:
@@ -82,6 +86,10 @@ class ProcessWatch:
     def starting(self) -> Sequence[str]:
         """Names of the processes that are not ready."""
         return [name for name in self._logs if name not in self._ready]
+
+    def pids(self) -> Sequence[int]:
+        """Tell which processes run now."""
+        return list(self._pids.values())
 
     def never_ready(self, error: StartupError) -> CliError:
         """Tell of a process that ended before it was ready."""

@@ -42,7 +42,7 @@ def test_it_trains_through_the_death_of_the_leader_and_leaves_nothing(
     # 4,810 float32 and a header of 16 bytes from each of five devices.
     assert {one["bytes_up"] for one in answer["rounds"]} == {5 * (4 * 4810 + 16)}
     assert all(one["bytes_down"] > 5 * 4 * 4810 for one in answer["rounds"])
-    assert answer["peak_server_rss_mb"] > 20
+    assert answer["peak_server_pss_mb"] > 20
     assert list(tmp_path.iterdir()) == []
     assert psutil.Process().children(recursive=True) == before
 

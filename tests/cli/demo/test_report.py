@@ -29,7 +29,7 @@ REPORT = DemoReport(
     lost_updates=0,
     duplicate_updates=0,
     initial_accuracy=0.1,
-    peak_server_rss_mb=200.0,
+    peak_server_pss_mb=200.0,
 )
 
 
@@ -73,7 +73,7 @@ def test_the_json_object_has_the_promised_members() -> None:
         "rounds",
         "final_accuracy",
         "wall_s",
-        "peak_server_rss_mb",
+        "peak_server_pss_mb",
         "lost_updates",
         "duplicate_updates",
     }
