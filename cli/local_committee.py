@@ -1,7 +1,6 @@
 """Share holders of one committee on this host, each a process with keys and storage of its own."""
 
 import contextlib
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +14,9 @@ from cli.committee_files import (
     holder_name,
     write_committee,
 )
-from cli.service import ReadyPipe, import_path
+from cli.service import ReadyPipe, holder_spec
 from server.child_process import ProcessSpec
-from server.supervisor import worker_environment
+from server.processes.template import Template
 
 
 class LocalCommittee:
@@ -27,6 +26,7 @@ class LocalCommittee:
         plan: which committee.
         folder: where keys, configurations, shares and logs go.
         device_ids: devices that get certificates, in `identities_dir`.
+        template: forks the holders; it is not among `specs`. See `cli.service`.
         log_dir: folder for one log file per holder; None: the caller's standard error.
     """
 
@@ -36,8 +36,10 @@ class LocalCommittee:
         folder: Path,
         device_ids: Iterable[str],
         *,
+        template: Template,
         log_dir: Path | None = None,
     ) -> None:
+        self._template = template
         self._plan = plan
         self._folder = folder
         self._device_ids = device_ids
@@ -52,7 +54,12 @@ class LocalCommittee:
             for index in range(1, len(self._plan.addresses) + 1):
                 pipe = ReadyPipe()
                 stack.callback(pipe.close)
-                self._specs.append(self._spec(holder_name(index), pipe))
+                name = holder_name(index)
+                log_path = None if self._log_dir is None else self._log_dir / f"{name}.log"
+                config = self._folder / name / HOLDER_CONFIG
+                self._specs.append(
+                    holder_spec(name, config, pipe, template=self._template, log_path=log_path)
+                )
             self._stack = stack.pop_all()
         return self
 
@@ -79,16 +86,3 @@ class LocalCommittee:
     def specs(self) -> tuple[ProcessSpec, ...]:
         """The processes, for a supervisor."""
         return tuple(self._specs)
-
-    def _spec(self, name: str, pipe: ReadyPipe) -> ProcessSpec:
-        config = self._folder / name / HOLDER_CONFIG
-        command = [sys.executable, "-P", "-m", "server.holder.process", "--config", str(config)]
-        command += ["--ready-fd", str(pipe.write_fd)]
-        return ProcessSpec(
-            name=name,
-            command=tuple(command),
-            environment={**worker_environment(), "PYTHONPATH": import_path()},
-            pass_fds=(pipe.write_fd,),
-            ready=pipe.ready,
-            log_path=None if self._log_dir is None else self._log_dir / f"{name}.log",
-        )

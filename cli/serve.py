@@ -2,15 +2,17 @@
 
 import asyncio
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from cli.output import FormatOption, Output, OutputFormat
-from cli.service import Service
-from monitoring.logs import EventLogger, LogFormat, configure_logging, get_logger
-from server.config import ServerConfig, load_config
+from cli.service import COORDINATOR_PROGRAM, Service, server_template
+from monitoring.logs import EventLogger, LogFormat, LogValue, configure_logging, get_logger
+from server.child_process import ProcessSpec
+from server.config import load_config
 from server.config.host import claim_host
 from server.supervisor import ProcessEvent, ProcessEventKind, Supervisor
 
@@ -44,29 +46,57 @@ def serve(
             level=settings.observability.log_level, log_format=log_format, stream=sys.stderr
         )
         claim_host(settings, shared=False)
-        with Service(
-            config, settings, workers=workers or settings.listen.workers, log_format=log_format
-        ) as service:
-            asyncio.run(supervise(service, settings))
+        listen = settings.listen
+        with (
+            server_template({COORDINATOR_PROGRAM: ("--config", str(config))}) as template,
+            Service(
+                config,
+                settings,
+                workers=workers or listen.workers,
+                template=template,
+                log_format=log_format,
+            ) as service,
+        ):
+            asyncio.run(
+                supervise(
+                    (*template.specs, *service.specs),
+                    _log,
+                    on_event=service.observe,
+                    grpc=listen.grpc,
+                    http=listen.http,
+                    metrics=listen.metrics,
+                )
+            )
 
 
-async def supervise(service: Service, config: ServerConfig) -> None:
-    """Run the service's processes until SIGTERM or SIGINT, and log what happens to them.
+async def supervise(
+    specs: Sequence[ProcessSpec],
+    log: EventLogger,
+    *,
+    on_event: Callable[[ProcessEvent], None] = lambda _: None,
+    **serving: LogValue,
+) -> None:
+    """Run processes until SIGTERM or SIGINT, and log what happens to them.
+
+    Args:
+        specs: the processes.
+        log: takes it.
+        on_event: told of it too.
+        serving: what to log when all of them are ready.
 
     Raises:
         StartupError: if a process ends before it was ever ready.
     """
 
     def tell(event: ProcessEvent) -> None:
-        service.observe(event)
-        _log_event(_log, event)
+        on_event(event)
+        _log_event(log, event)
 
     def ready() -> None:
-        listen = config.listen
-        _log.info("serving", grpc=listen.grpc, http=listen.http, metrics=listen.metrics)
+        log.info("serving", **serving)
 
-    await Supervisor(service.specs, on_event=tell, on_ready=ready).run()
-    _log.info("stopped")
+    await Supervisor(specs, on_event=tell, on_ready=ready).run()
+    log.info("stopped")
 
 
 def _log_event(log: EventLogger, event: ProcessEvent) -> None:

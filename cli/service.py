@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,15 +13,20 @@ from typing import Final, Self
 
 from monitoring.logs import LogFormat
 from monitoring.metrics import forget_process
-from server.child_process import ProcessSpec
+from server.child_process import ProcessSpec, module_command
 from server.config import EMBEDDED, ServerConfig
+from server.processes.template import Template
 from server.storage.embedded import EmbeddedStore
 from server.supervisor import ProcessEvent, ProcessEventKind, worker_environment
 
 COORDINATOR: Final = "coordinator-"
 
 _METRICS_ENV: Final = "PROMETHEUS_MULTIPROC_DIR"
-_COORDINATOR_STAGE: Final = 1
+COORDINATOR_PROGRAM: Final = "server.worker"
+HOLDER_PROGRAM: Final = "server.holder.process"
+# After the template and the store.
+_HOLDER_STAGE: Final = 1
+_COORDINATOR_STAGE: Final = 2
 
 
 class Service:
@@ -35,6 +40,7 @@ class Service:
         config_path: what the workers read.
         config: the same, already read.
         workers: coordinator processes, from 1; they listen on the same addresses.
+        template: forks them; it is not among `specs`. See `server_template`.
         log_dir: folder for one log file per worker; None: the caller's standard error.
         metrics_dir: where the workers' common metrics go; None: a temporary folder.
         log_format: how the workers' log lines look.
@@ -46,12 +52,14 @@ class Service:
         config: ServerConfig,
         *,
         workers: int,
+        template: Template,
         log_dir: Path | None = None,
         metrics_dir: Path | None = None,
         log_format: LogFormat = "auto",
     ) -> None:
         self._config_path = config_path
         self._config = config
+        self._template = template
         self._log_dir = log_dir
         self._metrics_dir = metrics_dir
         self._log_format: LogFormat = log_format
@@ -130,18 +138,68 @@ class Service:
             forget_process(event.pid)
 
     def _worker(self, name: str, pipe: "ReadyPipe") -> ProcessSpec:
-        command = [sys.executable, "-P", "-m", "server.worker"]
-        command += ["--config", str(self._config_path), "--store-url", self.store_url]
-        command += ["--log-format", self._log_format, "--ready-fd", str(pipe.write_fd)]
+        arguments = ["--config", str(self._config_path), "--store-url", self.store_url]
+        arguments += ["--log-format", self._log_format, "--ready-fd", str(pipe.write_fd)]
         return ProcessSpec(
             name=name,
-            command=tuple(command),
-            environment={**worker_environment(), "PYTHONPATH": import_path()},
+            command=module_command(COORDINATOR_PROGRAM, *arguments),
+            forker=self._template.forker,
+            environment=server_environment(),
             pass_fds=(pipe.write_fd,),
             stage=_COORDINATOR_STAGE,
             ready=pipe.ready,
             log_path=self.log_path(name),
         )
+
+
+def server_template(
+    programs: Mapping[str, Sequence[str]], *, log_path: Path | None = None
+) -> Template:
+    """Return the process that servers are forked from; see `Template`.
+
+    Args:
+        programs: what it loads, each with arguments as one of its processes has them.
+        log_path: as in `ProcessSpec`.
+    """
+    return Template(programs, environment=server_environment(), log_path=log_path)
+
+
+def server_environment() -> dict[str, str]:
+    """What servers need set before they start; they import from where this process does."""
+    path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    return {**worker_environment(), "PYTHONPATH": path}
+
+
+def holder_spec(
+    name: str,
+    config_path: Path,
+    pipe: "ReadyPipe",
+    *,
+    template: Template,
+    log_format: LogFormat = "auto",
+    log_path: Path | None = None,
+) -> ProcessSpec:
+    """Return how a supervisor runs a share holder.
+
+    Args:
+        name: of the process, for people.
+        config_path: what it reads.
+        pipe: on which it tells that it serves.
+        template: forks it.
+        log_format: how its log lines look.
+        log_path: file that takes its log; None: the caller's standard error.
+    """
+    arguments = ["--config", str(config_path), "--log-format", log_format]
+    return ProcessSpec(
+        name=name,
+        command=module_command(HOLDER_PROGRAM, *arguments, "--ready-fd", str(pipe.write_fd)),
+        forker=template.forker,
+        environment=server_environment(),
+        pass_fds=(pipe.write_fd,),
+        stage=_HOLDER_STAGE,
+        ready=pipe.ready,
+        log_path=log_path,
+    )
 
 
 class ReadyPipe:
@@ -161,6 +219,17 @@ class ReadyPipe:
             os.read(self._read_fd, 1)
         finally:
             loop.remove_reader(self._read_fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close both ends."""
@@ -187,8 +256,3 @@ def _common_metrics(given: Path | None) -> Iterator[None]:
                 del os.environ[_METRICS_ENV]
             else:
                 os.environ[_METRICS_ENV] = before
-
-
-def import_path() -> str:
-    """Let the workers import what this process can import, from the same places."""
-    return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)

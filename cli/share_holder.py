@@ -12,8 +12,10 @@ from typing import Annotated, Final
 import typer
 
 from cli.committee_files import COMMITTEE_FILE, CommitteePlan, write_committee
-from cli.exit_codes import CliError, ExitCode
+from cli.exit_codes import CliError
 from cli.output import FormatOption, Output, OutputFormat
+from cli.serve import supervise
+from cli.service import HOLDER_PROGRAM, ReadyPipe, holder_spec, server_template
 from monitoring.logs import LogFormat, configure_logging, get_logger
 from security.errors import SecurityError
 from security.shared_round.committee import (
@@ -24,9 +26,6 @@ from security.shared_round.committee import (
 )
 from security.shared_round.holder_keys import HolderSecrets
 from server.config import load_holder_config
-from server.errors import ServiceError
-from server.holder.app import HolderServer
-from server.holder.process import serve_until_stopped
 from server.storage.ports import Durability
 from simulation.device_spec import device_id
 
@@ -139,20 +138,23 @@ def serve(
     ],
     output_format: FormatOption = OutputFormat.TEXT,
 ) -> None:
-    """Run a share holder until SIGTERM. Logs go to standard error."""
+    """Run a share holder until SIGTERM; one that dies is started again.
+
+    Logs go to standard error.
+    """
     with Output(output_format) as output:
         settings = load_holder_config(config)
         log_format: LogFormat = "json" if output.is_json else "auto"
         configure_logging(level=settings.log.level, log_format=log_format, stream=sys.stderr)
-
-        def ready(server: HolderServer) -> None:
-            _log.info("serving", grpc=server.address, index=settings.holder.index)
-
-        try:
-            asyncio.run(serve_until_stopped(settings, on_ready=ready))
-        # RuntimeError: gRPC says so of an address it cannot listen on.
-        except (ServiceError, RuntimeError) as error:
-            raise CliError(str(error), exit_code=ExitCode.FAILURE) from error
+        programs = {HOLDER_PROGRAM: ("--config", str(config))}
+        with server_template(programs) as template, ReadyPipe() as pipe:
+            holder = holder_spec(
+                "share-holder", config, pipe, template=template, log_format=log_format
+            )
+            index = settings.holder.index
+            asyncio.run(
+                supervise((*template.specs, holder), _log, grpc=settings.listen.grpc, index=index)
+            )
 
 
 def _form(identities: list[Path], threshold: int) -> Committee:

@@ -1,5 +1,6 @@
 """Loads what counts privacy only where a task is private: accountants take seconds to import."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from privacy.errors import PrivacyError
@@ -22,10 +23,21 @@ def load_private_task(config: TaskConfig, *, dim: int, workers: Workers) -> "Pri
         PrivacyError: if the settings cannot be private, or the extra `fedagg[server]` is not
             installed.
     """
+    load_accountants()
+    from server.private_task import private_task  # noqa: PLC0415
+
+    return private_task(config, dim=dim, workers=workers)
+
+
+def load_accountants() -> None:
+    """Import what counts privacy.
+
+    Raises:
+        PrivacyError: if the extra `fedagg[server]` is not installed.
+    """
     try:
         # Its packages come with an extra, and importing them takes seconds.
-        from server.private_task import private_task  # noqa: PLC0415
+        import_module("server.private_task")
     except ModuleNotFoundError as error:
         msg = f"privacy needs the extra fedagg[server]: there is no package {error.name}"
         raise PrivacyError(msg) from error
-    return private_task(config, dim=dim, workers=workers)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from server.child_process import ProcessSpec, tied_to_parent
+from server.child_process import ChildProcess, ProcessSpec, tied_to_parent
 
 # Without these, buffers of a few MB are mapped and unmapped on every call, and the page faults cost
 # more than the copies. One BLAS thread per worker: there is one worker per core.
@@ -43,7 +43,10 @@ class ProcessEventKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessEvent:
-    """One event. `exit_code` is negative for a signal; `delay_s` is set for RESTARTING."""
+    """One event. `exit_code` is negative for a signal; `delay_s` is set for RESTARTING.
+
+    `pid` is that of the process that started or ended; 0: it could not be started.
+    """
 
     kind: ProcessEventKind
     name: str
@@ -188,21 +191,43 @@ class Supervisor:
     async def _keep(self, child: "_Child") -> None:
         delay_s: float | None = None
         while not child.stop.is_set():
-            process = await _spawn(child.spec)
             started_at = time.monotonic()
-            self._emit(ProcessEventKind.STARTED, child, process)
-            problem = await self._attend(child, process)
-            self._emit(ProcessEventKind.EXITED, child, process, exit_code=process.returncode)
+            pid, status, problem = await self._live(child)
             if child.stop.is_set():
                 return
             if not child.first_ready.is_set():
                 msg = f"{child.spec.name} {problem} before it was ready"
-                raise StartupError(msg, process=child.spec.name, status=process.returncode)
+                raise StartupError(msg, process=child.spec.name, status=status)
             delay_s = self._restart.delay_s(delay_s, time.monotonic() - started_at)
-            self._emit(ProcessEventKind.RESTARTING, child, process, delay_s=delay_s)
+            self._emit(ProcessEventKind.RESTARTING, child, pid, delay_s=delay_s)
             await _first_of(self._sleep(delay_s), child.stop.wait())
 
-    async def _attend(self, child: "_Child", process: asyncio.subprocess.Process) -> str:
+    async def _live(self, child: "_Child") -> tuple[int, int | None, str]:
+        """Start a process and watch it to its end: its id, its status, what ended it, in words."""
+        try:
+            process = await self._start(child)
+        except OSError as error:  # as where the system has no process left to give
+            return 0, None, f"could not be started ({error})"
+        if process is None:
+            return 0, None, ""
+        self._emit(ProcessEventKind.STARTED, child, process.pid)
+        problem = await self._attend(child, process)
+        self._emit(ProcessEventKind.EXITED, child, process.pid, exit_code=process.returncode)
+        return process.pid, process.returncode, problem
+
+    async def _start(self, child: "_Child") -> ChildProcess | None:
+        """Start a process; None where it is not wanted any more before it was there."""
+        if child.spec.forker is None:
+            return await _execute(child.spec)
+        # Perhaps it waits for a template, which may not come back.
+        forking = asyncio.ensure_future(child.spec.forker.fork(child.spec))
+        try:
+            await _first_of(asyncio.shield(forking), child.stop.wait())
+            return forking.result() if forking.done() else None
+        finally:
+            forking.cancel()
+
+    async def _attend(self, child: "_Child", process: ChildProcess) -> str:
         """Watch one process to its end; return what ended it, in words."""
         exited = asyncio.create_task(process.wait())
         problem = ""
@@ -213,7 +238,7 @@ class Supervisor:
             if ready.done() and not exited.done():
                 problem = _problem_of(ready)
                 if not problem:
-                    self._emit(ProcessEventKind.READY, child, process)
+                    self._emit(ProcessEventKind.READY, child, process.pid)
                     child.first_ready.set()
                     await asyncio.wait([exited, stop], return_when=asyncio.FIRST_COMPLETED)
             for task in (ready, stop):
@@ -227,9 +252,7 @@ class Supervisor:
             await exited
         return problem or f"ended with status {process.returncode}"
 
-    async def _terminate(
-        self, process: asyncio.subprocess.Process, exited: asyncio.Task[int]
-    ) -> None:
+    async def _terminate(self, process: ChildProcess, exited: asyncio.Task[int]) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         hurry = asyncio.ensure_future(self._hurry.wait())
@@ -242,18 +265,14 @@ class Supervisor:
         self,
         kind: ProcessEventKind,
         child: "_Child",
-        process: asyncio.subprocess.Process,
+        pid: int,
         *,
         exit_code: int | None = None,
         delay_s: float | None = None,
     ) -> None:
         self._on_event(
             ProcessEvent(
-                kind=kind,
-                name=child.spec.name,
-                pid=process.pid,
-                exit_code=exit_code,
-                delay_s=delay_s,
+                kind=kind, name=child.spec.name, pid=pid, exit_code=exit_code, delay_s=delay_s
             )
         )
 
@@ -266,7 +285,7 @@ class _Child:
         self.keeper: asyncio.Task[None] | None = None
 
 
-async def _spawn(spec: ProcessSpec) -> asyncio.subprocess.Process:
+async def _execute(spec: ProcessSpec) -> ChildProcess:
     with contextlib.ExitStack() as stack:
         log = None
         if spec.log_path is not None:

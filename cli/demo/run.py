@@ -35,10 +35,18 @@ from cli.demo.watch import Patience, ProcessWatch, ended
 from cli.exit_codes import CliError, ExitCode
 from cli.guardian import Guardian
 from cli.local_committee import LocalCommittee
-from cli.service import COORDINATOR, Service
+from cli.service import (
+    COORDINATOR,
+    COORDINATOR_PROGRAM,
+    HOLDER_PROGRAM,
+    Service,
+    server_template,
+)
 from cli.signals import ENDING
 from monitoring.process_memory import PeakMemory
+from server.child_process import ProcessSpec
 from server.config import ServerConfig, load_config
+from server.processes.template import Template
 from server.services.admin_models import TaskStatus
 from server.supervisor import ProcessEvent, StartupError, Supervisor
 from simulation import datasets
@@ -143,9 +151,19 @@ class Demo:
         with ReservedPorts(3) as ports, ExitStack() as stack:
             grpc, http, metrics = ports.addresses
             addresses = DemoAddresses(grpc=grpc, http=http, metrics=metrics)
-            if shared is not None:
-                self._committee = stack.enter_context(self._local_committee(shared, holders))
             config_path = self._folder / "server.toml"
+            programs: dict[str, tuple[str, ...]] = {
+                COORDINATOR_PROGRAM: ("--config", str(config_path))
+            }
+            if shared is not None:
+                programs[HOLDER_PROGRAM] = ()
+            template = stack.enter_context(
+                server_template(programs, log_path=self._folder / SERVER_LOGS / "template.log")
+            )
+            if shared is not None:
+                self._committee = stack.enter_context(
+                    self._local_committee(shared, holders, template)
+                )
             toml = server_toml(
                 self._settings, addresses, self._folder, committee=self._committee_path
             )
@@ -156,13 +174,16 @@ class Demo:
                 config_path,
                 config,
                 workers=NUM_COORDINATORS,
+                template=template,
                 log_dir=self._folder / SERVER_LOGS,
                 metrics_dir=self._folder / "metrics",
                 log_format="json",
             ) as service:
                 if service.socket_dir is not None:
                     self._guard_socket(service.socket_dir)
-                report = await self._serve(service, TaskObserver(addresses, data), grpc)
+                holding = self._committee.specs if self._committee is not None else ()
+                specs = (*template.specs, *holding, *service.specs)
+                report = await self._serve(service, specs, TaskObserver(addresses, data), grpc)
         return replace(
             report,
             initial_accuracy=evaluate(weights, data.x_test, data.y_test).accuracy,
@@ -186,7 +207,9 @@ class Demo:
     def _committee_path(self) -> Path | None:
         return self._committee.committee_path if self._committee is not None else None
 
-    def _local_committee(self, shared: SharedSettings, addresses: Sequence[str]) -> LocalCommittee:
+    def _local_committee(
+        self, shared: SharedSettings, addresses: Sequence[str], template: Template
+    ) -> LocalCommittee:
         least = min_members(self._settings)
         return LocalCommittee(
             CommitteePlan(
@@ -197,6 +220,7 @@ class Demo:
             ),
             self._folder / "committee",
             [device_id(index) for index in range(self._settings.scenario.num_devices)],
+            template=template,
             log_dir=self._folder / SERVER_LOGS,
         )
 
@@ -204,12 +228,16 @@ class Demo:
         if not folder.is_relative_to(self._folder):
             self._place.guardian.guard(folder)
 
-    async def _serve(self, service: Service, observer: TaskObserver, server: str) -> DemoReport:
-        """Run the service for as long as the training takes."""
-        holders = self._committee.specs if self._committee is not None else ()
+    async def _serve(
+        self,
+        service: Service,
+        specs: Sequence[ProcessSpec],
+        observer: TaskObserver,
+        server: str,
+    ) -> DemoReport:
+        """Run the processes for as long as the training takes."""
         specs = [
-            replace(spec, pass_fds=(*spec.pass_fds, self._place.guardian.fd))
-            for spec in (*holders, *service.specs)
+            replace(spec, pass_fds=(*spec.pass_fds, self._place.guardian.fd)) for spec in specs
         ]
         watch = ProcessWatch(specs, self._view.say)
         memory = PeakMemory(watch.pids)

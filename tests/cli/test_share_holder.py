@@ -93,13 +93,15 @@ def test_a_committee_of_what_is_no_identity_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "c.json").exists()
 
 
+@pytest.mark.process
 def test_keys_of_another_holder_are_a_wrong_configuration(tmp_path: Path) -> None:
     make_committee(tmp_path)
     config = write_config(tmp_path, 0)
     config.write_text(config.read_text().replace("index = 2", "index = 1"))
-    result = run("serve", "--config", config)
-    assert result.exit_code == ExitCode.CONFIG
-    assert "holds other keys than holder 1 has in" in result.stderr
+    command = [sys.executable, "-m", "cli.main", "share-holder", "serve", "--config", str(config)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == ExitCode.CONFIG
+    assert "holds other keys than holder 1 has in" in ended.stderr
 
 
 @pytest.mark.process

@@ -19,6 +19,7 @@ import numpy as np
 
 from cli.committee_files import HOLDER_CONFIG, CommitteePlan
 from cli.local_committee import LocalCommittee
+from cli.service import server_template
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.federation_pb2_grpc import FederationStub
 from security.shared_round.bundle import SealedUpdate
@@ -285,7 +286,10 @@ async def shared_cluster(
             addresses = [f"127.0.0.1:{free.enter_context(reserved_port())}" for _ in HOLDERS]
         plan = CommitteePlan(threshold=THRESHOLD, addresses=addresses)
         committee = stack.enter_context(
-            LocalCommittee(plan, folder / "committee", DEVICES, log_dir=folder)
+            # Each is executed instead: a test kills them one by one.
+            LocalCommittee(
+                plan, folder / "committee", DEVICES, template=server_template({}), log_dir=folder
+            )
         )
         for index in HOLDERS:
             with (folder / "committee" / f"holder-{index}" / HOLDER_CONFIG).open("a") as config:

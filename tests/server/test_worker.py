@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.worker import EXIT_CONFIG, EXIT_FAILURE
+from server.processes.worker_process import EXIT_CONFIG, EXIT_FAILURE
 from simulation.models import initial_weights
 from updates.vectors import encode_model
 

@@ -26,7 +26,8 @@ MANY = ("--devices", "3", "--rounds", "500")
 SHARED = (*MANY, "--mode", "shared", "--holders", "3", "--threshold", "2")
 
 # Names by a part of the command line.
-STORE, COORDINATOR, HOLDER, FLEET = "valkey", "server.worker", "server.holder", "simulation.super"
+STORE, TEMPLATE, FLEET = "valkey", "fork_server", "simulation.super"
+COORDINATOR, HOLDER = "coordinator-", "holder-"
 
 
 class Run:
@@ -90,8 +91,8 @@ def test_a_signal_ends_everything_and_leaves_nothing(
     with demo(tmp_path, *MANY) as run:
         run.until(r"^\[ROUND 1/")
         children = run.children()
-        # A store, two coordinators, a fleet of three and its parent, a guardian.
-        assert len(children) >= 8
+        # A store, a template, two coordinators, a fleet of three and its parent, a guardian.
+        assert len(children) >= 9
         if number is signal.SIGKILL:
             run.process.kill()
         else:
@@ -114,7 +115,10 @@ def test_a_signal_at_any_time_of_the_start_leaves_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("part", "name"), [(STORE, "store"), (COORDINATOR, "coordinator-[12]")])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(STORE, "store"), (TEMPLATE, "template"), (COORDINATOR, "coordinator-[12]")],
+)
 def test_a_server_process_that_dies_is_told_and_started_again(
     tmp_path: Path, part: str, name: str
 ) -> None:
@@ -169,20 +173,27 @@ def test_a_fleet_that_dies_ends_it(tmp_path: Path) -> None:
 # Loaded by every Python process of a demonstration; it breaks those that it is told to.
 SABOTAGE = """
 import os, sys
-if os.environ.get("SABOTAGED", "-") in " ".join(sys.orig_argv):
+def fail(*_):
     sys.stderr.write("sabotaged on purpose\\n")
     os._exit(1)
+
+part, command = os.environ.get("SABOTAGED", "-"), " ".join(sys.orig_argv)
+if part in command:
+    fail()
+if part == "forks" and "fork_server" in command:
+    os.environ.update = fail  # the last that is done for a process before its program runs
 """
 
 
 @pytest.mark.parametrize(
     ("part", "arguments", "told"),
     [
-        (COORDINATOR, MANY, "coordinator-[12] ended with status 1 before it was ready"),
-        (HOLDER, SHARED, "holder-[123] ended with status 1 before it was ready"),
+        (TEMPLATE, MANY, "template ended with status 1 before it was ready"),
+        ("forks", MANY, "coordinator-[12] ended with status 1 before it was ready"),
+        ("forks", SHARED, "holder-[123] ended with status 1 before it was ready"),
         ("simulation.supervisor", MANY, "the fleet failed: its supervisor ended with status 1"),
     ],
-    ids=["coordinator", "holder", "fleet"],
+    ids=["template", "coordinator", "holder", "fleet"],
 )
 def test_a_process_that_never_starts_is_told_by_its_own_last_line(
     tmp_path: Path, part: str, arguments: tuple[str, ...], told: str
@@ -222,18 +233,18 @@ def test_a_store_that_never_starts_is_told_by_its_own_last_line(tmp_path: Path) 
 
 
 def test_a_slow_start_is_waited_for(tmp_path: Path) -> None:
-    """A coordinator that is stopped while it starts: nothing gives up, and that is told."""
+    """A template that is stopped while it loads: nothing gives up, and that is told."""
     with demo(tmp_path, "--devices", "3", "--rounds", "1") as run:
         run.until("coordinators, 1 store")
         assert run.process.stdout is not None
         stopped: list[psutil.Process] = []
         while not stopped:
-            stopped = run.children(COORDINATOR)
+            stopped = run.children(TEMPLATE)
             select.select([run.process.stdout], [], [], 0.05)
         for one in stopped:
             one.suspend()
         line = run.until("still waiting")
-        assert re.search(r"still waiting after 1\d s: coordinator-", line)
+        assert re.search(r"still waiting after 1\d s: template", line)
         for one in stopped:
             one.resume()
         assert "3 updates acknowledged, 0 lost" in run.ends()

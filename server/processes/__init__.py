@@ -1,0 +1,1 @@
+"""Starting processes, keeping them running, and what every process of the service does."""
