@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from aggregators.config import AggregatorConfig
+from security.secret_sharing import warm_up as secret_sharing
 from server import worker
 from server.config import parse_config
 from server.task import preloading
@@ -19,7 +20,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         told.append(config.rule)
 
     monkeypatch.setattr(preloading, "warm_up", kernels)
-    monkeypatch.setattr(preloading.secret_sharing, "warm_up", lambda: told.append("sharing"))
+    monkeypatch.setattr(secret_sharing, "warm_up", lambda: told.append("sharing"))
     monkeypatch.setattr(preloading, "load_accountants", lambda: told.append("accountants"))
     return told
 
