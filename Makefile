@@ -119,13 +119,13 @@ bench-codec: $(PEERS) ## Measure bytes and speed of every encoding of a real upd
 
 # Only the table goes to standard output; rows show on standard error as they come.
 experiment-compression: $(STAMP) ## Train with every way to compress updates; print what each costs.
-	@$(BIN)/python -m simulation.compression_experiments $(ARGS)
+	@$(BIN)/python -m simulation.experiments.compression_table $(ARGS)
 
 bench-pipeline: $(STAMP) ## Time rounds with everything on beside plain ones (needs Fashion-MNIST).
 	@$(BIN)/python -m benchmarks.pipeline $(ARGS)
 
 experiment-privacy: $(STAMP) ## Train with and without privacy on MNIST: ARGS="--data-dir DIR".
-	@$(BIN)/python -m simulation.private_training $(ARGS)
+	@$(BIN)/python -m simulation.experiments.private_training $(ARGS)
 
 format: $(STAMP) ## Format the code and apply the safe lint fixes.
 	$(BIN)/ruff check --fix

@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 
 from aggregators.errors import AggregationError
 from aggregators.registry import memory_of, rules_that, traits_of
-from aggregators.rows import Floats, Vector
+from aggregators.rows.rows import Floats, Vector
 from aggregators.server_optimizer import (
     OptimizerState,
     ServerOptimizerConfig,

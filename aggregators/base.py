@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.engines import LOCAL, Engine
+from aggregators.engines.engine import LOCAL, Engine
 from aggregators.errors import AggregationError
-from aggregators.gram import Gram
 from aggregators.registry import make_rule
-from aggregators.rows import Floats, Rows, Vector
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Floats, Rows, Vector
 from aggregators.rule import Context
 from privacy.clipping import clip_scale, l2_norm
 

@@ -13,7 +13,7 @@ from aggregators.compressed import (
     ranks_values,
 )
 from aggregators.config import AggregatorConfig
-from aggregators.engines import LOCAL, Engine
+from aggregators.engines.engine import LOCAL, Engine
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.registry import RULES, make_rule, rules_that
 from aggregators.unusable import Rejection, finite, usable

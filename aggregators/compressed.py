@@ -16,10 +16,10 @@ from aggregators.base import (
     require_updates,
 )
 from aggregators.config import AggregatorConfig
-from aggregators.engines import LOCAL, Engine
+from aggregators.engines.engine import LOCAL, Engine
 from aggregators.errors import AggregationError
 from aggregators.registry import RULES, STEPS, parted, traits_of
-from aggregators.sparse_rows import SparseRows, SparseVector
+from aggregators.rows.sparse_rows import SparseRows, SparseVector
 from aggregators.traits import MIN_RANKABLE_DENSITY
 
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from aggregators.base import Update, require_updates
 from aggregators.compressed import AnyUpdate, SparseUpdate
 from aggregators.dp_config import DPConfig
-from aggregators.engines import LOCAL, Engine
+from aggregators.engines.engine import LOCAL, Engine
 from aggregators.errors import AggregationError
 from aggregators.registry import RULES, make_rule
-from aggregators.rows import Floats, Rows, Vector
+from aggregators.rows.rows import Floats, Rows, Vector
+from aggregators.rows.sparse_rows import SparseRows
 from aggregators.rule import Context
-from aggregators.sparse_rows import SparseRows
 from privacy.banded_noise import BandedNoise, History, no_history
 from privacy.charge import Mechanism
 from privacy.clipping import clip_scale, l2_norm

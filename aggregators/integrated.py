@@ -23,10 +23,10 @@ from aggregators.base import NOTHING_KNOWN, ServerKnowledge, Update
 from aggregators.byzantine import ByzantineConfig, ByzantineRobustAggregator, RobustAggregate
 from aggregators.compressed import AnyUpdate
 from aggregators.dp import DPConfig, DPGradientAggregator, PrivateAggregate, RoundNoise
-from aggregators.engines import LOCAL, Engine
+from aggregators.engines.engine import LOCAL, Engine
 from aggregators.errors import AggregationError
 from aggregators.registry import traits_of
-from aggregators.rows import Floats, Vector
+from aggregators.rows.rows import Floats, Vector
 from aggregators.secure import from_units
 from aggregators.server_optimizer import ServerOptimizerConfig, step
 from updates.coordinate_maps import LinearMap

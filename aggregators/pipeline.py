@@ -15,7 +15,7 @@ from aggregators.preaggregations.clipping import (
 )
 from aggregators.preaggregations.nearest_neighbour_mixing import nearest_neighbour_mixing_matrix
 from aggregators.registry import RULES, STEPS, parted
-from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rows.rows import Floats, Rows, canonical_order
 from aggregators.rule import Context, Rule, RuleResult
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from aggregators.config import AggregatorConfig
     from aggregators.pipeline import Step
-    from aggregators.rows import Rows
+    from aggregators.rows.rows import Rows
     from aggregators.rule import Context, Rule, RuleResult
 
 Apply: TypeAlias = "Callable[[Rows, Context, AggregatorConfig], RuleResult]"

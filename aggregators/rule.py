@@ -7,10 +7,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
-from aggregators.gram import Gram
-from aggregators.rows import Rows, Vector, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows, Vector, canonical_order
 
 Floats = NDArray[np.float64]
 Known = TypeVar("Known")

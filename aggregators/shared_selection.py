@@ -7,11 +7,11 @@ import numpy as np
 
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.registry import RULES, make_pick, rules_that
-from security.shared_round.coins import Coin
-from security.shared_round.member_set import Selection, SelectionMode, may_select
-from security.shared_round.parameters import RoundParameters
+from security.shared_round.opening.coins import Coin
+from security.shared_round.opening.verdicts import Verdict
+from security.shared_round.terms.member_set import Selection, SelectionMode, may_select
 from security.shared_round.terms.parameter_facts import DEGRADED_GROUP_SIZE
-from security.shared_round.verdicts import Verdict
+from security.shared_round.terms.parameters import RoundParameters
 
 _GROUPS_USE: Final = "sum groups"
 

@@ -12,9 +12,9 @@ import numpy as np
 from aggregators.base import GradientAggregator, Update
 from aggregators.capacity import least_updates
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import DenseRows
 from aggregators.errors import AggregationError
-from aggregators.stored_rows import MAX_WIDE_ROWS
+from aggregators.rows.dense_rows import DenseRows
+from aggregators.rows.stored_rows import MAX_WIDE_ROWS
 
 _DIM: Final = 33  # whole vectors, and a rest
 

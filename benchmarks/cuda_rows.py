@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.engine_options import EngineOptions
-from aggregators.engines import LOCAL, Engine, make_engine
+from aggregators.engines.engine import LOCAL, Engine, make_engine
+from aggregators.engines.engine_options import EngineOptions
 from aggregators.errors import AggregationError
 from aggregators.registry import RULES, make_rule
 from aggregators.rule import Context, Rule, RuleResult

@@ -17,9 +17,9 @@ from typing import Final
 import numpy as np
 
 from benchmarks.processes import ServerProcess, Usage, free_address, server_process
+from server.round.ports import Durability, Snapshot
 from server.round.state import Phase
 from server.storage.embedded import EmbeddedStore
-from server.storage.ports import Durability, Snapshot
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from updates.vectors import encode_model

@@ -12,8 +12,8 @@ from enum import Enum
 from typing import Final, Self
 
 from benchmarks.processes import ROOT
-from server.child_process import tied_to_parent
-from server.supervisor import worker_environment
+from server.processes.child_process import tied_to_parent
+from server.processes.supervisor import worker_environment
 
 CHUNK_BYTES: Final = 512 << 10  # what the device SDK sends
 

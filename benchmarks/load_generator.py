@@ -24,7 +24,7 @@ from benchmarks import messages
 from benchmarks.deployment import device_name
 from benchmarks.load import LoadKind, LoadPlan, LoadResult
 from protos.fedagg.v1 import federation_pb2 as pb
-from server.process_end import end_process
+from server.processes.process_end import end_process
 
 SERVICE: Final = "/fedagg.v1.Federation/"
 MAX_MESSAGE_BYTES: Final = 4 << 20

@@ -27,8 +27,8 @@ from cli.demo.settings import DemoSettings, SharedSettings
 from cli.demo.terms import CompressionTerms, PrivacyTerms
 from cli.demo.view import DemoView
 from cli.guardian import Guardian
+from simulation.fleet.scenarios import Scenario
 from simulation.models import LAYER_SIZES
-from simulation.scenarios import Scenario
 
 OVERHEAD_TARGET: Final = 0.5
 PLAIN: Final = "plain FedAvg"

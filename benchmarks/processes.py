@@ -12,8 +12,8 @@ from typing import Final, Self
 
 import psutil
 
-from server.child_process import tied_to_parent
-from server.supervisor import worker_environment
+from server.processes.child_process import tied_to_parent
+from server.processes.supervisor import worker_environment
 
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 20.0

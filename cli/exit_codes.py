@@ -16,8 +16,8 @@ from monitoring.audit_entry import AuditError
 from privacy.errors import PrivacyError
 from security.errors import SecurityError
 from server.config import ConfigError
+from server.processes.supervisor import StartupError
 from server.storage.embedded import EmbeddedStoreError
-from server.supervisor import StartupError
 from simulation.errors import ScenarioError, SimulationError
 from updates.errors import CompressionError, ModelError
 

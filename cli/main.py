@@ -10,20 +10,20 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from cli.signals import terminate_as_interrupt
-from server.process_end import end_process
+from cli.serve.signals import terminate_as_interrupt
+from server.processes.process_end import end_process
 
 _INTERRUPTED: Final = 130  # as `cli.exit_codes` has it, which loads more than is needed here
 
 # A command loads what it needs itself, and not what the others need.
 _COMMANDS: Final = {
     "demo": "cli.demo.command",
-    "serve": "cli.serve",
-    "device": "cli.device",
+    "serve": "cli.serve.command",
+    "device": "cli.device.command",
     "models": "cli.models.command",
     "admin": "cli.admin.app",
-    "config": "cli.config",
-    "share-holder": "cli.share_holder",
+    "config": "cli.config.command",
+    "share-holder": "cli.holder.command",
 }
 
 

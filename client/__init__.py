@@ -5,7 +5,7 @@
     )
     MobileClient(config, trainer).run_forever()
 
-PyTorch models train with `client.torch_trainer.TorchTrainer`; Flower's `NumPyClient` runs
+PyTorch models train with `client.trainers.torch.TorchTrainer`; Flower's `NumPyClient` runs
 unmodified in a `FlowerClientAdapter`. Everything else implements `Trainer`. With
 `ClientConfig.sharing` set, updates are sealed to share holders, so that the server cannot read one.
 Rounds may ask for compressed updates; with `ClientConfig.state_dir` set, what compression leaves
@@ -13,18 +13,18 @@ out of an update survives a restart, and is sent later.
 """
 
 from client.config import ClientConfig, TlsFiles
-from client.connection import ServerPool
 from client.errors import ClientConfigError, ErrorReason, FedaggError, RefusedError
-from client.flower import FlowerClientAdapter
 from client.hooks import ClientEvent, ClientHooks, EventKind
-from client.messages import Assignment, DeviceState, Receipt, SealedPayload, Submission
 from client.mobile_client import MobileClient
 from client.outcome import Outcome, RoundMetrics, RoundOutcome
-from client.retry import RetryPolicy
 from client.runtime import Runtime
 from client.sharing_config import SharingConfig
 from client.trainer import Evaluation, Evaluator, Plan, Trainer, TrainingResult, Weights
-from client.transport import FederationTransport
+from client.trainers.flower import FlowerClientAdapter
+from client.transport.connection import ServerPool
+from client.transport.federation_transport import FederationTransport
+from client.transport.messages import Assignment, DeviceState, Receipt, SealedPayload, Submission
+from client.transport.retry import RetryPolicy
 from security.shared_round.terms.parameter_facts import Checks
 
 __all__ = [

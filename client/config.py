@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from client.errors import ClientConfigError
-from client.retry import RetryPolicy
 from client.sharing_config import SharingConfig
+from client.transport.retry import RetryPolicy
 from protos.wire import DEVICE_ID, MAX_CHUNK_BYTES, MAX_WAIT_S, TASK_NAME
 
 KIB: Final = 1024

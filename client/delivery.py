@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from client.retry import Retry
 from client.runtime import Runtime
-from client.transport import Traffic
+from client.transport.federation_transport import Traffic
+from client.transport.retry import Retry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

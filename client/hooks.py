@@ -7,10 +7,10 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from client.messages import Assignment, DeviceState, Receipt
 from client.outcome import RoundOutcome
-from client.retry import Retry
 from client.round_encoding import RoundSealer
+from client.transport.messages import Assignment, DeviceState, Receipt
+from client.transport.retry import Retry
 
 UpdateTransform = Callable[[NDArray[np.float32], Assignment], NDArray[np.float32]]
 

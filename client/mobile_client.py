@@ -6,21 +6,21 @@ from typing import Self
 
 from opentelemetry.trace import Status, StatusCode
 
+from client.compression.error_memory import ErrorMemory
 from client.config import ClientConfig
-from client.connection import ServerPool
-from client.device import Device
-from client.error_memory import ErrorMemory
 from client.errors import AuthenticationError, FedaggError, InvalidRequestError, NotFoundError
 from client.hooks import ClientEvent, ClientHooks, EventKind
-from client.messages import Assignment, Offer, RetryLater, RetryLaterReason
 from client.outcome import OUTCOME_OF_ANSWER, Outcome, RoundOutcome, outcome_of_error
-from client.participation import Participation
-from client.retry import Retry
+from client.round.device import Device
+from client.round.participation import Participation
 from client.runtime import Runtime
-from client.sharing_loader import load_sealer
-from client.tracing import context_of, tracer
+from client.sharing.sharing_loader import load_sealer
 from client.trainer import Trainer
-from client.transport import FederationTransport
+from client.transport.connection import ServerPool
+from client.transport.federation_transport import FederationTransport
+from client.transport.messages import Assignment, Offer, RetryLater, RetryLaterReason
+from client.transport.retry import Retry
+from client.transport.tracing import context_of, tracer
 
 
 class MobileClient:

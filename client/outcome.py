@@ -14,7 +14,7 @@ from client.errors import (
     ServiceUnavailableError,
     TransportError,
 )
-from client.messages import Receipt, RetryLaterReason
+from client.transport.messages import Receipt, RetryLaterReason
 
 
 class Outcome(Enum):

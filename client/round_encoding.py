@@ -4,14 +4,14 @@ import secrets
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from client.compressing import compresses
+from client.compression.update_compressor import compresses
 from client.delivery import DeliveryContext
 from client.errors import ErrorReason, PreconditionError, TrainingError
-from client.local_update import encode_update
-from client.messages import Assignment, SealedPayload
+from client.round.local_update import encode_update
+from client.transport.messages import Assignment, SealedPayload
 from updates.codec import HEADER_BYTES, CodecError, dense_payload_bytes
+from updates.compression_plan import SEED_BYTES, Method, ValueType
 from updates.errors import CompressionError
-from updates.plan import SEED_BYTES, Method, ValueType
 from updates.sparse import Content
 from updates.update_codec import codec_for
 
@@ -89,7 +89,7 @@ class RoundEncoding(Protocol):
 
 
 class RoundSealer(Protocol):
-    """Seals this device's updates; see `client.sharing.UpdateSealer`."""
+    """Seals this device's updates; see `client.sharing.update_sealer.UpdateSealer`."""
 
     @property
     def is_required(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from updates.plan import CompressionPlan
+from updates.compression_plan import CompressionPlan
 
 Weights = Mapping[str, NDArray[np.float32]]
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from aggregators.engine_options import EngineOptions
-from aggregators.engines import Engine, make_engine
+from aggregators.engines.engine import Engine, make_engine
+from aggregators.engines.engine_options import EngineOptions
 from aggregators.errors import AggregationError
 from aggregators.kernels.threads import num_cores
 from aggregators.warm_up import warm_up
@@ -26,41 +26,41 @@ from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from monitoring.tracing import Tracing, configure_tracing
-from server.compressing import RoundCompression
+from server.admin.routes import create_admin_app, create_metrics_app
+from server.admin.store_backend import StoreBackend
+from server.compression.round_compression import RoundCompression
 from server.config import ConfigError, ServerConfig
+from server.devices.device_service import FederationService, ServicePorts
+from server.devices.enrollment_service import EnrollmentService
+from server.devices.round_plans import RoundPlans
+from server.driver.aggregation import Aggregation
+from server.driver.driver import DriverPorts, RoundDriver
+from server.driver.shared_aggregation import SharedAggregation
 from server.errors import StoreUnavailable
-from server.http import HttpServer
-from server.kernels import Workers
-from server.observation import AuditTrail, Observation
+from server.intake.submissions import Submissions
+from server.intake.uploads import Uploads
+from server.models.model_catalog import ModelCatalog
+from server.models.replay import Replayer
+from server.observation.observation import AuditTrail, Observation
 from server.opening import TlsFiles, open_server
+from server.processes.thread_pool import Workers
 from server.production_server import ProductionFederatedServer, ServerParts
-from server.round.aggregation import Aggregation
 from server.round.candidate import AggregationSettings
-from server.round.driver import DriverPorts, RoundDriver
-from server.round.replay import Replayer
-from server.services.admin_api import create_admin_app, create_metrics_app
-from server.services.admin_backend import StoreBackend
-from server.services.device_service import FederationService, ServicePorts
-from server.services.enrollment_service import EnrollmentService
-from server.services.identity import PeerIdentity
-from server.services.models import ModelCatalog
-from server.services.plans import RoundPlans
-from server.services.rpc import METHODS, ServiceInterceptor
-from server.services.submissions import Submissions
-from server.services.uploads import Uploads
-from server.sharing.planning import SharedTask
+from server.round.ports import ModelVersion
 from server.sharing.pool import HolderPool
-from server.sharing.shared_aggregation import SharedAggregation
 from server.sharing.shared_rounds import SharedRoundPhases
+from server.sharing.shared_task import SharedTask
 from server.storage.blobs import BlobStore
 from server.storage.embedded import durability_problem
 from server.storage.keys import installation_blob, model_blob
 from server.storage.notifier import News, Notifier
-from server.storage.ports import ModelVersion
 from server.storage.redis_client import SERVER_CLOCK, RedisClient
 from server.storage.redis_store import RedisRoundStore
 from server.task.opening import HolderFiles, OpenedTask
-from server.tasks import TaskDirectory
+from server.task.task_info import TaskDirectory
+from server.wire.http import HttpServer
+from server.wire.identity import PeerIdentity
+from server.wire.interceptor import METHODS, ServiceInterceptor
 
 if TYPE_CHECKING:
     pass

@@ -1,7 +1,7 @@
 """Everything a service may refuse, as one tree.
 
-Each class states its reason as a string that never changes; `server/status.py` maps every class to
-a gRPC status and to the `ErrorReason` of the same name. The message is for a person.
+Each class states its reason as a string that never changes; `server/wire/status.py` maps every
+class to a gRPC status and to the `ErrorReason` of the same name. The message is for a person.
 
     ServiceError
     ├── InvalidInput            MalformedRequest, MalformedUpdate, NonCanonicalUpdate, WrongShape,

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from security.credentials import Credentials
+from security.certificates.credentials import Credentials
+from security.certificates.pem_checks import is_trusted, load_certificates
+from security.certificates.signing_request import create_signing_request, sign_request
 from security.errors import CredentialError
-from security.pem_checks import is_trusted, load_certificates
-from security.signing_request import create_signing_request, sign_request
 from server.config import EMBEDDED, ServerConfig
 from server.config.findings import Findings
 from server.config.host import check_folder, check_host
 from server.config.pem_files import read_certificates, read_pair
-from server.kernels import Workers
-from server.services.enrollment_service import EnrollmentAuthority
+from server.devices.enrollment_service import EnrollmentAuthority
+from server.processes.thread_pool import Workers
 from server.storage.blobs import BlobStore, blob_folder
 from server.storage.redis_client import require_url
 from server.task.opening import OpenedTask, open_task

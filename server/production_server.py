@@ -14,12 +14,12 @@ from grpc_reflection.v1alpha import reflection
 from monitoring.logs import get_logger
 from protos.fedagg.v1 import enrollment_pb2, enrollment_pb2_grpc, federation_pb2
 from server.config import ServerConfig
-from server.http import HttpServer
-from server.round.driver import RoundDriver
-from server.services.device_service import FederationService
-from server.services.enrollment_service import EnrollmentService
-from server.services.rpc import ServiceInterceptor, federation_handlers
+from server.devices.device_service import FederationService
+from server.devices.enrollment_service import EnrollmentService
+from server.driver.driver import RoundDriver
 from server.storage.notifier import Notifier
+from server.wire.http import HttpServer
+from server.wire.interceptor import ServiceInterceptor, federation_handlers
 
 MAX_MESSAGE_BYTES: Final = 2 << 20
 DRAIN_S: Final = 5.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from server.app import build_server
 from server.config import EMBEDDED, ConfigError, ServerConfig, load_config
 from server.config.host import require_free_addresses
-from server.process_end import end_process
+from server.processes.process_end import end_process
 from server.processes.worker_process import (
     RunningServer,
     WorkerArguments,

@@ -10,8 +10,8 @@ import pytest
 import redis
 from hypothesis import settings
 
+from server.round.ports import Durability
 from server.storage.embedded import EmbeddedStore
-from server.storage.ports import Durability
 
 # No deadline: what a slow machine needs for one example says nothing about the code.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)

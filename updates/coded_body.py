@@ -10,8 +10,8 @@ from updates.codec import (
     WrongDtypeError,
     WrongShapeError,
 )
+from updates.compression_plan import ValueType
 from updates.index_coding import Layers, decode_indices, encode_indices
-from updates.plan import ValueType
 from updates.quantization import can_be_nonzero, dequantize, num_bytes, quantize
 from updates.sparse import Content, SparseValues, Values
 

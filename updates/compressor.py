@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from updates.compression_plan import CompressionPlan, Method
 from updates.coordinate_maps import linear_map
 from updates.errors import CompressionError
-from updates.plan import CompressionPlan, Method
 from updates.sparse import Content, SparseValues
 from updates.topk import Vector, top_k
 

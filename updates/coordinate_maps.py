@@ -32,10 +32,10 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from updates.compression_plan import CompressionPlan, Method
 from updates.errors import CompressionError
 from updates.index_coding import decode_coordinates
 from updates.map_stream import stream_bytes
-from updates.plan import CompressionPlan, Method
 from updates.topk import Indices, Keys, Vector, largest_keys, top_k
 
 Real = TypeVar("Real", np.float32, np.float64)

@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from updates.compression_plan import SEED_BYTES
 from updates.errors import CompressionError
-from updates.plan import SEED_BYTES
 
 SEGMENT_BYTES: Final = 1 << 20
 

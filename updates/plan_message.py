@@ -5,8 +5,8 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from protos.fedagg.v1 import federation_pb2 as pb
+from updates.compression_plan import CompressionPlan, Method, ValueType
 from updates.errors import CompressionError
-from updates.plan import CompressionPlan, Method, ValueType
 
 _METHODS: Final = {
     Method.DENSE: pb.CompressionPlan.DENSE,

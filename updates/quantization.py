@@ -32,8 +32,8 @@ from updates.block_scales import (
     quantize_blocks,
 )
 from updates.codec import MalformedUpdateError, NonCanonicalUpdateError, NonFiniteUpdateError
+from updates.compression_plan import ValueType
 from updates.half_floats import from_bfloat16, from_float16, to_bfloat16, to_float16
-from updates.plan import ValueType
 from updates.sparse import Values
 
 Words: TypeAlias = NDArray[np.unsignedinteger[Any]]

@@ -31,8 +31,8 @@ from updates.codec import (
     WrongShapeError,
 )
 from updates.coded_body import Body, SparseBody, VectorBody, as_vector
+from updates.compression_plan import CompressionPlan, Method, ValueType
 from updates.index_coding import layers_of
-from updates.plan import CompressionPlan, Method, ValueType
 from updates.sparse import Content
 from updates.stage import Stage
 

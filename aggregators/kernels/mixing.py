@@ -6,8 +6,8 @@ import numpy as np
 from numba.core import cgutils, types
 from numpy.typing import NDArray
 
+from aggregators.kernels.cell_products import MAX_FINITE_BITS, stage
 from aggregators.kernels.compiler import intrinsic, kernel
-from aggregators.kernels.gram import MAX_FINITE_BITS, stage
 from aggregators.kernels.simd import (
     F64,
     HALF,

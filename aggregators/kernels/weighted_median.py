@@ -7,8 +7,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numpy.typing import NDArray
 
+from aggregators.kernels.cell_products import MAX_FINITE_BITS, stage
 from aggregators.kernels.compiler import intrinsic, kernel
-from aggregators.kernels.gram import MAX_FINITE_BITS, stage
 from aggregators.kernels.mixing import mix_columns
 from aggregators.kernels.simd import (
     I32,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.rows import Floats, Rows, canonical_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from aggregators.errors import AggregationError
 from aggregators.registry import require_tolerated
-from aggregators.rows import Floats
+from aggregators.rows.rows import Floats
 
 
 def median_clipping_factors(norms: Floats, *, factor: float = 1.0) -> Floats:

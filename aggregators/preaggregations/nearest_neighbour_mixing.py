@@ -6,10 +6,10 @@ different data. Any rule may follow, with the same f.
 
 import numpy as np
 
-from aggregators.dense_rows import RowsLike, as_rows
-from aggregators.gram import Gram
 from aggregators.registry import require_tolerated
-from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Floats, Rows, canonical_order
 
 
 def nearest_neighbour_mixing(rows: RowsLike, *, num_byzantine: int) -> Rows:

@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
-from aggregators.gram import Gram
-from aggregators.rows import Floats, Rows, Vector, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Floats, Rows, Vector, canonical_order
 from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 from aggregators.rules.hybrid import cap_by_median
 from aggregators.rules.mean import require_weights

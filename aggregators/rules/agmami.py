@@ -6,12 +6,12 @@ from typing import Final
 import numpy as np
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
-from aggregators.mutual_information import information_scores, require_outputs
 from aggregators.preaggregations.clipping import median_clipping_factors
-from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.rows import Floats, Rows, canonical_order
 from aggregators.rule import Combination, Context, RuleResult, combine_in_order, needed
+from aggregators.rules.mutual_information import information_scores, require_outputs
 from aggregators.rules.water_filling import water_filling
 
 _MAX_STEPS: Final = 100

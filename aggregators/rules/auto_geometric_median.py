@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike
 from aggregators.errors import AggregationError
-from aggregators.gram import Gram
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import RowsLike
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows
 from aggregators.rule import Combination, Context, RuleResult, combine_by_gram, equal_votes
 from aggregators.rules.center_distances import distances_to_center
 from aggregators.rules.geometric_median import Steps, central_start, require_settings, weiszfeld

@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
-from aggregators.gram import Gram
 from aggregators.registry import require_tolerated
-from aggregators.rows import Rows, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows, canonical_order
 from aggregators.rule import Context, RuleResult
 from aggregators.rules.krum import krum_scores
 

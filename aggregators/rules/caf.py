@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike
-from aggregators.gram import Gram
 from aggregators.registry import require_tolerated
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import RowsLike
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows
 from aggregators.rule import Combination, Context, RuleResult, combine_by_gram
 from aggregators.rules.principal_component import principal_component
 

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregators.gram import Gram
+from aggregators.rows.gram import Gram
 
 Floats = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike
 from aggregators.errors import TooFewUpdatesError
-from aggregators.gram import Gram
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import RowsLike
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows
 from aggregators.rule import Combination, Context, RuleResult, combine_by_gram
 
 Number = TypeVar("Number", np.float64, np.int64)

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike
-from aggregators.gram import Gram
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import RowsLike
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows
 from aggregators.rule import Combination, Context, RuleResult, combine_by_gram
 
 Floats = NDArray[np.float64]

@@ -3,10 +3,10 @@
 import numpy as np
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
-from aggregators.gram import Gram
-from aggregators.rows import Rows, Vector, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows, Vector, canonical_order
 from aggregators.rule import Combination, Context, RuleResult, combine_in_order, needed
 from aggregators.rules.reference import gram_with_reference
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.preaggregations.clipping import median_clipping_factors
 from aggregators.registry import require_tolerated
-from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.rows import Floats, Rows, canonical_order
 from aggregators.rule import Context, RuleResult
 from aggregators.rules.mean import require_weights
 

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
-from aggregators.numerics import MAX_WEIGHT, MIN_WEIGHT
-from aggregators.rows import Rows, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.numerics import MAX_WEIGHT, MIN_WEIGHT
+from aggregators.rows.rows import Rows, canonical_order
 from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 
 

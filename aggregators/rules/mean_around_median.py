@@ -1,9 +1,9 @@
 """The coordinate-wise mean around the median (MeaMed)."""
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.registry import require_tolerated
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.rows import Rows
 from aggregators.rule import Context, RuleResult, by_coordinate
 
 

@@ -1,8 +1,8 @@
 """The coordinate-wise median."""
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.rows import Rows
 from aggregators.rule import Context, RuleResult, by_coordinate
 
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike
 from aggregators.errors import AggregationError
-from aggregators.gram import Gram
 from aggregators.registry import require_tolerated
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import RowsLike
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows
 from aggregators.rule import Combination, Context, RuleResult, combine_by_gram
 
 MAX_SUBSETS: Final = 1_000_000

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
-from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.rows import Floats, Rows, canonical_order
 from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 
 

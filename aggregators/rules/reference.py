@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from aggregators.errors import AggregationError
-from aggregators.gram import Gram
-from aggregators.rows import Rows, Vector
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows, Vector
 
 
 def gram_with_reference(

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError
 from aggregators.preaggregations.clipping import median_clipping_factors
-from aggregators.rows import Floats, Rows, canonical_order
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.rows import Floats, Rows, canonical_order
 from aggregators.rule import Combination, Context, RuleResult, combine_in_order
 
 MIN_NORM_RATIO: Final = 0.1

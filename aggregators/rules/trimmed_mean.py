@@ -1,9 +1,9 @@
 """The coordinate-wise trimmed mean."""
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import RowsLike, as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import RowsLike, as_rows
+from aggregators.rows.rows import Rows
 from aggregators.rule import Context, RuleResult, by_coordinate
 
 

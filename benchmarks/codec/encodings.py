@@ -9,9 +9,9 @@ import numpy as np
 from benchmarks.codec.real_updates import RealUpdate
 from benchmarks.secure.cpu import best_of
 from benchmarks.secure.figures import Figures, Target, judged, rounded
+from updates.compression_plan import CompressionPlan, Method, ValueType
 from updates.compressor import compress, expand
 from updates.index_coding import encode_coordinates
-from updates.plan import CompressionPlan, Method, ValueType
 from updates.sparse import Content
 from updates.stage import zstd_version
 from updates.topk import top_k

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from simulation import datasets
+from simulation.data import datasets
 
 STEPS: Final = 5
 BATCH: Final = 32

@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from aggregators.dense_rows import as_rows
 from aggregators.preaggregations.nearest_neighbour_mixing import nearest_neighbour_mixing
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rule import RuleResult
 from aggregators.rules.bulyan import bulyan
 from aggregators.rules.geometric_median import geometric_median

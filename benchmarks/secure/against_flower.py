@@ -25,10 +25,10 @@ from benchmarks.secure.parties import (
 from benchmarks.secure.sealing_child import read_all
 from benchmarks.secure.secagg_process import SecAggSettings
 from benchmarks.secure.secagg_process import measure as measure_secagg
-from security.shared_round.bundle import check_structure, parse_prefix
-from security.shared_round.member_set import FrozenSet, Member, Selection
-from security.shared_round.sum_opening import open_sums
-from security.shared_round.verdicts import judge
+from security.shared_round.opening.sum_opening import open_sums
+from security.shared_round.opening.verdicts import judge
+from security.shared_round.terms.member_set import FrozenSet, Member, Selection
+from security.shared_round.update.bundle import check_structure, parse_prefix
 from updates.codec import dense_payload_bytes
 
 NUM_SHARES: Final = 15

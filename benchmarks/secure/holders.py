@@ -11,13 +11,19 @@ import numpy as np
 from benchmarks.secure.parties import HOLDERS, Parties
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.secret_sharing.field import Words
-from security.shared_round.ballot_box import BallotBox
-from security.shared_round.bundle import BundleIndex
-from security.shared_round.coins import Coin, CoinShare, coin_commitments, coin_pieces, open_coin
-from security.shared_round.openings import OpeningValues, compute_openings, sum_shares
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.pieces import BodyCheck, SharePieces, open_frame
-from security.shared_round.signing import DeviceAuthority
+from security.shared_round.keys.signing import DeviceAuthority
+from security.shared_round.opening.ballot_box import BallotBox
+from security.shared_round.opening.coins import (
+    Coin,
+    CoinShare,
+    coin_commitments,
+    coin_pieces,
+    open_coin,
+)
+from security.shared_round.opening.openings import OpeningValues, compute_openings, sum_shares
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.bundle import BundleIndex
+from security.shared_round.update.pieces import BodyCheck, SharePieces, open_frame
 
 
 class Holder:

@@ -11,7 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 
-from security.credentials import (
+from security.certificates.credentials import (
     Credentials,
     create_authority,
     issue_device_certificate,
@@ -19,13 +19,13 @@ from security.credentials import (
 )
 from security.secret_sharing.replicated_keys import ReplicatedKeys
 from security.secret_sharing.threshold import Threshold
-from security.shared_round.bundle import SealedUpdate
-from security.shared_round.committee import Committee
-from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.key_dealing import accept_keys, deal_keys
-from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
-from security.shared_round.signing import DeviceAuthority, DeviceSigner
+from security.shared_round.keys.holder_keys import HolderSecrets
+from security.shared_round.keys.key_dealing import accept_keys, deal_keys
+from security.shared_round.keys.signing import DeviceAuthority, DeviceSigner
+from security.shared_round.terms.committee import Committee
 from security.shared_round.terms.parameter_facts import LEAST_SKETCH_DIM, Checks, ShareFormat
+from security.shared_round.terms.parameters import RoundParameters, RoundPlan, plan_parameters
+from security.shared_round.update.bundle import SealedUpdate
 
 Update = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from aggregators.dense_rows import as_rows
+from aggregators.rows.dense_rows import as_rows
 from aggregators.shared_selection import select
 from benchmarks.secure import classic
 from benchmarks.secure.cpu import best_of
@@ -23,12 +23,12 @@ from benchmarks.secure.parties import (
 )
 from security.secret_sharing import fixed_point
 from security.secret_sharing.threshold import Threshold
-from security.shared_round.bundle import check_structure, parse_prefix
-from security.shared_round.coins import Coin
-from security.shared_round.openings import OpeningValues
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.sum_opening import open_sums
-from security.shared_round.verdicts import Verdict, judge
+from security.shared_round.opening.coins import Coin
+from security.shared_round.opening.openings import OpeningValues
+from security.shared_round.opening.sum_opening import open_sums
+from security.shared_round.opening.verdicts import Verdict, judge
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.bundle import check_structure, parse_prefix
 
 MAX_OPEN_NS: Final = 10.0
 """Of each element of a sum."""

@@ -17,7 +17,7 @@ from benchmarks.peers import PEERS_PYTHON
 from benchmarks.secure import against_flower, round_end, server_cost, share_generation
 from benchmarks.secure.figures import NO_TARGET, Figures
 from benchmarks.tables import cells, machine_with, markdown_of, table_of
-from server.supervisor import worker_environment
+from server.processes.supervisor import worker_environment
 
 MILLION: Final = 1_000_000
 REPEATS: Final = 5

@@ -7,7 +7,7 @@ the process that started it reads how much memory that took.
 import sys
 
 from benchmarks.secure.parties import Parties, Shape, device_id_of, random_update
-from security.shared_round.bundle import SealedUpdate
+from security.shared_round.update.bundle import SealedUpdate
 
 READ_BYTES = 512 << 10
 """What the device SDK sends at a time."""

@@ -13,7 +13,7 @@ from benchmarks.deployment import BenchTask, Deployment, OpenRound
 from benchmarks.processes import ServerProcess, free_address, server_process
 from benchmarks.secure.cpu import process_cpu_s
 from benchmarks.secure.parties import CLIP_NORM, HOLDERS, THRESHOLD, device_id_of
-from cli.committee_files import (
+from cli.holder.committee_files import (
     COMMITTEE_FILE,
     HOLDER_CONFIG,
     IDENTITIES,
@@ -21,13 +21,13 @@ from cli.committee_files import (
     holder_name,
     write_committee,
 )
-from security.shared_round.bundle import SealedUpdate
-from security.shared_round.committee import Committee, load_committee
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.signing import DeviceSigner
+from security.shared_round.keys.signing import DeviceSigner
+from security.shared_round.terms.committee import Committee, load_committee
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.bundle import SealedUpdate
+from server.round.ports import Durability
 from server.storage.embedded import EmbeddedStore
-from server.storage.ports import Durability
-from simulation.identities import identity_files
+from simulation.fleet.identities import identity_files
 from updates.vectors import encode_model
 
 HOLDER_TIMEOUT_S: Final = 120.0

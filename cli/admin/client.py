@@ -10,7 +10,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from cli.exit_codes import CliError, ExitCode
-from server.services.admin_models import (
+from server.admin.answers import (
     ErrorAnswer,
     ModelInfo,
     PrivacyStatus,

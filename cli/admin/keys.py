@@ -10,8 +10,8 @@ import typer
 
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
-from security.credentials import create_authority, issue_server_certificate
-from security.enrollment import MIN_KEY_BYTES, NONCE_BYTES, issue_token
+from security.certificates.credentials import create_authority, issue_server_certificate
+from security.certificates.enrollment import MIN_KEY_BYTES, NONCE_BYTES, issue_token
 
 _DAY_S: Final = 86_400
 _HOUR_S: Final = 3_600

@@ -10,7 +10,7 @@ from cli.output import FormatOption, Output, OutputFormat
 from privacy.budget import Accountant
 from privacy.charge import Sampling
 from privacy.errors import PrivacyError
-from server.services.admin_models import PrivacyStatus
+from server.admin.answers import PrivacyStatus
 
 privacy_app = typer.Typer(help="The privacy budget.", no_args_is_help=True)
 
@@ -85,7 +85,7 @@ def plan_privacy(
 
 def _planned(**request: Any) -> dict[str, Any]:  # noqa: ANN401  # fields of PlanRequest
     # The accountant's packages take two seconds to load, which no other command should pay.
-    from privacy.plan import PlanRequest, plan  # noqa: PLC0415
+    from privacy.noise_plan import PlanRequest, plan  # noqa: PLC0415
 
     found = plan(PlanRequest(**request))
     facts = {name: value for name, value in asdict(found).items() if name != "charge"}

@@ -11,7 +11,7 @@ from cli.admin.client import DEFAULT_URL, AdminClient, TaskOption, TokenOption, 
 from cli.exit_codes import CliError, ExitCode
 from cli.output import FormatOption, Output, OutputFormat
 from protos.wire import MAX_LISTED_ROUNDS
-from server.services.admin_models import ModelInfo, RoundSummary
+from server.admin.answers import ModelInfo, RoundSummary
 
 tasks_app = typer.Typer(help="Learning tasks.", no_args_is_help=True)
 rounds_app = typer.Typer(help="Finished rounds.", no_args_is_help=True)

@@ -16,11 +16,11 @@ from cli.demo.options import METHODS, MODES, VALUE_TYPES, DemoOptions
 from cli.demo.report import DemoReport
 from cli.demo.run import Demo, DemoPlace
 from cli.demo.view import DemoView
+from cli.device.population import ATTACK_HELP, DATASET_HELP, DEFAULTS, PopulationOptions, given
 from cli.exit_codes import ExitCode
 from cli.guardian import Guardian
 from cli.output import FormatOption, Output, OutputFormat
-from cli.population import ATTACK_HELP, DATASET_HELP, DEFAULTS, PopulationOptions, given
-from cli.signals import terminate_as_interrupt
+from cli.serve.signals import terminate_as_interrupt
 from security.secret_sharing.threshold import MAX_HOLDERS
 from server.config import ENVIRONMENT_PREFIX
 

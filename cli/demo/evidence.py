@@ -12,7 +12,7 @@ from cli.demo.watch import kept_logs, last_line
 from cli.exit_codes import CliError
 from monitoring.audit_logger import KEY_FILE, load_or_create_key
 from server.storage.embedded import STORE_LOG
-from simulation.event_log import Field, read_events
+from simulation.fleet.event_log import Field, read_events
 
 DEVICE_LOGS: Final = "devices"
 SERVER_LOGS: Final = "logs"

@@ -13,10 +13,10 @@ from cli.demo.report import RoundReport
 from cli.demo.settings import TASK, DemoAddresses
 from cli.exit_codes import CliError, ExitCode
 from client import ClientConfig, FederationTransport, RetryPolicy
-from client.messages import ModelRequest
+from client.transport.messages import ModelRequest
 from protos.wire import MAX_LISTED_ROUNDS
-from server.services.admin_models import ModelInfo, PrivacyStatus, RoundSummary, TaskStatus
-from simulation.datasets import Dataset
+from server.admin.answers import ModelInfo, PrivacyStatus, RoundSummary, TaskStatus
+from simulation.data.datasets import Dataset
 from simulation.models import Evaluation, evaluate
 from updates.vectors import decode_model
 

@@ -1,7 +1,7 @@
 """The line that a demonstration begins with."""
 
 from cli.demo.settings import NUM_COORDINATORS, DemoSettings
-from updates.plan import Method
+from updates.compression_plan import Method
 
 
 def opening_line(settings: DemoSettings) -> str:

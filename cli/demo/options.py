@@ -7,7 +7,7 @@ from typing import Final
 
 from aggregators.private_rules import private_rules
 from aggregators.registry import RULES
-from cli.contradictions import refuse
+from cli.config.contradictions import refuse
 from cli.demo.settings import (
     PLAIN,
     SHARED,
@@ -16,10 +16,10 @@ from cli.demo.settings import (
     min_contributions,
 )
 from cli.demo.terms import CompressionTerms, PrivacyTerms
-from cli.population import POPULATION, PopulationOptions, unless_one_of
+from cli.device.population import POPULATION, PopulationOptions, unless_one_of
 from server.config.contradictions import Contradiction
-from simulation.attacks import SHARED_ATTACKS
-from updates.plan import Method, ValueType
+from simulation.attackers.attacks import SHARED_ATTACKS
+from updates.compression_plan import Method, ValueType
 
 MODES: Final = (PLAIN, SHARED)
 METHODS: Final = tuple(method.value for method in Method)

@@ -6,7 +6,7 @@ from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
 from aggregators.registry import RULES, STEPS, make_rule, traits_of
 from cli.demo.settings import DemoSettings, min_contributions, num_malicious
-from updates.plan import Method
+from updates.compression_plan import Method
 
 
 def rule_help() -> str:

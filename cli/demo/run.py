@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cli.committee_files import CommitteePlan
-from cli.contradictions import OptionsError
+from cli.config.contradictions import OptionsError
 from cli.demo.evidence import DEVICE_LOGS, SERVER_LOGS, Evidence
 from cli.demo.leader import leader_of
 from cli.demo.observer import TaskObserver
@@ -34,26 +33,27 @@ from cli.demo.view import DemoView
 from cli.demo.watch import Patience, ProcessWatch, ended
 from cli.exit_codes import CliError, ExitCode
 from cli.guardian import Guardian
-from cli.local_committee import LocalCommittee
-from cli.service import (
+from cli.holder.committee_files import CommitteePlan
+from cli.holder.local_committee import LocalCommittee
+from cli.serve.service import (
     COORDINATOR,
     COORDINATOR_PROGRAM,
     HOLDER_PROGRAM,
     Service,
     server_template,
 )
-from cli.signals import ENDING
+from cli.serve.signals import ENDING
 from monitoring.process_memory import PeakMemory
-from server.child_process import ProcessSpec
+from server.admin.answers import TaskStatus
 from server.config import ServerConfig, load_config
+from server.processes.child_process import ProcessSpec
+from server.processes.supervisor import ProcessEvent, StartupError, Supervisor
 from server.processes.template import Template
-from server.services.admin_models import TaskStatus
-from server.supervisor import ProcessEvent, StartupError, Supervisor
-from simulation import datasets
-from simulation.device_fleet import device_fleet
-from simulation.device_spec import DeviceSpec, Hold, device_id
+from simulation.data import datasets
 from simulation.errors import FleetError
-from simulation.fleet import Fleet, FleetConfig
+from simulation.fleet.device_fleet import device_fleet
+from simulation.fleet.device_spec import DeviceSpec, Hold, device_id
+from simulation.fleet.fleet import Fleet, FleetConfig
 from simulation.models import evaluate, initial_weights
 from updates.codec import dense_payload_bytes
 from updates.vectors import encode_model

@@ -9,7 +9,7 @@ from typing import Final
 
 from aggregators.registry import traits_of
 from cli.demo.terms import CompressionTerms, PrivacyTerms, TomlValue
-from simulation.scenarios import Scenario
+from simulation.fleet.scenarios import Scenario
 
 TASK: Final = "demo"
 NUM_COORDINATORS: Final = 2

@@ -1,14 +1,14 @@
 """Were all acknowledged updates counted, once? Asked of the devices' own logs, not of the server.
 
-A device writes down every acknowledgement it holds (`simulation.event_log`); the audit log names,
-by pseudonym, who contributed to each finished round.
+A device writes down every acknowledgement it holds (`simulation.fleet.event_log`); the audit log
+names, by pseudonym, who contributed to each finished round.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from simulation.event_log import Field
+from simulation.fleet.event_log import Field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

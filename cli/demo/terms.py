@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from updates.plan import Method
+from updates.compression_plan import Method
 
 TomlValue = str | float | int | bool
 
@@ -13,9 +13,9 @@ class CompressionTerms:
     """The compression of a demonstration.
 
     Attributes:
-        method: a name of `updates.plan.Method`.
+        method: a name of `updates.compression_plan.Method`.
         ratio: numbers sent, as a share of the model's elements, in (0, 1].
-        value_type: a name of `updates.plan.ValueType`; None: the server's choice.
+        value_type: a name of `updates.compression_plan.ValueType`; None: the server's choice.
     """
 
     method: str = Method.DENSE.value

@@ -8,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from cli.contradictions import OptionsError
+from cli.config.contradictions import OptionsError
 from server.config import ConfigError, ServerConfig, load_config
 from server.config.findings import Findings
-from server.kernels import Workers
+from server.processes.thread_pool import Workers
 from server.task.opening import open_task
 
 _TASK: Final = "task[1]."

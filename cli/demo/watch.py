@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from cli.exit_codes import CliError, ExitCode, exit_code_of
-from server.child_process import ProcessSpec
-from server.supervisor import ProcessEvent, ProcessEventKind, StartupError
+from server.processes.child_process import ProcessSpec
+from server.processes.supervisor import ProcessEvent, ProcessEventKind, StartupError
 
 _MAX_DEATHS: Final = 3
 _PATIENCE_S: Final = 10.0

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from security.errors import SharingError
 from security.secret_sharing.field import MersenneField, Words
-from security.secret_sharing.gram import products
-from security.secret_sharing.kernels import kernels
+from security.secret_sharing.kernels.choice import kernels
+from security.secret_sharing.modular_products import products
 
 __all__ = [
     "add_into",

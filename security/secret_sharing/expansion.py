@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from security.errors import SharingError
 from security.secret_sharing.field import MersenneField, Words
-from security.secret_sharing.kernels import kernels
+from security.secret_sharing.kernels.choice import kernels
 
 Raw = NDArray[np.unsignedinteger]
 

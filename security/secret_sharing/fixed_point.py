@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from security.errors import SharingError
 from security.secret_sharing.field import MersenneField, Words
-from security.secret_sharing.kernels import kernels
+from security.secret_sharing.kernels.choice import kernels
 
 MAX_FRACTION_BITS: Final = 52
 _EXACT: Final = 1 << 53  # integers below are float64 numbers

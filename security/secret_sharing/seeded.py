@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from security.errors import SharingError
 from security.secret_sharing.expansion import Expansion
 from security.secret_sharing.field import MersenneField, Words
-from security.secret_sharing.kernels import kernels
+from security.secret_sharing.kernels.choice import kernels
 from security.secret_sharing.threshold import Threshold
 
 _STEP_WORDS: Final = 1 << 14  # shares chosen at a time: they stay in the cache until they are used

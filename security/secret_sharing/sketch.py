@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from security.errors import SharingError
 from security.secret_sharing.expansion import expand_words
 from security.secret_sharing.field import M61, MersenneField, Words
-from security.secret_sharing.kernels import kernels
+from security.secret_sharing.kernels.choice import kernels
 
 MAX_COPIES: Final = 8
 

@@ -18,7 +18,7 @@ from security.shared_round.terms.parameter_facts import (
 )
 from server.config.formats import Address, OptionalAddress
 from server.config.section import Section
-from server.storage.ports import Durability
+from server.round.ports import Durability
 
 
 class HolderSection(Section):

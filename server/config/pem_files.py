@@ -4,9 +4,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from security.credentials import Credentials
+from security.certificates.credentials import Credentials
+from security.certificates.pem_checks import belongs_to, require_certificates, require_private_key
 from security.errors import CredentialError
-from security.pem_checks import belongs_to, require_certificates, require_private_key
 from server.config.findings import Findings
 
 Named = tuple[str, Path]  # a setting, and the file that it names

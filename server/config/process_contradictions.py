@@ -8,7 +8,7 @@ from server.config.contradictions import Contradiction, problems_of
 from server.config.formats import split_address
 from server.config.section import UnreadableSetting
 from server.config.task_contradictions import TASK
-from server.storage.ports import Durability
+from server.round.ports import Durability
 
 if TYPE_CHECKING:
     from server.config.holder_config import HolderConfig

@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from security.enrollment import MIN_KEY_BYTES
+from security.certificates.enrollment import MIN_KEY_BYTES
 from server.config.formats import EMBEDDED, Address, OptionalAddress, OtlpEndpoint, StoreUrl
 from server.config.section import Section
 from server.config.task_config import TaskConfig
-from server.storage.ports import Durability
+from server.round.ports import Durability
 
 
 class ListenConfig(Section):

@@ -20,23 +20,23 @@ from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from protos.fedagg.v1 import share_holder_pb2_grpc
 from protos.wire import MAX_HOLDER_MESSAGE_BYTES
+from server.admin.routes import create_metrics_app
 from server.config import ConfigError
 from server.config.holder_config import HolderConfig
 from server.holder.gate import Gate
-from server.holder.intake import Intake, IntakeParts, OpenedFrames
-from server.holder.keyring import Keyring
-from server.holder.membership import HolderSelf, KnownRounds
 from server.holder.metrics import HolderMetrics
-from server.holder.noise import NoiseDealer
 from server.holder.opening import HolderTls, read_holder
 from server.holder.rounds import HolderRounds, RoundsParts
 from server.holder.rpc import METHODS, SERVICE_NAME, HolderInterceptor
 from server.holder.service import ServiceParts, ShareHolderService
-from server.holder.storage import HolderStorage
-from server.holder.stored_shares import StoredShares
-from server.http import HttpServer
-from server.kernels import Workers
-from server.services.admin_api import create_metrics_app
+from server.holder.shares.intake import Intake, IntakeParts, OpenedFrames
+from server.holder.shares.stored_shares import StoredShares
+from server.holder.statements.keyring import Keyring
+from server.holder.statements.noise import NoiseDealer
+from server.holder.storage.holder_storage import HolderStorage
+from server.holder.storage.membership import HolderSelf, KnownRounds
+from server.processes.thread_pool import Workers
+from server.wire.http import HttpServer
 
 DRAIN_S: Final = 5.0
 

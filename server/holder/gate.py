@@ -18,8 +18,8 @@ from security.secret_sharing.threshold import MAX_HOLDERS
 from security.shared_round.terms.parameter_facts import Checks
 from server.config.holder_config import HolderConfig, PolicyConfig
 from server.errors import MalformedRequest
-from server.services.identity import PeerIdentity
-from server.services.pace import too_slow
+from server.wire.identity import PeerIdentity
+from server.wire.pace import too_slow
 
 if TYPE_CHECKING:  # generic in the stubs only
     Context = grpc.aio.ServicerContext[Any, Any]

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from security.credentials import Credentials
+from security.certificates.credentials import Credentials
 from security.errors import SecurityError
-from security.shared_round.committee import Committee, HolderIdentity, load_committee
-from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.signing import DeviceAuthority
+from security.shared_round.keys.holder_keys import HolderSecrets
+from security.shared_round.keys.signing import DeviceAuthority
+from security.shared_round.terms.committee import Committee, HolderIdentity, load_committee
 from server.config import ConfigError
 from server.config.findings import Findings
 from server.config.holder_config import HolderConfig
 from server.config.host import check_host
 from server.config.pem_files import read_certificates, read_pair
 from server.errors import StoreUnavailable
-from server.holder.membership import HolderSelf
-from server.holder.storage import owner_of
+from server.holder.storage.holder_storage import owner_of
+from server.holder.storage.membership import HolderSelf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from security.secret_sharing.warm_up import warm_up
 from server.config import HolderConfig, load_holder_config
 from server.config.host import require_free_addresses
 from server.holder.app import build_holder
-from server.process_end import end_process
+from server.processes.process_end import end_process
 from server.processes.worker_process import (
     RunningServer,
     WorkerArguments,

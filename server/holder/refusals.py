@@ -2,8 +2,8 @@
 
 from security.errors import SharedRoundError
 from server.errors import ServiceError
-from server.holder.state import Event, HolderEventRefused, HolderRound, step
-from server.status import refusal
+from server.holder.storage.holder_state import Event, HolderEventRefused, HolderRound, step
+from server.wire.status import refusal
 
 
 def as_service_error(error: SharedRoundError) -> ServiceError:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
-from security.shared_round.coins import coin_commitments, coin_pieces
-from security.shared_round.member_set import FrozenSet, Selection, SelectionMode
-from security.shared_round.openings import compute_blame, compute_openings, sum_shares
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.statements import words_to_bytes
+from security.shared_round.opening.coins import coin_commitments, coin_pieces
+from security.shared_round.opening.openings import compute_blame, compute_openings, sum_shares
+from security.shared_round.opening.statements import words_to_bytes
+from security.shared_round.terms.member_set import FrozenSet, Selection, SelectionMode
+from security.shared_round.terms.parameters import RoundParameters
 from server.config.holder_config import PolicyConfig
 from server.errors import (
     MalformedRequest,
@@ -23,15 +23,14 @@ from server.errors import (
     ServiceError,
     SumConflict,
 )
-from server.holder.intake import OpenedFrames
-from server.holder.judgement import Judgement
-from server.holder.keyring import Keyring
-from server.holder.ledger import Ledger, RoundRow, StatementKind
-from server.holder.membership import HolderSelf, KnownRounds, require_round, serialize
-from server.holder.policy import check_policy
 from server.holder.refusals import stepped
-from server.holder.signed_steps import SignedSteps, frozen_set
-from server.holder.state import (
+from server.holder.shares.intake import OpenedFrames
+from server.holder.shares.stored_shares import StoredShares
+from server.holder.statements.judgement import Judgement
+from server.holder.statements.keyring import Keyring
+from server.holder.statements.policy import check_policy
+from server.holder.statements.signed_steps import SignedSteps, frozen_set
+from server.holder.storage.holder_state import (
     Ballot,
     CoinShown,
     CommitmentsShown,
@@ -43,8 +42,9 @@ from server.holder.state import (
     SelectionDerived,
     VotesShown,
 )
-from server.holder.storage import HolderStorage
-from server.holder.stored_shares import StoredShares
+from server.holder.storage.holder_storage import HolderStorage
+from server.holder.storage.ledger import Ledger, RoundRow, StatementKind
+from server.holder.storage.membership import HolderSelf, KnownRounds, require_round, serialize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from protos.fedagg.v1 import share_holder_pb2 as pb
 from security.errors import SharedRoundError
 from server.holder.gate import Gate
 from server.holder.refusals import as_service_error
-from server.services.rpc import ServiceInterceptor
+from server.wire.interceptor import ServiceInterceptor
 
 if TYPE_CHECKING:  # generic in the stubs only
     Handler = grpc.RpcMethodHandler[Any, Any]

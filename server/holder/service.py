@@ -22,19 +22,19 @@ from security.errors import SharedRoundError
 from server.config.holder_config import HolderLimitsConfig
 from server.errors import MalformedRequest, ServiceError
 from server.holder.gate import MAX_DATA_BYTES
-from server.holder.intake import Intake, Receipt
-from server.holder.keyring import Keyring
-from server.holder.ledger import ShareRow
-from server.holder.membership import HolderSelf
 from server.holder.metrics import HolderMetrics
-from server.holder.noise import NoiseDealer
 from server.holder.refusals import as_service_error
 from server.holder.rounds import HolderRounds
-from server.holder.share_streams import ShareStreams
-from server.holder.streams import StepTurns
-from server.kernels import Workers
-from server.services.identity import PeerIdentity
-from server.status import error_detail
+from server.holder.shares.intake import Intake, Receipt
+from server.holder.shares.share_streams import ShareStreams
+from server.holder.shares.streams import StepTurns
+from server.holder.statements.keyring import Keyring
+from server.holder.statements.noise import NoiseDealer
+from server.holder.storage.ledger import ShareRow
+from server.holder.storage.membership import HolderSelf
+from server.processes.thread_pool import Workers
+from server.wire.identity import PeerIdentity
+from server.wire.status import error_detail
 
 if TYPE_CHECKING:  # generic in the stubs only
     Context = grpc.aio.ServicerContext[Any, Any]

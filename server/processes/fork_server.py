@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn, Self
 
-from server.process_end import end_process
 from server.processes.forking import (
     begin_fork,
     make_forkable,
@@ -33,6 +32,7 @@ from server.processes.forking import (
     place_fds,
     rename_process,
 )
+from server.processes.process_end import end_process
 
 MAX_MESSAGE_BYTES: Final = 1 << 17
 MAX_FDS: Final = 64

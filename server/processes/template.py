@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from server.child_process import Forker, ProcessSpec, module_command, module_of
+from server.processes.child_process import Forker, ProcessSpec, module_command, module_of
 from server.processes.fork_server import MAX_MESSAGE_BYTES, ForkRequest
 
 PATIENCE_S: Final = 10.0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.aggregator_state import AggregatorState, decode_state, encode_state
-from aggregators.engines import LOCAL, Engine
+from aggregators.engines.engine import LOCAL, Engine
 from aggregators.errors import AggregationError
 from aggregators.integrated import (
     Contributions,

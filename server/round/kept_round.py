@@ -20,9 +20,9 @@ from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
 from aggregators.integrated import IntegratedConfig
 from aggregators.server_optimizer import ServerOptimizerConfig
-from server.storage.ports import Contribution
+from server.round.ports import Contribution
 from updates import plan_message
-from updates.plan import CompressionPlan
+from updates.compression_plan import CompressionPlan
 
 FORMAT: Final = 1
 """Counts the releases whose settings or files mean something else; others cannot replay a round."""

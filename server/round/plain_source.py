@@ -11,12 +11,12 @@ from aggregators.byzantine import RobustAggregate
 from aggregators.compressed import AnyUpdate, SparseUpdate
 from aggregators.errors import AggregationError
 from aggregators.integrated import PlainUpdates, StepReport
-from aggregators.sparse_rows import SparseVector
+from aggregators.rows.sparse_rows import SparseVector
 from server.round.candidate import RoundFacts, sizes_of
-from server.storage.ports import Contribution
+from server.round.ports import Contribution
 from updates.codec import decode
+from updates.compression_plan import CompressionPlan
 from updates.coordinate_maps import LinearMap, linear_map
-from updates.plan import CompressionPlan
 from updates.sparse import Content, SparseValues
 from updates.update_codec import codec_for
 from updates.vectors import ModelLayout

@@ -23,9 +23,9 @@ from privacy.fixed_point import fine_fraction_bits
 from privacy.keystream import derive_key
 from server.round.candidate import RoundFacts
 from server.round.plain_source import StoredUpdates
-from server.round.privacy import RoundPrivacy
+from server.round.round_privacy import RoundPrivacy
 from updates import plan_message
-from updates.plan import CompressionPlan
+from updates.compression_plan import CompressionPlan
 from updates.vectors import ModelLayout
 
 _RUN_LABEL: Final = b"banded run"

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from server.round.privacy import RoundCost
-from server.round.shared import SharedRound
+from server.round.ports import Contribution, FinishedRound, ModelVersion
+from server.round.round_privacy import RoundCost
+from server.round.shared_round import SharedRound
 from server.round.state import Round
-from server.storage.ports import Contribution, FinishedRound, ModelVersion
 
 
 def finished_round(

@@ -15,8 +15,8 @@ from enum import Enum
 from typing import Final, assert_never
 
 from privacy.charge import Charge, Sampling
-from server.round.privacy import RoundPrivacy
-from server.round.shared import SharedRound
+from server.round.round_privacy import RoundPrivacy
+from server.round.shared_round import SharedRound
 
 
 class Phase(Enum):

@@ -8,17 +8,17 @@ from typing import Final
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from security.errors import SharedRoundError
-from security.shared_round.bundle import (
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.bundle import (
     MAX_PREFIX_BYTES,
     BundleIndex,
     check_structure,
     parse_prefix,
 )
-from security.shared_round.parameters import RoundParameters
+from server.round.ports import BlobNotFound, Contribution, RoundStore
 from server.round.state import Round
 from server.storage.blobs import BlobStore
 from server.storage.keys import payload_blob
-from server.storage.ports import BlobNotFound, Contribution, RoundStore
 
 PAYLOAD_GONE: Final = "PAYLOAD_GONE"
 

@@ -7,16 +7,16 @@ from aggregators.errors import AggregationError
 from aggregators.shared_selection import select
 from security.errors import EvidenceInsufficientError, SecurityError
 from security.secret_sharing.field import Words
-from security.shared_round.coins import Coin
-from security.shared_round.member_set import FrozenSet, Selection, SelectionMode
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.sum_opening import open_sums
-from security.shared_round.verdicts import Verdict, judge, judge_blame
-from server.kernels import Workers
+from security.shared_round.opening.coins import Coin
+from security.shared_round.opening.sum_opening import open_sums
+from security.shared_round.opening.verdicts import Verdict, judge, judge_blame
+from security.shared_round.terms.member_set import FrozenSet, Selection, SelectionMode
+from security.shared_round.terms.parameters import RoundParameters
+from server.processes.thread_pool import Workers
+from server.round.ports import Contribution
 from server.sharing.conversation import Conversation
-from server.sharing.released import ReleasedSums
-from server.sharing.rules import RoundHopeless, possible_modes
-from server.storage.ports import Contribution
+from server.sharing.released_sums import ReleasedSums
+from server.sharing.round_checks import RoundHopeless, possible_modes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

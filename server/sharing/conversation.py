@@ -12,13 +12,13 @@ from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from security.errors import EvidenceInsufficientError, SharedRoundError
 from security.secret_sharing.field import Words
-from security.shared_round import statements
-from security.shared_round.ballot_box import BallotBox, agreeing_votes
-from security.shared_round.coins import Coin, CoinShare, open_coin
-from security.shared_round.member_set import FrozenSet, Member, Selection
-from security.shared_round.openings import OpeningValues, opening_sizes
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.signing import verify_statement
+from security.shared_round.keys.signing import verify_statement
+from security.shared_round.opening import statements
+from security.shared_round.opening.ballot_box import BallotBox, agreeing_votes
+from security.shared_round.opening.coins import Coin, CoinShare, open_coin
+from security.shared_round.opening.openings import OpeningValues, opening_sizes
+from security.shared_round.terms.member_set import FrozenSet, Member, Selection
+from security.shared_round.terms.parameters import RoundParameters
 from server.sharing.holders import HolderClient, HolderRefused
 from server.sharing.pool import HolderPool
 

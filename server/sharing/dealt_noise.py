@@ -8,15 +8,15 @@ import asyncio
 import secrets
 
 from security.errors import SharedRoundError
-from security.shared_round.bundle import (
+from security.shared_round.keys.dealers import dealer_id, verify_dealer
+from security.shared_round.terms.committee import Committee
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.bundle import (
     MAX_PREFIX_BYTES,
     BundleIndex,
     check_structure,
     parse_prefix,
 )
-from security.shared_round.committee import Committee
-from security.shared_round.dealers import dealer_id, verify_dealer
-from security.shared_round.parameters import RoundParameters
 from server.round.state import Round
 from server.sharing.bundles import Bundle
 from server.sharing.holders import HolderClient, HolderRefused

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 import grpc
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
-from security.shared_round.committee import Committee
+from security.shared_round.terms.committee import Committee
 from server.sharing.holders import HolderAway, HolderClient, HolderError, HolderRefused
 
 T = TypeVar("T")

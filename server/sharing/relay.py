@@ -16,16 +16,16 @@ from google.protobuf.message import DecodeError
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from security.errors import SharedRoundError
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.signing import verify_statement
-from security.shared_round.statements import read_receipt
+from security.shared_round.keys.signing import verify_statement
+from security.shared_round.opening.statements import read_receipt
+from security.shared_round.terms.parameters import RoundParameters
+from server.round.ports import BlobNotFound, Contribution, RoundStore
 from server.round.state import Round
 from server.sharing.bundles import PAYLOAD_GONE, Bundle, Bundles
 from server.sharing.dealt_noise import DealtNoise
 from server.sharing.holders import HolderClient, HolderRefused, refusal_of
 from server.sharing.pool import HolderPool
-from server.sharing.rules import holders_with_noise
-from server.storage.ports import BlobNotFound, Contribution, RoundStore
+from server.sharing.round_checks import holders_with_noise
 
 BATCH_DEVICES: Final = 64  # whose prefixes and small payloads are in memory at once
 SMALL_BYTES: Final = 256 << 10  # bodies up to this travel many in a message

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from security.shared_round.member_set import FrozenSet
-from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.member_set import FrozenSet
+from security.shared_round.terms.parameters import RoundParameters
 from server.sharing.conversation import Conversation, ConversationObserver
 from server.sharing.pool import HolderPool
 from server.sharing.relay import Relay

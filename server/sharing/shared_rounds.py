@@ -14,12 +14,13 @@ from security.errors import (
     InconsistentSharesError,
     TooFewSharesError,
 )
-from security.shared_round.coins import Coin
-from security.shared_round.member_set import FrozenSet, Member
-from security.shared_round.parameters import RoundParameters
-from server.compressing import RoundCompression
-from server.kernels import Workers
-from server.round.shared import SharedRound
+from security.shared_round.opening.coins import Coin
+from security.shared_round.terms.member_set import FrozenSet, Member
+from security.shared_round.terms.parameters import RoundParameters
+from server.compression.round_compression import RoundCompression
+from server.processes.thread_pool import Workers
+from server.round.ports import BlobNotFound, FinishedRound, RoundStore
+from server.round.shared_round import SharedRound
 from server.round.state import (
     ChecksDone,
     Event,
@@ -33,11 +34,10 @@ from server.sharing.conclusion import Concluded, conclude, open_released
 from server.sharing.conversation import Conversation, ConversationObserver
 from server.sharing.dealt_noise import DealtNoise
 from server.sharing.holders import HolderRefused
-from server.sharing.planning import BaseModel, SharedTask
 from server.sharing.pool import HolderObserver, HolderPool
 from server.sharing.relay import Relay, RelayObserver
-from server.sharing.released import ReleasedSums
-from server.sharing.rules import (
+from server.sharing.released_sums import ReleasedSums
+from server.sharing.round_checks import (
     FINAL_REFUSALS,
     NOT_RECEIVED,
     Patience,
@@ -49,9 +49,9 @@ from server.sharing.rules import (
     selection_of,
 )
 from server.sharing.session import Session
+from server.sharing.shared_task import BaseModel, SharedTask
 from server.storage.blobs import BlobStore
 from server.storage.keys import ballot_box_blob, evidence_blob
-from server.storage.ports import BlobNotFound, FinishedRound, RoundStore
 
 MAX_ATTEMPTS: Final = 16
 

@@ -6,9 +6,9 @@ from aggregators.errors import AggregationError
 from aggregators.integrated import OpenedMeans, SharedSums, StepReport
 from server.round.candidate import RoundFacts
 from server.round.plain_source import common_map
-from server.round.privacy import RoundPrivacy
-from server.sharing.released import ReleasedSums
-from updates.plan import CompressionPlan
+from server.round.round_privacy import RoundPrivacy
+from server.sharing.released_sums import ReleasedSums
+from updates.compression_plan import CompressionPlan
 from updates.vectors import ModelLayout
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from server.errors import StoreUnavailable
-from server.storage.ports import BlobNotFound
+from server.round.ports import BlobNotFound
 
 PARTS_SUFFIX: Final = ".parts"
 TEMPORARY_SUFFIX: Final = ".tmp"

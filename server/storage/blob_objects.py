@@ -13,7 +13,7 @@ from typing import Any, Final
 import fsspec
 
 from server.errors import StoreUnavailable
-from server.storage.ports import BlobNotFound
+from server.round.ports import BlobNotFound
 
 SINGLE_REQUEST_BYTES: Final = 8 << 20  # larger uploads go in several requests of this size
 _MEMORY_PROTOCOL: Final = "memory"

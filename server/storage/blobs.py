@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec, Protocol, TypeVar
 
+from server.round.ports import Durability
 from server.storage.blob_files import FileBlobs
 from server.storage.blob_objects import ObjectBlobs
-from server.storage.ports import Durability
 
 COPY_CHUNK_BYTES: Final = 1 << 20
 MAX_KEY_CHARS: Final = 900  # object stores allow 1024 bytes, of which the root takes some

@@ -7,10 +7,10 @@ import dataclasses
 import json
 from typing import Any
 
-from server.round.privacy import RoundCost, RoundPrivacy
-from server.round.shared import SharedRound
+from server.round.ports import Contribution, FinishedRound, ModelVersion, Submission
+from server.round.round_privacy import RoundCost, RoundPrivacy
+from server.round.shared_round import SharedRound
 from server.round.state import AbandonReason, CandidateModel, Phase, Round
-from server.storage.ports import Contribution, FinishedRound, ModelVersion, Submission
 
 
 def dump_round(round_: Round) -> str:

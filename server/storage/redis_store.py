@@ -13,12 +13,7 @@ from typing import Final, cast
 
 from privacy.budget import LedgerState
 from server.errors import UnknownModelVersion, UnknownTask
-from server.round.selection import Candidate
-from server.round.state import Phase, Round
-from server.storage import records
-from server.storage.batching import Batcher
-from server.storage.keys import INSTALLATION_KEY, task_prefix
-from server.storage.ports import (
+from server.round.ports import (
     Admission,
     AdmissionVerdict,
     BlobNotFound,
@@ -32,6 +27,11 @@ from server.storage.ports import (
     Snapshot,
     Submission,
 )
+from server.round.selection import Candidate
+from server.round.state import Phase, Round
+from server.storage import records
+from server.storage.batching import Batcher
+from server.storage.keys import INSTALLATION_KEY, task_prefix
 from server.storage.redis_client import Argument, RedisClient, Reply
 
 # One script call blocks everybody else: bounded to a few milliseconds.

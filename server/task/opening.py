@@ -17,33 +17,33 @@ import numpy as np
 from aggregators.byzantine import ByzantineConfig
 from aggregators.capacity import least_updates
 from aggregators.config import AggregatorConfig
-from aggregators.engine_options import engine_problem
+from aggregators.engines.engine_options import engine_problem
 from aggregators.errors import AggregationError
 from aggregators.registry import traits_of
 from aggregators.rules.minimum_diameter import require_few_subsets
 from privacy.errors import PrivacyError
-from security.credentials import Credentials
+from security.certificates.credentials import Credentials
 from security.errors import SecurityError
-from security.shared_round.committee import Committee, load_committee
-from server.aggregation_settings import (
+from security.shared_round.terms.committee import Committee, load_committee
+from server.config import ConfigError, TaskConfig
+from server.config.findings import Findings
+from server.config.pem_files import read_certificates, read_pair
+from server.privacy.accountant_loader import load_private_task
+from server.processes.thread_pool import Workers
+from server.round.candidate import AggregationSettings
+from server.round.private_source import PrivateSettings
+from server.task.aggregation_settings import (
     aggregation_settings,
     aggregator_config,
     private_settings,
 )
-from server.config import ConfigError, TaskConfig
-from server.config.findings import Findings
-from server.config.pem_files import read_certificates, read_pair
-from server.kernels import Workers
-from server.private_loader import load_private_task
-from server.round.candidate import AggregationSettings
-from server.round.private_source import PrivateSettings
 from server.task.resolving import shared_task, task_compression, task_info
-from server.tasks import TaskInfo, noised_dim
+from server.task.task_info import TaskInfo, noised_dim
 from updates.errors import CompressionError, ModelError
 from updates.vectors import decode_model
 
 if TYPE_CHECKING:
-    from server.private_task import PrivateTask
+    from server.privacy.private_task import PrivateTask
 
 _ERRORS: Final = (AggregationError, PrivacyError, CompressionError, SecurityError, ConfigError)
 _LEADING_NAME: Final = re.compile(r"(?P<name>[a-z_-]+)=(?P<value>\S+) (?P<rule>.*)", re.DOTALL)

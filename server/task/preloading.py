@@ -6,9 +6,9 @@ from aggregators.errors import AggregationError
 from aggregators.warm_up import warm_up
 from privacy.errors import PrivacyError
 from security.secret_sharing import warm_up as secret_sharing
-from server.aggregation_settings import aggregator_config
 from server.config import TaskConfig
-from server.private_loader import load_accountants
+from server.privacy.accountant_loader import load_accountants
+from server.task.aggregation_settings import aggregator_config
 
 
 def preload_task(task: TaskConfig) -> None:

@@ -4,18 +4,18 @@ Whoever is below gets what it needs of these, never a section of a file.
 """
 
 from privacy.charge import Charge
-from security.shared_round.committee import Committee
-from server.compressing import TaskCompression
+from security.shared_round.terms.committee import Committee
+from server.compression.round_compression import TaskCompression
 from server.config import CriteriaConfig, TaskConfig
 from server.config.compression_config import value_type_of
-from server.round.privacy import NOISE_OF_DEVICES, RoundPrivacy
+from server.intake.upload_sink import CompressedPayload, DensePayload, PayloadFormat
+from server.round.round_privacy import NOISE_OF_DEVICES, RoundPrivacy
 from server.round.selection import EligibilityCriteria, SelectionPolicy
 from server.round.terms import PrivacyTerms, RoundTerms, TrainingPlan
-from server.sharing.planning import SharedTask
-from server.tasks import TaskInfo
-from server.upload import CompressedPayload, DensePayload, PayloadFormat
+from server.sharing.shared_task import SharedTask
+from server.task.task_info import TaskInfo
 from updates.codec import dense_payload_bytes
-from updates.plan import Method, ValueType
+from updates.compression_plan import Method, ValueType
 from updates.stage import zstd_version
 
 

@@ -8,12 +8,12 @@ from typing import Final
 import numpy as np
 import pytest
 
-from aggregators.cell_tree import fold, merged
-from aggregators.dense_rows import DenseRows, as_rows
-from aggregators.engines import LocalEngine
-from aggregators.kernels.gram import CELL_COLUMNS
+from aggregators.engines.engine import LocalEngine
+from aggregators.kernels.cell_products import CELL_COLUMNS
 from aggregators.registry import traits_of
-from aggregators.rows import Rows
+from aggregators.rows.cell_tree import fold, merged
+from aggregators.rows.dense_rows import DenseRows, as_rows
+from aggregators.rows.rows import Rows
 from tests.aggregators.contract import (
     EVERYTHING,
     Case,

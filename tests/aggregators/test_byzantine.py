@@ -18,7 +18,7 @@ from aggregators.byzantine import (
 )
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.rows import Vector
+from aggregators.rows.rows import Vector
 from aggregators.unusable import Reason
 from tests.aggregators.matrices import (
     EXTREME_ATTACKS,

@@ -16,8 +16,8 @@ from aggregators.compressed import (
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.registry import RULES
+from aggregators.rows.sparse_rows import SparseVector
 from aggregators.rules.aegis import AegisState
-from aggregators.sparse_rows import SparseVector
 from tests.aggregators.matrices import Matrix, honest_rows, same_bits
 
 BY_INNER_PRODUCTS = (

@@ -11,8 +11,8 @@ from aggregators.base import Update
 from aggregators.compressed import SparseUpdate
 from aggregators.dp import DPConfig, DPGradientAggregator, PrivateAggregate, RoundNoise
 from aggregators.errors import AggregationError, TooFewUpdatesError
+from aggregators.rows.sparse_rows import SparseVector
 from aggregators.rules.multi_krum import multi_krum
-from aggregators.sparse_rows import SparseVector
 from privacy.adaptive_clipping import AdaptiveClipping, update_noise_multiplier
 from privacy.banded_noise import BandedNoise
 from privacy.charge import Mechanism

@@ -39,8 +39,8 @@ from tests.aggregators.matrices import (
     honest_rows,
     same_bits,
 )
+from updates.compression_plan import CompressionPlan, Method
 from updates.coordinate_maps import linear_map
-from updates.plan import CompressionPlan, Method
 
 DIM = 20
 

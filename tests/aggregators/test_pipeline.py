@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from aggregators.base import Aggregate, GradientAggregator, ServerKnowledge, Update
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.registry import STEPS, make_rule, traits_of
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rule import Context, RuleResult
 from aggregators.rules.aegis import AegisState, aegis
 from aggregators.rules.hybrid import hybrid

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.gram import Gram
+from aggregators.rows.gram import Gram
 from aggregators.rules.multi_krum import multi_krum_weights
 from aggregators.shared_selection import check_rule, select
 from security.secret_sharing.fixed_point import centered
-from security.shared_round.coins import Coin
-from security.shared_round.member_set import SelectionMode
-from security.shared_round.parameters import RoundParameters
+from security.shared_round.opening.coins import Coin
+from security.shared_round.opening.vector_scan import VectorScan
+from security.shared_round.opening.verdicts import FailureReason, Verdict, judge
+from security.shared_round.terms.member_set import SelectionMode
 from security.shared_round.terms.parameter_facts import Checks, Degraded
-from security.shared_round.vector_scan import VectorScan
-from security.shared_round.verdicts import FailureReason, Verdict, judge
+from security.shared_round.terms.parameters import RoundParameters
 from tests.security.shared_round.shared_vectors import (
     SET_SHA256,
     Committee,

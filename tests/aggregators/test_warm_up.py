@@ -11,7 +11,7 @@ from aggregators.base import GradientAggregator
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
 from aggregators.registry import RULES
-from aggregators.stored_rows import MAX_WIDE_ROWS
+from aggregators.rows.stored_rows import MAX_WIDE_ROWS
 from aggregators.warm_up import warm_up
 
 KNOWS_NOTHING: Final = sorted(name for name, traits in RULES.items() if not traits.needs)

@@ -6,10 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from aggregators.engine_options import EngineOptions  # noqa: E402
-from aggregators.engines import make_engine  # noqa: E402
+from aggregators.engines.engine import make_engine  # noqa: E402
+from aggregators.engines.engine_options import EngineOptions  # noqa: E402
 from aggregators.registry import RULES  # noqa: E402
-from aggregators.torch_rows import TorchRows  # noqa: E402
+from aggregators.rows.torch_rows import TorchRows  # noqa: E402
 from benchmarks import cuda_rows  # noqa: E402
 
 pytestmark = pytest.mark.slow

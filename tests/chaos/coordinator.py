@@ -17,25 +17,25 @@ from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from server.config import LimitsConfig, RoundsConfig
+from server.devices.device_service import FederationService, ServicePorts
+from server.devices.round_plans import RoundPlans
+from server.driver.aggregation import Aggregation
+from server.driver.driver import DriverPorts, RoundDriver
 from server.errors import StoreUnavailable
-from server.kernels import Workers
-from server.observation import AuditTrail, Observation
-from server.round.aggregation import Aggregation
-from server.round.driver import DriverPorts, RoundDriver
-from server.round.private_rounds import PrivateRounds
+from server.intake.submissions import Submissions
+from server.intake.uploads import Uploads
+from server.models.model_catalog import ModelCatalog
+from server.observation.observation import AuditTrail, Observation
+from server.privacy.budget_gate import PrivateRounds
+from server.processes.thread_pool import Workers
+from server.round.ports import Durability
 from server.round.state import CandidateModel, Round
-from server.services.device_service import FederationService, ServicePorts
-from server.services.identity import PeerIdentity
-from server.services.models import ModelCatalog
-from server.services.plans import RoundPlans
-from server.services.rpc import METHODS, ServiceInterceptor, federation_handlers
-from server.services.submissions import Submissions
-from server.services.uploads import Uploads
 from server.storage.blobs import BlobStore
 from server.storage.notifier import News
-from server.storage.ports import Durability
 from server.storage.redis_client import RedisClient
-from server.tasks import TaskDirectory, TaskInfo
+from server.task.task_info import TaskDirectory, TaskInfo
+from server.wire.identity import PeerIdentity
+from server.wire.interceptor import METHODS, ServiceInterceptor, federation_handlers
 from tests.chaos.faults import Crash, Fault, FaultPoint
 from tests.chaos.operations import LEASE_MS, OFFER_MS
 from tests.chaos.promise import require

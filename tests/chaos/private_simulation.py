@@ -13,9 +13,9 @@ from privacy.charge import Charge
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.config import PlanConfig, TaskConfig
 from server.config.privacy_config import PrivacyConfig
-from server.private_task import PrivateTask, private_task
-from server.round.private_rounds import PrivateRounds
-from server.storage.ports import Snapshot
+from server.privacy.budget_gate import PrivateRounds
+from server.privacy.private_task import PrivateTask, private_task
+from server.round.ports import Snapshot
 from tests.chaos import operations as ops
 from tests.chaos.ledger import DIM
 from tests.chaos.link import TASK

@@ -13,21 +13,21 @@ from aggregators.shared_selection import select
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from security.errors import SecurityError
-from security.shared_round.ballot_box import BallotBox
-from security.shared_round.coins import Coin, open_coin
-from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
-from security.shared_round.openings import OpeningValues, opening_sizes
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.signing import sign_statement
-from security.shared_round.statements import (
+from security.shared_round.keys.holder_keys import HolderSecrets
+from security.shared_round.keys.signing import sign_statement
+from security.shared_round.opening.ballot_box import BallotBox
+from security.shared_round.opening.coins import Coin, open_coin
+from security.shared_round.opening.openings import OpeningValues, opening_sizes
+from security.shared_round.opening.statements import (
     OpeningSizes,
     Speaker,
     read_coin,
     read_openings,
     read_vote,
 )
-from security.shared_round.verdicts import judge
+from security.shared_round.opening.verdicts import judge
+from security.shared_round.terms.member_set import FrozenSet, Member, Selection, SelectionMode
+from security.shared_round.terms.parameters import RoundParameters
 from tests.chaos.shared_operations import LIAR, Attack, Step
 from tests.chaos.shared_statements import StatementLog
 from tests.chaos.shared_wire import Refused, Wire, read_statement

@@ -10,17 +10,17 @@ from opentelemetry import trace
 
 from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
-from security.shared_round.committee import Committee
+from security.shared_round.terms.committee import Committee
 from server.config import RoundsConfig, TaskConfig
+from server.driver.driver import DriverPorts, RoundDriver
+from server.driver.shared_aggregation import SharedAggregation
 from server.errors import StoreUnavailable
-from server.kernels import Workers
-from server.observation import Observation
-from server.round.driver import DriverPorts, RoundDriver
+from server.observation.observation import Observation
+from server.processes.thread_pool import Workers
+from server.round.ports import FinishedRound
 from server.sharing.pool import HolderPool
-from server.sharing.shared_aggregation import SharedAggregation
 from server.sharing.shared_rounds import SharedRoundPhases
 from server.storage.notifier import News
-from server.storage.ports import FinishedRound
 from server.storage.redis_client import RedisClient
 from server.task.resolving import shared_task, task_info
 from tests.chaos.faults import Crash, Fault, FaultPoint

@@ -17,12 +17,12 @@ from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from protos.wire import ERROR_METADATA_KEY
-from security.shared_round.committee import Committee
-from security.shared_round.signing import sign_statement
+from security.shared_round.keys.signing import sign_statement
+from security.shared_round.terms.committee import Committee
 from server.errors import StoreUnavailable
 from server.holder import app
-from server.holder.ledger import Ledger
-from server.holder.storage import HolderStorage
+from server.holder.storage.holder_storage import HolderStorage
+from server.holder.storage.ledger import Ledger
 from tests.chaos.faults import Moment
 from tests.chaos.promise import BrokenPromise
 from tests.chaos.shared_adversary import spin

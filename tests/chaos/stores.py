@@ -4,10 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from server.round.state import Phase, Round
-from server.storage.blobs import BlobStore
-from server.storage.keys import task_prefix
-from server.storage.ports import (
+from server.round.ports import (
     CommitResult,
     Contribution,
     Durability,
@@ -15,6 +12,9 @@ from server.storage.ports import (
     Lease,
     ModelVersion,
 )
+from server.round.state import Phase, Round
+from server.storage.blobs import BlobStore
+from server.storage.keys import task_prefix
 from server.storage.redis_client import Argument, RedisClient, Reply
 from server.storage.redis_store import RedisRoundStore
 from tests.chaos.faults import FaultPoint

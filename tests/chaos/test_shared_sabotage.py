@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import pytest
 
-from security.shared_round import openings, sum_opening
-from server.holder import rounds, state
-from server.holder.evidence import RoundEvidence
-from server.holder.state import FreezeProposed, HolderRound
+from security.shared_round.opening import openings, sum_opening
+from server.holder import rounds
+from server.holder.statements.evidence import RoundEvidence
+from server.holder.storage import holder_state
+from server.holder.storage.holder_state import FreezeProposed, HolderRound, Phase
 from server.sharing import conclusion, shared_rounds
 from server.sharing.relay import Relay
 from tests.chaos.promise import BrokenPromise
@@ -52,29 +53,29 @@ _PUBLISHED: Final = (*_RELAYED, Drive())
 _LIES: Final = (*_RELAYED, Lying(lies=frozenset({Lie.SUM})), Drive())
 
 
-def _allow(phase: state.Phase, event: type[Any], after: state.Phase) -> Sabotage:
+def _allow(phase: Phase, event: type[Any], after: Phase) -> Sabotage:
     """A further entry of the holder's table."""
 
     def sabotage(patch: pytest.MonkeyPatch) -> None:
-        row = {**state.ALLOWED[phase], event: after}
-        patch.setattr(state, "ALLOWED", {**state.ALLOWED, phase: row})
+        row = {**holder_state.ALLOWED[phase], event: after}
+        patch.setattr(holder_state, "ALLOWED", {**holder_state.ALLOWED, phase: row})
 
     return sabotage
 
 
 def _forget_commitment(patch: pytest.MonkeyPatch) -> None:
     """A commitment does not bind: each set starts anew."""
-    step = state._freeze
+    step = holder_state._freeze
 
-    def freeze(round_: HolderRound, event: FreezeProposed, after: state.Phase) -> HolderRound:
+    def freeze(round_: HolderRound, event: FreezeProposed, after: Phase) -> HolderRound:
         known = replace(round_, committed_set=b"", selection_sha256=b"", coin_sha256=b"")
         return step(known, event, after)
 
-    patch.setattr(state, "_freeze", freeze)
-    table: dict[state.Phase, Mapping[type[Any], state.Phase]] = dict(state.ALLOWED)
-    for phase in set(table) - {state.Phase.PURGED}:
-        table[phase] = {**table[phase], FreezeProposed: state.Phase.FROZEN}
-    patch.setattr(state, "ALLOWED", table)
+    patch.setattr(holder_state, "_freeze", freeze)
+    table: dict[Phase, Mapping[type[Any], Phase]] = dict(holder_state.ALLOWED)
+    for phase in set(table) - {Phase.PURGED}:
+        table[phase] = {**table[phase], FreezeProposed: Phase.FROZEN}
+    patch.setattr(holder_state, "ALLOWED", table)
 
 
 def _quorum_of_two(patch: pytest.MonkeyPatch) -> None:
@@ -127,7 +128,7 @@ def _lose_device(patch: pytest.MonkeyPatch) -> None:
 
 SABOTAGES: Final[Mapping[str, tuple[Sabotage, Sequence[Operation]]]] = {
     "a_holder_votes_again_after_its_coin": (
-        _allow(state.Phase.OPENINGS, FreezeProposed, state.Phase.FROZEN),
+        _allow(Phase.OPENINGS, FreezeProposed, Phase.FROZEN),
         _TWO_SETS,
     ),
     "a_holder_releases_two_sums": (_forget_commitment, _TWO_SUMS),

@@ -8,9 +8,9 @@ import pytest
 
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.secret_sharing.threshold import Threshold
-from security.shared_round.ballot_box import BallotBox
-from security.shared_round.openings import OpeningValues
-from security.shared_round.statements import Speaker
+from security.shared_round.opening.ballot_box import BallotBox
+from security.shared_round.opening.openings import OpeningValues
+from security.shared_round.opening.statements import Speaker
 from tests.chaos.promise import BrokenPromise
 from tests.chaos.shared_operations import LIAR
 from tests.chaos.shared_statements import StatementLog

@@ -11,10 +11,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from client.config import ClientConfig
 from client.hooks import ClientEvent, ClientHooks, EventKind
-from client.messages import Assignment, DeviceState
 from client.mobile_client import MobileClient
 from client.runtime import Runtime
 from client.trainer import Plan, TrainingResult, Weights
+from client.transport.messages import Assignment, DeviceState
 from protos.fedagg.v1 import federation_pb2 as pb
 from tests.client.federation import FakeTime, Served, make_config
 from updates.vectors import encode_model

@@ -13,14 +13,14 @@ from security.secret_sharing.cnf import conversion_scale
 from security.secret_sharing.field import Words
 from security.secret_sharing.fixed_point import centered
 from security.secret_sharing.reconstruction import reconstruct
-from security.shared_round.bundle import check_structure, parse_prefix
-from security.shared_round.committee import Committee, dump_committee
-from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
-from security.shared_round.pieces import BodyCheck, SharePieces, open_frame
-from security.shared_round.signing import DeviceAuthority, VerifiedHeader
+from security.shared_round.keys.holder_keys import HolderSecrets
+from security.shared_round.keys.signing import DeviceAuthority, VerifiedHeader
+from security.shared_round.terms.committee import Committee, dump_committee
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
-from simulation.identities import identity_files, make_identities
+from security.shared_round.terms.parameters import RoundParameters, RoundPlan, plan_parameters
+from security.shared_round.update.bundle import check_structure, parse_prefix
+from security.shared_round.update.pieces import BodyCheck, SharePieces, open_frame
+from simulation.fleet.identities import identity_files, make_identities
 from tests.client.federation import DEVICE, TASK, ScriptedFederation
 
 NOW_S = 1_750_000_000.0

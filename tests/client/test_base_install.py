@@ -20,7 +20,7 @@ PROGRAM = """
 import sys
 before = set(sys.modules)
 import client
-import client.flower
+import client.trainers.flower
 print(*{name.partition(".")[0] for name in set(sys.modules) - before})
 """
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from client.config import ClientConfig, TlsFiles
-from client.connection import ServerPool
 from client.errors import ClientConfigError
+from client.transport.connection import ServerPool
 
 
 def config(**changes: object) -> ClientConfig:

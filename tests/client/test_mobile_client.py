@@ -20,11 +20,11 @@ from client.errors import (
     TrainingError,
 )
 from client.hooks import ClientEvent, ClientHooks, EventKind
-from client.messages import Assignment
 from client.mobile_client import MobileClient
 from client.outcome import Outcome
-from client.retry import RetryPolicy
 from client.runtime import Runtime
+from client.transport.messages import Assignment
+from client.transport.retry import RetryPolicy
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from tests.client.bench import Bench, ShiftTrainer

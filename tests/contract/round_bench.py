@@ -3,9 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from server.round.privacy import RoundPrivacy
-from server.round.state import CohortSelected, Phase, Round, step
-from server.storage.ports import (
+from server.round.ports import (
     CheckInVerdict,
     CommitResult,
     FinishedRound,
@@ -13,6 +11,8 @@ from server.storage.ports import (
     ModelVersion,
     Submission,
 )
+from server.round.round_privacy import RoundPrivacy
+from server.round.state import CohortSelected, Phase, Round, step
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 

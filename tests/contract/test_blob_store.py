@@ -13,9 +13,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from server.errors import StoreUnavailable
+from server.round.ports import BlobNotFound, Durability
 from server.storage.blob_objects import SINGLE_REQUEST_BYTES
 from server.storage.blobs import BlobKeyError, BlobStore
-from server.storage.ports import BlobNotFound, Durability
 
 BUCKET = "blobs"
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from aggregators.base import Update
 from aggregators.byzantine import ByzantineRobustAggregator
-from cli.committee_files import CommitteePlan, write_committee
+from cli.holder.committee_files import CommitteePlan, write_committee
 from cli.main import app
 from server.app import build_server
 from server.config import ConfigError, HolderConfig, ServerConfig, parse_config
@@ -30,8 +30,8 @@ from server.config.reading import section_kind, setting_paths
 from server.config.section import Section
 from server.holder.app import build_holder
 from server.holder.opening import read_holder
-from server.kernels import Workers
 from server.opening import OpenedServer, open_server
+from server.processes.thread_pool import Workers
 from updates.vectors import encode_model
 
 Tree = dict[str, Any]

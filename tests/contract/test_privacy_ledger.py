@@ -13,7 +13,8 @@ import pytest
 from privacy.budget import LedgerState
 from privacy.charge import Charge, Sampling
 from server.errors import UnknownTask
-from server.round.privacy import RoundCost, RoundPrivacy
+from server.round.ports import CheckInVerdict, CommitResult, Lease, ModelVersion
+from server.round.round_privacy import RoundCost, RoundPrivacy
 from server.round.state import (
     ALLOWED,
     COMPUTING,
@@ -32,7 +33,6 @@ from server.round.state import (
     step,
 )
 from server.storage.keys import task_prefix
-from server.storage.ports import CheckInVerdict, CommitResult, Lease, ModelVersion
 from tests.contract.round_bench import MODEL, TASK, Bench, new_round, record_of, submission
 
 CHARGE = Charge(noise_multiplier=2.0).to_text()

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from server.errors import StoreUnavailable, UnknownModelVersion, UnknownTask
-from server.round.shared import SharedRound
+from server.round.ports import (
+    AdmissionVerdict,
+    BlobNotFound,
+    CheckInVerdict,
+    CommitResult,
+    Lease,
+    ModelVersion,
+)
+from server.round.shared_round import SharedRound
 from server.round.state import (
     CandidateModel,
     CandidatePassed,
@@ -23,14 +31,6 @@ from server.round.state import (
     step,
 )
 from server.storage.keys import task_prefix
-from server.storage.ports import (
-    AdmissionVerdict,
-    BlobNotFound,
-    CheckInVerdict,
-    CommitResult,
-    Lease,
-    ModelVersion,
-)
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from tests.contract.round_bench import MODEL, TASK, Bench, record_of, submission

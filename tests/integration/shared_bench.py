@@ -14,27 +14,27 @@ from prometheus_client import CollectorRegistry
 from monitoring.audit_logger import AuditLogger
 from monitoring.metrics import Metrics
 from privacy.budget import Budget, LedgerState
-from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameters import RoundParameters
 from server.config import RoundsConfig, TaskConfig
 from server.config.sharing_config import SharingConfig
-from server.kernels import Workers
-from server.observation import AuditTrail
-from server.round.driver import DriverPorts, RoundDriver
-from server.round.private_rounds import PrivateRounds
-from server.round.state import Phase, Round
-from server.sharing.pool import HolderPool
-from server.sharing.shared_aggregation import SharedAggregation
-from server.sharing.shared_rounds import SharedRoundPhases
-from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob
-from server.storage.notifier import News
-from server.storage.ports import (
+from server.driver.driver import DriverPorts, RoundDriver
+from server.driver.shared_aggregation import SharedAggregation
+from server.observation.observation import AuditTrail
+from server.privacy.budget_gate import PrivateRounds
+from server.processes.thread_pool import Workers
+from server.round.ports import (
     AdmissionVerdict,
     Durability,
     FinishedRound,
     ModelVersion,
     Submission,
 )
+from server.round.state import Phase, Round
+from server.sharing.pool import HolderPool
+from server.sharing.shared_rounds import SharedRoundPhases
+from server.storage.blobs import BlobStore
+from server.storage.keys import model_blob
+from server.storage.notifier import News
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from server.task.resolving import shared_task, task_info

@@ -12,12 +12,16 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 
-from security.credentials import create_authority, issue_device_certificate, private_key_pem
-from security.shared_round.bundle import SealedUpdate
-from security.shared_round.committee import Committee, dump_committee
-from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.signing import DeviceSigner
+from security.certificates.credentials import (
+    create_authority,
+    issue_device_certificate,
+    private_key_pem,
+)
+from security.shared_round.keys.holder_keys import HolderSecrets
+from security.shared_round.keys.signing import DeviceSigner
+from security.shared_round.terms.committee import Committee, dump_committee
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.bundle import SealedUpdate
 from server.config import parse_holder_config
 from server.holder.app import HolderServer, build_holder
 

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Final
 import grpc
 import numpy as np
 
-from cli.committee_files import HOLDER_CONFIG, CommitteePlan
-from cli.local_committee import LocalCommittee
-from cli.service import server_template
+from cli.holder.committee_files import HOLDER_CONFIG, CommitteePlan
+from cli.holder.local_committee import LocalCommittee
+from cli.serve.service import server_template
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.federation_pb2_grpc import FederationStub
-from security.shared_round.bundle import SealedUpdate
-from security.shared_round.committee import Committee, load_committee
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.signing import DeviceSigner
-from server.child_process import ProcessSpec, tied_to_parent
+from security.shared_round.keys.signing import DeviceSigner
+from security.shared_round.terms.committee import Committee, load_committee
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.bundle import SealedUpdate
+from server.processes.child_process import ProcessSpec, tied_to_parent
+from server.round.ports import Durability, FinishedRound
 from server.storage.embedded import EmbeddedStore
 from server.storage.keys import model_blob
-from server.storage.ports import Durability, FinishedRound
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
-from simulation.identities import identity_files
+from simulation.fleet.identities import identity_files
 from tests.integration.processes import Worker
 from tests.integration.service import eventually, header, reserved_port
 from tests.integration.shared_committee import Vector, update_of

@@ -18,9 +18,9 @@ from protos.fedagg.v1.errors_pb2 import ErrorReason
 from tests.integration.service import CLOCK, TASK, Service, header, refusal_of, serving
 from updates import plan_message
 from updates.codec import dense_payload_bytes, encode_dense
+from updates.compression_plan import CompressionPlan, Method
 from updates.compressor import compress
 from updates.coordinate_maps import linear_map
-from updates.plan import CompressionPlan, Method
 from updates.update_codec import codec_for
 from updates.vectors import decode_model, encode_model
 
@@ -223,7 +223,7 @@ async def test_a_large_update_is_decoded_only_for_who_may_send_one(
     path: str, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frame of a few bytes may hold as much as the largest update."""
-    monkeypatch.setattr("server.upload.QUICK_VALUES", 0)
+    monkeypatch.setattr("server.intake.upload_sink.QUICK_VALUES", 0)
     write_model(tmp_path)
     task = task_of(tmp_path, compression={"method": "top-k", "ratio": 0.1}, **{"reporting-goal": 2})
     async with serving(tmp_path, redis_url, task=task, clock=CLOCK) as service:

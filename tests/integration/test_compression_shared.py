@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from privacy.clipping import clip_by_norm
 from protos.fedagg.v1 import federation_pb2 as pb
-from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameters import RoundParameters
 from tests.integration.service import TASK, Service, serving
 from tests.integration.shared_committee import Holders, running
 from tests.integration.test_shared_round import DEVICES, step_of, submit, task_settings
 from updates import plan_message
+from updates.compression_plan import CompressionPlan
 from updates.coordinate_maps import linear_map
-from updates.plan import CompressionPlan
 
 DIM: Final = 200
 SETTINGS: Final = {"method": "projection", "ratio": 0.1}

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import redis
 
-from aggregators.engine_options import LIBRARIES
-from aggregators.kernels.gram import CELL_COLUMNS
+from aggregators.engines.engine_options import LIBRARIES
+from aggregators.kernels.cell_products import CELL_COLUMNS
 from client import ClientConfig, MobileClient, Plan, RetryPolicy, TrainingResult, Weights
+from server.round.ports import Durability
 from server.storage.embedded import EmbeddedStore
 from server.storage.keys import task_prefix
-from server.storage.ports import Durability
 from tests.integration.processes import Worker, reserved_port
 from updates.vectors import encode_model
 

@@ -19,12 +19,12 @@ from privacy.discrete_gaussian import discrete_gaussian
 from privacy.fixed_point import fine_fraction_bits, grid_norm
 from privacy.renyi_accountant import epsilon_of, max_releases
 from protos.fedagg.v1 import federation_pb2 as pb
-from server.round.aggregation import Aggregation
+from server.driver.aggregation import Aggregation
 from server.round.plain_source import StoredUpdates
-from server.round.privacy import RoundPrivacy
+from server.round.ports import Contribution
 from server.round.private_source import PrivateRound, PrivateSettings, round_noise
+from server.round.round_privacy import RoundPrivacy
 from server.round.state import CandidateModel, Round
-from server.storage.ports import Contribution
 from tests.integration.service import (
     KEYS,
     TASK,

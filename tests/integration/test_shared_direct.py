@@ -30,18 +30,18 @@ from client import (
     TrainingResult,
     Weights,
 )
-from client.convert import check_in_answer
-from client.holder_upload import SMALL_BYTES
-from client.sharing import deliver_update, seal_update
+from client.sharing.holder_upload import SMALL_BYTES
+from client.sharing.update_sealer import deliver_update, seal_update
+from client.transport.server_messages import check_in_answer
 from protos.fedagg.v1 import federation_pb2 as pb
-from security.credentials import issue_device_certificate, private_key_pem
-from security.shared_round.bundle import MAX_PREFIX_BYTES
-from security.shared_round.committee import dump_committee
-from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
+from security.certificates.credentials import issue_device_certificate, private_key_pem
+from security.shared_round.terms.committee import dump_committee
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
+from security.shared_round.terms.parameters import RoundParameters, RoundPlan, plan_parameters
+from security.shared_round.update.bundle import MAX_PREFIX_BYTES
 from server.sharing.holders import HolderClient, HolderRefused
 from server.sharing.relay import best_holders
-from simulation.identities import identity_files
+from simulation.fleet.identities import identity_files
 from tests.client.cutting_proxy import CuttingProxy
 from tests.integration.service import (
     DEADLINE_S,

@@ -14,10 +14,10 @@ import pytest
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from protos.fedagg.v1.share_holder_pb2 import InlineShare
 from protos.fedagg.v1.shared_round_pb2 import SharedHeader
-from security.shared_round.bundle import parse_prefix
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.signing import sign_statement
-from server.storage.ports import AdmissionVerdict
+from security.shared_round.keys.signing import sign_statement
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.bundle import parse_prefix
+from server.round.ports import AdmissionVerdict
 from tests.chaos.shared_adversary import other_word
 from tests.integration.shared_bench import DEVICES, DIM, Bench, Process, bench_of
 from tests.integration.shared_committee import update_of

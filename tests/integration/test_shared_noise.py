@@ -13,8 +13,8 @@ import pytest
 
 from privacy.budget import Budget
 from privacy.charge import Charge
-from server.kernels import Workers
-from server.private_task import PrivateTask
+from server.privacy.private_task import PrivateTask
+from server.processes.thread_pool import Workers
 from server.round.state import Phase
 from tests.integration.shared_bench import DEVICES, LEASE_MS, Bench, Process, bench_of
 from tests.integration.shared_committee import mean_of, update_of

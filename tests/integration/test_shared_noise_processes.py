@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
-from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameters import RoundParameters
 from tests.integration.shared_committee import mean_of, update_of
 from tests.integration.shared_processes import (
     DEVICES,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from server.storage.ports import FinishedRound
+from server.round.ports import FinishedRound
 from tests.integration.shared_committee import mean_of, update_of
 from tests.integration.shared_processes import (
     DEVICES,

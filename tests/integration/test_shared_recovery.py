@@ -16,11 +16,11 @@ import pytest
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
-from security.shared_round.signing import sign_statement
+from security.shared_round.keys.signing import sign_statement
+from server.round.ports import AdmissionVerdict
 from server.round.state import Phase
 from server.sharing.holders import HolderAway
 from server.storage.keys import task_prefix
-from server.storage.ports import AdmissionVerdict
 from tests.integration.service import eventually
 from tests.integration.shared_bench import (
     DEVICES,

@@ -15,15 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
-from security.credentials import (
+from security.certificates.credentials import (
     create_authority,
     issue_device_certificate,
     issue_server_certificate,
     private_key_pem,
 )
-from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.parameters import RoundParameters
 from server.config import ConfigError
-from simulation.shared_attacks import AttackingSealer
+from simulation.attackers.shared_attacks import AttackingSealer
 from tests.integration.service import (
     TASK,
     Service,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from security.credentials import (
+from security.certificates.credentials import (
     create_authority,
     issue_device_certificate,
     issue_server_certificate,

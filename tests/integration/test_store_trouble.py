@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from protos.fedagg.v1 import federation_pb2 as pb
+from server.round.ports import Durability
 from server.storage.embedded import EmbeddedStore
-from server.storage.ports import Durability
 from tests.integration.service import (
     KEYS,
     TASK,

@@ -18,14 +18,14 @@ from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.enrollment_pb2 import EnrollRequest, EnrollResponse
 from protos.fedagg.v1.enrollment_pb2_grpc import EnrollmentStub
 from protos.fedagg.v1.federation_pb2_grpc import FederationStub
-from security.credentials import (
+from security.certificates.credentials import (
     Credentials,
     create_authority,
     device_id_of,
     issue_server_certificate,
 )
-from security.enrollment import issue_token
-from security.signing_request import SigningRequest, create_signing_request
+from security.certificates.enrollment import issue_token
+from security.certificates.signing_request import SigningRequest, create_signing_request
 from tests.integration.service import (
     CALL_TIMEOUT_S,
     TASK,

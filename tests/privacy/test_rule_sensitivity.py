@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError
 from aggregators.private_rules import rule_sensitivity
 from aggregators.registry import RULES, make_pick, make_rule
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rule import Context
 from privacy.errors import PrivacyError
 from privacy.rule_sensitivity import RuleShape, SensitivityError, of_trimmed

@@ -12,9 +12,9 @@ from privacy.errors import PrivacyError
 from privacy.fixed_point import to_grid
 from privacy.rule_sensitivity import RuleShape, of_all, of_selected
 from privacy.sensitivity import SensitivityCalibrator
-from server.sharing.planning import FULL_WEIGHT, staleness_weights
+from server.sharing.shared_task import FULL_WEIGHT, staleness_weights
+from updates.compression_plan import CompressionPlan, Method, ValueType
 from updates.coordinate_maps import linear_map
-from updates.plan import CompressionPlan, Method, ValueType
 from updates.topk import top_k
 from updates.update_codec import codec_for
 

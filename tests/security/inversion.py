@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client import Plan
-from simulation import datasets
+from simulation.data import datasets
 from simulation.dense_trainer import DenseTrainer
 from simulation.models import LAYER_SIZES, initial_weights
 from updates.vectors import flatten, layout_of

@@ -18,7 +18,7 @@ from privacy.charge import Charge
 from privacy.clipping import clip_by_norm
 from security.secret_sharing.field import field_of
 from security.secret_sharing.fixed_point import decode, encode
-from simulation import datasets
+from simulation.data import datasets
 
 Matrix = NDArray[np.float64]
 Combine = Callable[[NDArray[np.float32], int, int], Matrix]

@@ -11,8 +11,8 @@ import pytest
 
 from aggregators.registry import RULES
 from aggregators.traits import Traits
-from server.aggregation_settings import aggregation_settings, aggregator_config
 from server.config import ConfigError, parse_config
+from server.task.aggregation_settings import aggregation_settings, aggregator_config
 from tests.server.round.stepping import plain_step
 from tests.server.round.test_plain_source import BASE, BASE_VALUES, contribution, values_of
 from updates.codec import encode_dense

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from server.config import ConfigError, parse_config
-from server.kernels import Workers
 from server.opening import OpenedServer, open_server
+from server.processes.thread_pool import Workers
 from simulation.models import initial_weights
 from updates.vectors import encode_model
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulation.event_log import read_events
+from simulation.fleet.event_log import read_events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from client import Plan, Weights
-from simulation import batched_training
-from simulation.batched_training import BatchedTraining, LocalSteps
 from simulation.dense_layers import Floats, Labels
 from simulation.dense_trainer import DenseTrainer
+from simulation.experiments import batched_training
+from simulation.experiments.batched_training import BatchedTraining, LocalSteps
 from simulation.models import LAYER_SIZES, evaluate, initial_weights
 
 torch = pytest.importorskip("torch")

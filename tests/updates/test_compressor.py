@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from updates.compression_plan import CompressionPlan, Method, dense_plan
 from updates.compressor import compress, expand
 from updates.coordinate_maps import linear_map
 from updates.errors import CompressionError
 from updates.index_coding import encode_coordinates
-from updates.plan import CompressionPlan, Method, dense_plan
 from updates.sparse import SparseValues
 from updates.topk import Vector
 

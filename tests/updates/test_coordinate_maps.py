@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from updates.compression_plan import COMMON_MAPS, CompressionPlan, Method, dense_plan
 from updates.coordinate_maps import announced_indices, linear_map, map_seed_of
 from updates.errors import CompressionError
 from updates.index_coding import encode_coordinates
-from updates.plan import COMMON_MAPS, CompressionPlan, Method, dense_plan
 from updates.topk import Vector
 
 Matrix = NDArray[np.float64]

@@ -15,7 +15,7 @@ from updates.codec import (
     NonCanonicalUpdateError,
     NonFiniteUpdateError,
 )
-from updates.plan import ValueType
+from updates.compression_plan import ValueType
 from updates.quantization import can_be_nonzero, dequantize, num_bytes, quantize
 
 Vector = NDArray[np.float32]

@@ -22,9 +22,9 @@ from updates.codec import (
     WrongShapeError,
     encode_dense,
 )
+from updates.compression_plan import COMMON_MAPS, CompressionPlan, Method, ValueType, dense_plan
 from updates.errors import CompressionError
 from updates.index_coding import encode_coordinates, encode_indices, layers_of
-from updates.plan import COMMON_MAPS, CompressionPlan, Method, ValueType, dense_plan
 from updates.sparse import Content, SparseValues
 from updates.stage import zstd_version
 from updates.update_codec import HEADER_BYTES, UpdateCodec, codec_for

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.codec.encodings import LIMITS, Case, plan_of
 from benchmarks.codec.real_updates import RealUpdate, real_update
+from updates.compression_plan import CompressionPlan, Method, ValueType
 from updates.compressor import compress
-from updates.plan import CompressionPlan, Method, ValueType
 from updates.sparse import SparseValues
 from updates.stage import zstd_version
 from updates.update_codec import codec_for

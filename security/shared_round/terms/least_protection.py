@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from security.shared_round.committee import Committee
-from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.committee import Committee
 from security.shared_round.terms.parameter_facts import (
     DEGRADED_GROUP_SIZE,
     LEAST_MASK_SCALE,
@@ -14,6 +13,7 @@ from security.shared_round.terms.parameter_facts import (
     Checks,
     Degraded,
 )
+from security.shared_round.terms.parameters import RoundParameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,7 @@ class Word(StrEnum):
 
 
 class ShareFormat(Word):
-    """How an update is shared; `security.shared_round.share_format` has what each one does."""
+    """How an update is shared; `share_format` has what each one does."""
 
     SHAMIR_SEEDED = "shamir-seeded"
     CNF_SEEDED = "cnf-seeded"

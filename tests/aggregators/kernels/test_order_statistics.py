@@ -3,9 +3,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from aggregators.dense_rows import DenseRows, as_rows
 from aggregators.kernels.simd import LANES
 from aggregators.kernels.sorting_network import merges_for
+from aggregators.rows.dense_rows import DenseRows, as_rows
 from tests.aggregators.matrices import (
     Floats,
     Matrix,

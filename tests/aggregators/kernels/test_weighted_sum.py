@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregators.dense_rows import as_rows
+from aggregators.rows.dense_rows import as_rows
 from tests.aggregators.matrices import (
     ANY_FLOAT,
     Matrix,

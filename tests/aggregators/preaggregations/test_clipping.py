@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.preaggregations.clipping import (
     adaptive_clipping_factors,
     median_clipping_factors,
 )
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import as_rows
+from aggregators.rows.rows import Rows
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices, same_bits
 from tests.peers import byzfl
 

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.gram import Gram
 from aggregators.preaggregations.nearest_neighbour_mixing import (
     nearest_neighbour_mixing,
     nearest_neighbour_mixing_matrix,
 )
-from aggregators.rows import Rows
+from aggregators.rows.dense_rows import as_rows
+from aggregators.rows.gram import Gram
+from aggregators.rows.rows import Rows
 from tests.aggregators.matrices import (
     ATTACKS,
     TIED_FLOAT,

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aggregators.errors import AggregationError
-from aggregators.mutual_information import information_scores
 from aggregators.registry import RULES
 from aggregators.rules.agmami import agmami, agmami_weights
+from aggregators.rules.mutual_information import information_scores
 from tests.aggregators.matrices import (
     ATTACKS,
     TIED_FLOAT,

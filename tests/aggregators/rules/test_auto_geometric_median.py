@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.auto_geometric_median import (
     auto_geometric_median,
     auto_geometric_median_weights,

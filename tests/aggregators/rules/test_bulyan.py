@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.bulyan import bulyan, bulyan_selection
 from aggregators.rules.krum import krum_scores
 from aggregators.rules.mean import mean

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aggregators.dense_rows import as_rows
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.center_distances import distances_to_center
 from tests.aggregators.matrices import Matrix, honest_rows
 

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError
-from aggregators.rows import Vector
+from aggregators.rows.dense_rows import as_rows
+from aggregators.rows.rows import Vector
 from aggregators.rules.centered_clipping import (
     centered_clipping,
     centered_clipping_weights,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.cluster import HDBSCAN
 
-from aggregators.dense_rows import as_rows
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.flame import cosine_distances, flame, flame_weights, joining_distances
 from tests.aggregators.matrices import (
     ATTACKS,

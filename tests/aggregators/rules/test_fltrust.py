@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.fltrust import fltrust, fltrust_weights
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.gram import Gram
+from aggregators.rows.gram import Gram
 from aggregators.rules.krum import krum, krum_scores, krum_weights
 from tests.aggregators.matrices import (
     ANY_FLOAT,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError, TooFewUpdatesError
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.mean import mean
 from aggregators.rules.monna import monna, monna_weights
 from tests.aggregators.matrices import (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aggregators.dense_rows import as_rows
+from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.principal_component import principal_component
 from tests.aggregators.matrices import honest_rows
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from aggregators.dense_rows import as_rows
 from aggregators.errors import AggregationError
-from aggregators.rows import Vector
+from aggregators.rows.dense_rows import as_rows
+from aggregators.rows.rows import Vector
 from aggregators.rules.reference import gram_with_reference
 from tests.aggregators.matrices import honest_rows
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from aggregators.dense_rows import as_rows
-from aggregators.rows import canonical_order
+from aggregators.rows.dense_rows import as_rows
+from aggregators.rows.rows import canonical_order
 from benchmarks.kernels.cases import CASES, LEAST_ROWS, make_rows
 
 

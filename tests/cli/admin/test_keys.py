@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from cli.exit_codes import ExitCode
 from cli.main import app
-from security.enrollment import verify_token
+from security.certificates.enrollment import verify_token
 from server.config import parse_config
 
 

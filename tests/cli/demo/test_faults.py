@@ -191,7 +191,11 @@ if part == "forks" and "fork_server" in command:
         (TEMPLATE, MANY, "template ended with status 1 before it was ready"),
         ("forks", MANY, "coordinator-[12] ended with status 1 before it was ready"),
         ("forks", SHARED, "holder-[123] ended with status 1 before it was ready"),
-        ("simulation.supervisor", MANY, "the fleet failed: its supervisor ended with status 1"),
+        (
+            "simulation.fleet.forking",
+            MANY,
+            "the fleet failed: its supervisor ended with status 1",
+        ),
     ],
     ids=["template", "coordinator", "holder", "fleet"],
 )

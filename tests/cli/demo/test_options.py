@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.contradictions import OptionsError
+from cli.config.contradictions import OptionsError
 from cli.demo.options import DEMO, RUNS, DemoOptions
+from cli.device.population import POPULATION, PopulationOptions
 from cli.exit_codes import ExitCode
 from cli.main import app
-from cli.population import POPULATION, PopulationOptions
-from simulation.attacks import ATTACKS
+from simulation.attackers.attacks import ATTACKS
 
 FLIP = "--attack sign-flip"
 SHARED = "--mode shared"

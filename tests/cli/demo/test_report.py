@@ -6,7 +6,7 @@ from rich.console import Console
 
 from cli.demo.report import DemoReport, RoundReport, round_line
 from cli.demo.settings import DemoSettings
-from simulation.scenarios import Scenario
+from simulation.fleet.scenarios import Scenario
 
 ROUND = RoundReport(
     round=3,

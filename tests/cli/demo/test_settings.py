@@ -15,7 +15,7 @@ from cli.demo.settings import (
 )
 from cli.demo.terms import CompressionTerms, PrivacyTerms
 from server.config import ServerConfig, load_config
-from simulation.scenarios import Scenario
+from simulation.fleet.scenarios import Scenario
 
 ADDRESSES = DemoAddresses(grpc="127.0.0.1:1", http="127.0.0.1:2", metrics="127.0.0.1:3")
 

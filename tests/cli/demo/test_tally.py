@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.demo.tally import Tally, model_bytes_down, tally
-from simulation.event_log import Field
+from simulation.fleet.event_log import Field
 
 Events = list[dict[str, Field]]
 

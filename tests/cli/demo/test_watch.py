@@ -8,8 +8,8 @@ import pytest
 
 from cli.demo.watch import Patience, ProcessWatch, ended, last_line
 from cli.exit_codes import CliError
-from server.child_process import ProcessSpec
-from server.supervisor import ProcessEvent, ProcessEventKind, StartupError
+from server.processes.child_process import ProcessSpec
+from server.processes.supervisor import ProcessEvent, ProcessEventKind, StartupError
 
 READY, EXITED = ProcessEventKind.READY, ProcessEventKind.EXITED
 

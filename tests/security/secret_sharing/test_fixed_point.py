@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from security.errors import SharingError
 from security.secret_sharing import fixed_point
 from security.secret_sharing.field import M31, M61, MersenneField
-from security.secret_sharing.kernels import COMPILED, PLAIN
+from security.secret_sharing.kernels.choice import COMPILED, PLAIN
 
 BACKENDS = [import_module(name) for name in (PLAIN, COMPILED)]
 values = st.floats(-1000.0, 1000.0, width=32)

@@ -1,8 +1,8 @@
 import importlib
 
-from security.secret_sharing import compiled_kernels
 from security.secret_sharing.arithmetic import backend
-from security.secret_sharing.kernels import COMPILED, Kernels
+from security.secret_sharing.kernels import compiled_kernels
+from security.secret_sharing.kernels.choice import COMPILED, Kernels
 from security.secret_sharing.warm_up import warm_up
 
 

@@ -9,13 +9,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 
 from protos.fedagg.v1 import shared_round_pb2 as pb
-from security.credentials import create_authority, issue_device_certificate, private_key_pem
-from security.shared_round.bundle import BundleIndex, SealedUpdate, parse_prefix
-from security.shared_round.committee import Committee
-from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.signing import DeviceAuthority, DeviceSigner, VerifiedHeader
+from security.certificates.credentials import (
+    create_authority,
+    issue_device_certificate,
+    private_key_pem,
+)
+from security.shared_round.keys.holder_keys import HolderSecrets
+from security.shared_round.keys.signing import DeviceAuthority, DeviceSigner, VerifiedHeader
+from security.shared_round.terms.committee import Committee
 from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.bundle import BundleIndex, SealedUpdate, parse_prefix
 
 NOW_S = 1_700_000_000
 FRACTION_BITS = 20

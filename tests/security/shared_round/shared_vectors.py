@@ -15,17 +15,23 @@ from security.secret_sharing.fixed_point import centered, encode
 from security.secret_sharing.replicated_keys import ReplicatedKeys
 from security.secret_sharing.seeded import explicit_shares
 from security.secret_sharing.threshold import Threshold
-from security.shared_round.ballot_box import BallotBox
-from security.shared_round.coins import Coin, CoinShare, coin_commitments, coin_pieces, open_coin
-from security.shared_round.extras import make_extras
-from security.shared_round.openings import (
+from security.shared_round.opening.ballot_box import BallotBox
+from security.shared_round.opening.coins import (
+    Coin,
+    CoinShare,
+    coin_commitments,
+    coin_pieces,
+    open_coin,
+)
+from security.shared_round.opening.openings import (
     OpeningValues,
     compute_blame,
     compute_openings,
     sum_shares,
 )
-from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
+from security.shared_round.terms.parameters import RoundParameters, RoundPlan, plan_parameters
+from security.shared_round.update.consistency_words import make_extras
 
 SET_SHA256 = hashlib.sha256(b"a frozen set").digest()
 

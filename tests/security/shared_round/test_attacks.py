@@ -10,16 +10,16 @@ import pytest
 from security.errors import InconsistentSharesError
 from security.secret_sharing.field import Words
 from security.secret_sharing.fixed_point import centered
-from security.shared_round.coins import Coin
-from security.shared_round.extras import extras_layout
-from security.shared_round.openings import OpeningValues
-from security.shared_round.parameter_rules import blame_bound, group_bound
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.sum_opening import open_sums
+from security.shared_round.opening.coins import Coin
+from security.shared_round.opening.openings import OpeningValues
+from security.shared_round.opening.sum_opening import open_sums
+from security.shared_round.opening.vector_scan import VectorScan
+from security.shared_round.opening.verdicts import FailureReason, Verdict, judge, judge_blame
+from security.shared_round.opening.wrap_around import blame_part, group_part
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
-from security.shared_round.vector_scan import VectorScan
-from security.shared_round.verdicts import FailureReason, Verdict, judge, judge_blame
-from security.shared_round.wrap_test import blame_part, group_part
+from security.shared_round.terms.parameter_rules import blame_bound, group_bound
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.consistency_words import extras_layout
 from tests.security.shared_round.shared_vectors import (
     Committee,
     HeldVector,

@@ -11,11 +11,11 @@ from aggregators.shared_selection import select
 from security.errors import EvidenceInsufficientError
 from security.secret_sharing.field import Words
 from security.secret_sharing.fixed_point import centered
-from security.shared_round.member_set import SelectionMode
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.sum_opening import open_sums
+from security.shared_round.opening.sum_opening import open_sums
+from security.shared_round.opening.verdicts import FailureReason, judge, judge_blame
+from security.shared_round.terms.member_set import SelectionMode
 from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
-from security.shared_round.verdicts import FailureReason, judge, judge_blame
+from security.shared_round.terms.parameters import RoundParameters
 from tests.security.shared_round.shared_vectors import (
     Committee,
     device_vector,

@@ -9,12 +9,10 @@ from google.protobuf.message import Message
 from aggregators.shared_selection import select
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
-from security.shared_round.ballot_box import BallotBox
-from security.shared_round.coins import Coin, open_coin
-from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
-from security.shared_round.openings import opening_sizes
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.statements import (
+from security.shared_round.opening.ballot_box import BallotBox
+from security.shared_round.opening.coins import Coin, open_coin
+from security.shared_round.opening.openings import opening_sizes
+from security.shared_round.opening.statements import (
     OpeningSizes,
     read_blame,
     read_coin,
@@ -22,8 +20,10 @@ from security.shared_round.statements import (
     read_vote,
     sums_from_bytes,
 )
-from security.shared_round.sum_opening import OpenedSums, open_sums
-from security.shared_round.verdicts import Verdict, judge, judge_blame
+from security.shared_round.opening.sum_opening import OpenedSums, open_sums
+from security.shared_round.opening.verdicts import Verdict, judge, judge_blame
+from security.shared_round.terms.member_set import FrozenSet, Member, Selection, SelectionMode
+from security.shared_round.terms.parameters import RoundParameters
 from tests.server.holder.rig import Bundle, Rig
 
 RequestT = TypeVar("RequestT", bound=Message)

@@ -18,18 +18,18 @@ from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
 from protos.wire import ERROR_METADATA_KEY
-from security.credentials import (
+from security.certificates.credentials import (
     Credentials,
     create_authority,
     issue_device_certificate,
     private_key_pem,
 )
-from security.shared_round.bundle import BundleIndex, SealedUpdate, parse_prefix
-from security.shared_round.committee import Committee, dump_committee
-from security.shared_round.holder_keys import HolderSecrets
-from security.shared_round.parameters import RoundParameters, RoundPlan, plan_parameters
-from security.shared_round.signing import DeviceSigner, verify_statement
+from security.shared_round.keys.holder_keys import HolderSecrets
+from security.shared_round.keys.signing import DeviceSigner, verify_statement
+from security.shared_round.terms.committee import Committee, dump_committee
 from security.shared_round.terms.parameter_facts import Checks
+from security.shared_round.terms.parameters import RoundParameters, RoundPlan, plan_parameters
+from security.shared_round.update.bundle import BundleIndex, SealedUpdate, parse_prefix
 from server.config import HolderConfig, parse_holder_config
 from server.holder.app import HolderServer, build_holder
 

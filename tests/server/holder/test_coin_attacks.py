@@ -10,9 +10,9 @@ import pytest
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
-from security.shared_round.openings import compute_openings
-from security.shared_round.signing import sign_statement
-from security.shared_round.statements import Speaker
+from security.shared_round.keys.signing import sign_statement
+from security.shared_round.opening.openings import compute_openings
+from security.shared_round.opening.statements import Speaker
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from server.holder.app import open_holder
 from tests.server.holder.conversation import Conversation

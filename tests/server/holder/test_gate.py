@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
 from protos.wire import MAX_HOLDER_MESSAGE_BYTES
-from security.credentials import (
+from security.certificates.credentials import (
     Credentials,
     create_authority,
     issue_device_certificate,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.committee_files import HOLDER_CONFIG, CommitteePlan, holder_name, write_committee
+from cli.holder.committee_files import HOLDER_CONFIG, CommitteePlan, holder_name, write_committee
 from server.config import ConfigError, HolderConfig, load_holder_config
 from server.holder.app import open_holder
 from server.holder.opening import read_holder

@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
-from security.shared_round.parameters import RoundParameters
 from security.shared_round.terms.parameter_facts import Checks
+from security.shared_round.terms.parameters import RoundParameters
 from server.errors import RoundPurged
 from server.holder.app import open_holder
 from server.holder.rounds import HolderRounds

@@ -11,14 +11,14 @@ import pytest
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
-from security.credentials import create_authority
-from security.shared_round.holder_keys import seal_to
-from security.shared_round.member_set import Selection, SelectionMode
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.sealing import ChunkCipher, frame_info
-from security.shared_round.signing import sign_statement
-from security.shared_round.statements import Speaker
+from security.certificates.credentials import create_authority
+from security.shared_round.keys.holder_keys import seal_to
+from security.shared_round.keys.signing import sign_statement
+from security.shared_round.opening.statements import Speaker
+from security.shared_round.terms.member_set import Selection, SelectionMode
 from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
+from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.update.sealing import ChunkCipher, frame_info
 from tests.server.holder.conversation import Conversation
 from tests.server.holder.rig import NOW_S, Bundle, Rig, reason_of, round_parameters, signer
 

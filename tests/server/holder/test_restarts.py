@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
 from security.errors import SharedRoundError
-from security.shared_round.ballot_box import BallotBox
-from security.shared_round.coins import coin_commitments, coin_pieces
-from security.shared_round.member_set import FrozenSet, Member, Selection, SelectionMode
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.signing import sign_statement, verify_statement
-from security.shared_round.statements import Speaker
+from security.shared_round.keys.signing import sign_statement, verify_statement
+from security.shared_round.opening.ballot_box import BallotBox
+from security.shared_round.opening.coins import coin_commitments, coin_pieces
+from security.shared_round.opening.statements import Speaker
+from security.shared_round.terms.member_set import FrozenSet, Member, Selection, SelectionMode
 from security.shared_round.terms.parameter_facts import Checks
+from security.shared_round.terms.parameters import RoundParameters
 from server.errors import ServiceError
 from server.holder.app import Holder, open_holder
-from server.holder.intake import Receipt
+from server.holder.shares.intake import Receipt
 from tests.server.holder.rig import NOW_S, Bundle, Rig, members_of, round_parameters
 
 HONEST: Final = (1, 2)

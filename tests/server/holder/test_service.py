@@ -11,9 +11,9 @@ import pytest
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from security.secret_sharing import fixed_point
 from security.secret_sharing.field import MersenneField, Words
-from security.shared_round.member_set import SelectionMode
-from security.shared_round.parameters import RoundParameters
+from security.shared_round.terms.member_set import SelectionMode
 from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
+from security.shared_round.terms.parameters import RoundParameters
 from tests.server.holder.conversation import Conversation, plain_sum
 from tests.server.holder.rig import (
     DIM,

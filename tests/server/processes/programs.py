@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from security.shared_round.holder_keys import HolderSecrets
+from security.shared_round.keys.holder_keys import HolderSecrets
 
 PRELOADED: list[str] = []
 

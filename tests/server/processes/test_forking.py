@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.child_process import module_command, module_of
+from server.processes.child_process import module_command, module_of
 from server.processes.forking import place_fds
 
 ROOT = Path(__file__).parents[3]

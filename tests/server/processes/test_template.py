@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from server.child_process import ProcessSpec, module_command
+from server.processes.child_process import ProcessSpec, module_command
 from server.processes.fork_server import ForkRequest
+from server.processes.supervisor import ProcessEventKind, RestartPolicy, StartupError, Supervisor
 from server.processes.template import ForkedProcess, ForkError, Template
-from server.supervisor import ProcessEventKind, RestartPolicy, StartupError, Supervisor
-from tests.server.test_supervisor import Diary
+from tests.server.processes.test_supervisor import Diary
 
 pytestmark = [
     pytest.mark.process,
@@ -277,9 +277,9 @@ async def test_what_a_process_leaves_behind_is_killed_and_reaped() -> None:
 
 OWNER = f"""
 import asyncio, os, sys
-from server.child_process import ProcessSpec, module_command
+from server.processes.child_process import ProcessSpec, module_command
 from server.processes.template import Template
-from server.supervisor import Supervisor
+from server.processes.supervisor import Supervisor
 
 async def main():
     with Template({{{PROGRAMS!r}: []}}) as template:

@@ -8,8 +8,8 @@ from aggregators.integrated import IntegratedConfig
 from aggregators.server_optimizer import ServerOptimizerConfig
 from server.round.candidate import AggregationSettings, BaseVersion, BuiltModel, build_candidate
 from server.round.plain_source import Payload, PlainRound, StoredUpdates
-from server.storage.ports import Contribution
-from updates.plan import CompressionPlan
+from server.round.ports import Contribution
+from updates.compression_plan import CompressionPlan
 
 
 def settings_of(

@@ -10,8 +10,8 @@ from aggregators.errors import AggregationError
 from aggregators.integrated import IntegratedConfig
 from aggregators.server_optimizer import ServerOptimizerConfig
 from server.round.kept_round import KeptRound, decode_kept_round, encode_kept_round
-from server.storage.ports import Contribution
-from updates.plan import CompressionPlan, Method
+from server.round.ports import Contribution
+from updates.compression_plan import CompressionPlan, Method
 
 SETTINGS = IntegratedConfig(
     byzantine=ByzantineConfig(

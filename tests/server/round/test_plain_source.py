@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
 from server.round.candidate import BaseVersion, candidate_problem, layer_sizes
-from server.storage.ports import Contribution
+from server.round.ports import Contribution
 from tests.server.round.stepping import plain_step, settings_of
 from updates.codec import encode_dense
+from updates.compression_plan import CompressionPlan, Method
 from updates.compressor import compress
 from updates.coordinate_maps import linear_map
 from updates.errors import ModelError
-from updates.plan import CompressionPlan, Method
 from updates.update_codec import codec_for
 from updates.vectors import decode_model, encode_model
 

@@ -13,7 +13,7 @@ from privacy.charge import Charge, Mechanism
 from privacy.fixed_point import grid_norm
 from server.round.candidate import BaseVersion, RoundFacts, build_candidate
 from server.round.plain_source import StoredUpdates
-from server.round.privacy import RoundPrivacy
+from server.round.ports import Contribution
 from server.round.private_source import (
     Noise,
     PrivateRound,
@@ -21,13 +21,13 @@ from server.round.private_source import (
     round_noise,
     run_id,
 )
-from server.storage.ports import Contribution
+from server.round.round_privacy import RoundPrivacy
 from tests.server.round.stepping import settings_of
 from tests.server.round.test_plain_source import contribution
 from updates.codec import encode_dense
+from updates.compression_plan import CompressionPlan, Method
 from updates.compressor import compress
 from updates.coordinate_maps import linear_map
-from updates.plan import CompressionPlan, Method
 from updates.update_codec import codec_for
 from updates.vectors import decode_model, encode_model
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.charge import Charge, Sampling
-from server.round.privacy import RoundPrivacy
-from server.round.shared import SharedRound
+from server.round.round_privacy import RoundPrivacy
+from server.round.shared_round import SharedRound
 from server.round.state import (
     ALLOWED,
     COMPUTING,

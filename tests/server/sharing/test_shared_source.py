@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 
 from aggregators.errors import AggregationError
 from privacy.charge import Charge
-from security.shared_round.parameters import RoundParameters
-from security.shared_round.sum_opening import OpenedSums
+from security.shared_round.opening.sum_opening import OpenedSums
+from security.shared_round.terms.parameters import RoundParameters
 from server.round.candidate import BaseVersion, BuiltModel, build_candidate
-from server.round.privacy import RoundPrivacy
-from server.sharing.released import ReleasedSums
+from server.round.round_privacy import RoundPrivacy
+from server.sharing.released_sums import ReleasedSums
 from server.sharing.shared_source import OpenedRound
 from tests.security.shared_round.sealed_round import make_round
 from tests.server.round.stepping import settings_of
+from updates.compression_plan import CompressionPlan, Method
 from updates.coordinate_maps import linear_map
-from updates.plan import CompressionPlan, Method
 from updates.vectors import decode_model, encode_model
 
 DIM: Final = 40

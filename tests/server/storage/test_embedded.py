@@ -15,6 +15,8 @@ import pytest
 import redis
 import redis.asyncio
 
+from server.processes.supervisor import ProcessEvent, ProcessEventKind, Supervisor
+from server.round.ports import Durability
 from server.storage import embedded
 from server.storage.embedded import (
     DataDirInUseError,
@@ -22,8 +24,6 @@ from server.storage.embedded import (
     EmbeddedStoreError,
     durability_problem,
 )
-from server.storage.ports import Durability
-from server.supervisor import ProcessEvent, ProcessEventKind, Supervisor
 
 pytestmark = pytest.mark.process
 BOTH = pytest.mark.parametrize("durability", list(Durability))
@@ -173,7 +173,7 @@ def test_a_store_whose_launcher_is_gone_still_holds_the_folder(
 LAUNCHER = """
 import sys, pathlib
 from server.storage.embedded import EmbeddedStore
-from server.storage.ports import Durability
+from server.round.ports import Durability
 store = EmbeddedStore(pathlib.Path(sys.argv[1]), durability=Durability.PROCESS)
 store.start()
 print(store.pid, flush=True)

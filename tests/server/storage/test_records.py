@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.storage.ports import Submission
+from server.round.ports import Submission
 from server.storage.records import dump_facts, load_contribution
 
 

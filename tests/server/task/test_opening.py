@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from aggregators import engine_options
-from cli.committee_files import CommitteePlan, write_committee
+from aggregators.engines import engine_options
+from cli.holder.committee_files import CommitteePlan, write_committee
 from server.config import ConfigError, parse_config
 from server.config.findings import Findings
-from server.kernels import Workers
+from server.processes.thread_pool import Workers
 from server.task.opening import OpenedTask, open_task
 from updates.vectors import encode_model
 

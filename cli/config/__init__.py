@@ -1,0 +1,1 @@
+"""`fedagg config`: settings looked at before anything starts."""

@@ -1,0 +1,1 @@
+"""`fedagg device`: a population of simulated devices."""

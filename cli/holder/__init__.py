@@ -1,0 +1,1 @@
+"""`fedagg share-holder`, and the committees that are made for it."""

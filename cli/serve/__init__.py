@@ -1,0 +1,1 @@
+"""`fedagg serve`: a service on this machine, its store and its workers."""

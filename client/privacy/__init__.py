@@ -1,0 +1,1 @@
+"""The noise that a device adds itself."""

@@ -1,0 +1,1 @@
+"""One round on a device: from the assignment to the receipt."""

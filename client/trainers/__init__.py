@@ -1,0 +1,1 @@
+"""Trainers for other libraries, each loaded only by who has the library."""

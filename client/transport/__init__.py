@@ -1,0 +1,1 @@
+"""The calls to the server: messages, streams, retries."""

@@ -1,0 +1,1 @@
+"""Keys, certificates and identities of devices and servers."""

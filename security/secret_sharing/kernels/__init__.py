@@ -1,0 +1,1 @@
+"""The loops over words: compiled, plain, and the choice between them."""

@@ -1,0 +1,1 @@
+"""Keys of holders, dealers and devices, and what is signed with them."""

@@ -1,0 +1,1 @@
+"""What holders open of a round: checks, verdicts, sums."""

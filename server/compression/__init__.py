@@ -1,0 +1,1 @@
+"""How a task's updates are compressed, and what a round announces of it."""

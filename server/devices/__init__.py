@@ -1,0 +1,1 @@
+"""What devices call: check-in, plan, model, enrollment."""

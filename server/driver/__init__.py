@@ -1,0 +1,1 @@
+"""What moves a round on: leadership, cohort, aggregation."""

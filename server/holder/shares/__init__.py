@@ -1,0 +1,1 @@
+"""Shares as they come in and lie on the disk."""

@@ -1,0 +1,1 @@
+"""What a holder signs, and what it judges before it does."""

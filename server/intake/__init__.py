@@ -1,0 +1,1 @@
+"""Updates as they come in: admission, uploads, the bytes' way to the disk."""

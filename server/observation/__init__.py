@@ -1,0 +1,1 @@
+"""What is told of rounds: metrics, logs, traces, the audit trail."""

@@ -1,0 +1,1 @@
+"""A task's accountant, its budget and its noise."""

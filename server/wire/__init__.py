@@ -1,0 +1,1 @@
+"""All that knows gRPC and HTTP."""

@@ -1,0 +1,1 @@
+"""What poisoned devices send."""

@@ -1,0 +1,1 @@
+"""Simulated devices: their processes, identities and scenarios."""
