@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aggregators.config import AggregatorConfig
 from aggregators.engines.engine import LOCAL, Engine
 from aggregators.errors import AggregationError
-from aggregators.registry import make_rule
+from aggregators.pipeline import make_rule
 from aggregators.rows.gram import Gram
 from aggregators.rows.rows import Floats, Rows, Vector
 from aggregators.rule import Context

@@ -15,7 +15,8 @@ from aggregators.compressed import (
 from aggregators.config import AggregatorConfig
 from aggregators.engines.engine import LOCAL, Engine
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.registry import RULES, make_rule, rules_that
+from aggregators.pipeline import make_rule
+from aggregators.registry import RULES, rules_that
 from aggregators.unusable import Rejection, finite, usable
 
 _ROUNDING: Final = 1e-9  # floor(0.3 * 10) is 2 in floating point

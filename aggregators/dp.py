@@ -18,7 +18,8 @@ from aggregators.compressed import AnyUpdate, SparseUpdate
 from aggregators.dp_config import DPConfig
 from aggregators.engines.engine import LOCAL, Engine
 from aggregators.errors import AggregationError
-from aggregators.registry import RULES, make_rule
+from aggregators.pipeline import make_rule
+from aggregators.registry import RULES
 from aggregators.rows.rows import Floats, Rows, Vector
 from aggregators.rows.sparse_rows import SparseRows
 from aggregators.rule import Context

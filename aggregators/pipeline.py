@@ -1,4 +1,4 @@
-"""Pre-aggregations before a rule, as one rule."""
+"""Rules ready to use: pre-aggregations before a rule, as one rule."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from aggregators.preaggregations.clipping import (
     median_clipping_factors,
 )
 from aggregators.preaggregations.nearest_neighbour_mixing import nearest_neighbour_mixing_matrix
-from aggregators.registry import RULES, STEPS, parted
+from aggregators.registry import RULES, STEPS, apply_of, parted
 from aggregators.rows.rows import Floats, Rows, canonical_order
 from aggregators.rule import Context, Rule, RuleResult
 
@@ -35,6 +35,24 @@ class Prepared:
 
 
 Step: TypeAlias = Callable[[Rows, Context, AggregatorConfig], Prepared]
+
+
+def make_rule(config: AggregatorConfig) -> Rule:
+    """Build the rule, or the pipeline ending in a rule, that `config.rule` names.
+
+    Raises:
+        AggregationError: if no rule or step has such a name.
+    """
+    steps, name = parted(config.rule)
+    apply = apply_of(name)
+
+    def rule(rows: Rows, context: Context) -> RuleResult:
+        return apply(rows, context, config)
+
+    if not steps:
+        return rule
+    functions: list[Step] = [globals()[STEPS[step].function] for step in steps]
+    return pipeline(functions, rule, config)
 
 
 def pipeline(steps: Sequence[Step], rule: Rule, config: AggregatorConfig) -> Rule:

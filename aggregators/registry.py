@@ -22,32 +22,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aggregators.config import AggregatorConfig
-    from aggregators.pipeline import Step
     from aggregators.rows.rows import Rows
-    from aggregators.rule import Context, Rule, RuleResult
+    from aggregators.rule import Context, RuleResult
 
 Apply: TypeAlias = "Callable[[Rows, Context, AggregatorConfig], RuleResult]"
 Pick: TypeAlias = "Callable[[NDArray[np.int64], int, int | None], Sequence[int]]"
 """From (n, n) squared distances, f and m (None: the rule's own) to the places that are picked."""
 
 
-def make_rule(config: "AggregatorConfig") -> "Rule":
-    """Build the rule, or the pipeline ending in a rule, that `config.rule` names.
-
-    Raises:
-        AggregationError: if no rule or step has such a name.
-    """
-    steps, name = parted(config.rule)
-    apply = cast("Apply", _module(name).apply)
-
-    def rule(rows: "Rows", context: "Context") -> "RuleResult":
-        return apply(rows, context, config)
-
-    if not steps:
-        return rule
-    pipeline = import_module("aggregators.pipeline")
-    functions = [cast("Step", getattr(pipeline, STEPS[step].function)) for step in steps]
-    return cast("Rule", pipeline.pipeline(functions, rule, config))
+def apply_of(name: str) -> "Apply":
+    """Load the function that is the rule of this name."""
+    return cast("Apply", _module(name).apply)
 
 
 def make_pick(name: str) -> "Pick":

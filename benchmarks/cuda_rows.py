@@ -21,7 +21,8 @@ from aggregators.config import AggregatorConfig
 from aggregators.engines.engine import LOCAL, Engine, make_engine
 from aggregators.engines.engine_options import EngineOptions
 from aggregators.errors import AggregationError
-from aggregators.registry import RULES, make_rule
+from aggregators.pipeline import make_rule
+from aggregators.registry import RULES
 from aggregators.rule import Context, Rule, RuleResult
 
 PIPELINES: Final = (

@@ -17,7 +17,8 @@ from typing import Final
 import numpy as np
 
 from benchmarks.processes import ServerProcess, Usage, free_address, server_process
-from server.round.ports import Durability, Snapshot
+from server.config.durability import Durability
+from server.round.ports import Snapshot
 from server.round.state import Phase
 from server.storage.embedded import EmbeddedStore
 from server.storage.redis_client import RedisClient

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.config.contradictions import OptionsError
+from cli.contradictions import OptionsError
 from cli.exit_codes import ExitCode, exit_code_of
 from server.config import ConfigError
 

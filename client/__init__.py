@@ -12,19 +12,17 @@ Rounds may ask for compressed updates; with `ClientConfig.state_dir` set, what c
 out of an update survives a restart, and is sent later.
 """
 
-from client.config import ClientConfig, TlsFiles
+from client.config import ClientConfig, RetryPolicy, SharingConfig, TlsFiles
 from client.errors import ClientConfigError, ErrorReason, FedaggError, RefusedError
 from client.hooks import ClientEvent, ClientHooks, EventKind
 from client.mobile_client import MobileClient
 from client.outcome import Outcome, RoundMetrics, RoundOutcome
 from client.runtime import Runtime
-from client.sharing_config import SharingConfig
 from client.trainer import Evaluation, Evaluator, Plan, Trainer, TrainingResult, Weights
 from client.trainers.flower import FlowerClientAdapter
 from client.transport.connection import ServerPool
 from client.transport.federation_transport import FederationTransport
 from client.transport.messages import Assignment, DeviceState, Receipt, SealedPayload, Submission
-from client.transport.retry import RetryPolicy
 from security.shared_round.terms.parameter_facts import Checks
 
 __all__ = [

@@ -1,15 +1,22 @@
 """The client's configuration: where the servers are, who the device is, how patient it is."""
 
 import math
+import random
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from client.errors import ClientConfigError
-from client.sharing_config import SharingConfig
-from client.transport.retry import RetryPolicy
 from protos.wire import DEVICE_ID, MAX_CHUNK_BYTES, MAX_WAIT_S, TASK_NAME
+from security.secret_sharing.threshold import MIN_THRESHOLD
+from security.shared_round.terms.parameter_facts import (
+    LEAST_MASK_SCALE,
+    LEAST_MEMBERS,
+    LEAST_SKETCH_DIM,
+    LEAST_WRAP_TESTS,
+    Checks,
+)
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -37,6 +44,138 @@ class TlsFiles:
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.private_key is None):
             raise ClientConfigError("certificate and private_key must be given together")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How long and how often to retry. Pure: randomness and elapsed time are arguments.
+
+    Attributes:
+        initial_s: upper end of the first delay, > 0. 0.5: a restarting worker is back soon.
+        max_s: upper end of every delay, >= initial_s.
+        multiplier: growth of the upper end per failure, >= 1.
+        max_attempts: tries of one call without progress, >= 1.
+        total_s: seconds that one call may take without progress, delays included, > 0.
+
+    References: M. Brooker (2015), "Exponential Backoff and Jitter", the full jitter variant.
+    """
+
+    initial_s: float = 0.5
+    max_s: float = 30.0
+    multiplier: float = 2.0
+    max_attempts: int = 8
+    total_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        rules = (
+            (0 < self.initial_s < math.inf, f"initial_s={self.initial_s} must be > 0"),
+            (
+                self.initial_s <= self.max_s < math.inf,
+                f"max_s={self.max_s} must be at least initial_s={self.initial_s}",
+            ),
+            (1 <= self.multiplier < math.inf, f"multiplier={self.multiplier} must be >= 1"),
+            (self.max_attempts >= 1, f"max_attempts={self.max_attempts} must be >= 1"),
+            (self.total_s > 0, f"total_s={self.total_s} must be > 0"),
+        )
+        for holds, message in rules:
+            if not holds:
+                raise ClientConfigError(message)
+
+    def delay_s(self, *, failures: int, rng: random.Random, hint_s: float | None = None) -> float:
+        """Return how long to wait after the `failures`-th failure in a row, from 1.
+
+        The hint is a floor and the jitter comes on top of it: devices refused together do not
+        come back together.
+        """
+        try:
+            ceiling = min(self.max_s, self.initial_s * self.multiplier ** (failures - 1))
+        except OverflowError:
+            ceiling = self.max_s
+        return (hint_s or 0.0) + rng.uniform(0.0, ceiling)
+
+    def next_delay_s(
+        self, *, failures: int, elapsed_s: float, rng: random.Random, hint_s: float | None = None
+    ) -> float | None:
+        """Return the wait before the next try, or None when the policy gives up."""
+        if failures >= self.max_attempts:
+            return None
+        delay = self.delay_s(failures=failures, rng=rng, hint_s=hint_s)
+        return delay if elapsed_s + delay <= self.total_s else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharingConfig:
+    """The committee that a device seals its updates to, and the least protection it accepts.
+
+    The files are read when the client is made. A committee comes to the device out of band,
+    as a root certificate does: whoever names the share holders can read the updates.
+
+    Attributes:
+        committee: description of the share holders that the device trusts, JSON.
+        certificate: the device's certificate chain, PEM; its common name is the device id. None:
+            the one of `tls`.
+        private_key: the key of `certificate`, PEM; Ed25519 or ECDSA.
+        min_threshold: least number of holders that can open a sum, from 2.
+        min_quorum: least number of holders that must agree on what is opened; None: so many that
+            fewer than the threshold of lying ones cannot open two sums of one round.
+        min_members: least number of updates in a sum that is opened, from 2.
+        require_checks: the weakest checks accepted.
+        min_mask_scale, min_wrap_tests, min_sketch_dim: least values of a checked round: the noise
+            over what it opens, in norm bounds, the tests of a group, and the size of sketches.
+            Less noise shows more of the update; fewer tests let others' false updates pass.
+        min_noise_multiplier: least noise in a sum, in norm bounds, that fewer holders than the
+            threshold do not know; from 0. Published models are differentially private by it.
+        holders_ca: certificates that may sign those of the share holders, for rounds in which
+            devices deliver to them directly, PEM; the device shows its own certificate. None:
+            those that may sign the server's; without TLS where the server is called without.
+        holder_patience_s: in such a round, how long a holder that does not answer is tried while
+            enough others do, > 0. A quarter of the time that is left is the most.
+        max_staleness: an update that missed its round is offered to later ones while its model
+            is at most so many versions old, and the round takes it; 0: never; None: as the round
+            says.
+        tells_training: tell the server the number of samples and the losses, as in plain rounds.
+            They say something about the data, and a shared round does without them.
+        required: refuse plain rounds, in which the server would read the update.
+    """
+
+    committee: Path
+    certificate: Path | None = None
+    private_key: Path | None = None
+    min_threshold: int = MIN_THRESHOLD
+    min_quorum: int | None = None
+    min_members: int = LEAST_MEMBERS
+    require_checks: Checks = Checks.SUM
+    min_mask_scale: int = LEAST_MASK_SCALE
+    min_wrap_tests: int = LEAST_WRAP_TESTS
+    min_sketch_dim: int = LEAST_SKETCH_DIM
+    min_noise_multiplier: float = 0.0
+    holders_ca: Path | None = None
+    holder_patience_s: float = 20.0
+    max_staleness: int | None = None
+    tells_training: bool = False
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ClientConfigError("certificate and private_key must be given together")
+        ranges = (
+            ("min_threshold", self.min_threshold, MIN_THRESHOLD),
+            ("min_quorum", self.min_quorum, MIN_THRESHOLD),
+            ("min_members", self.min_members, LEAST_MEMBERS),
+            ("min_mask_scale", self.min_mask_scale, 1),
+            ("min_wrap_tests", self.min_wrap_tests, 1),
+            ("min_sketch_dim", self.min_sketch_dim, 1),
+            ("max_staleness", self.max_staleness, 0),
+        )
+        for name, value, low in ranges:
+            if value is not None and value < low:
+                raise ClientConfigError(f"{name}={value} must be at least {low}")
+        if not 0 <= self.min_noise_multiplier < math.inf:
+            raise ClientConfigError(
+                f"min_noise_multiplier={self.min_noise_multiplier} must be finite and at least 0"
+            )
+        if not self.holder_patience_s > 0:
+            raise ClientConfigError(f"holder_patience_s={self.holder_patience_s} must be > 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

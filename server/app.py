@@ -26,12 +26,13 @@ from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from monitoring.tracing import Tracing, configure_tracing
-from server.admin.routes import create_admin_app, create_metrics_app
+from server.admin.routes import create_admin_app
 from server.admin.store_backend import StoreBackend
 from server.compression.round_compression import RoundCompression
 from server.config import ConfigError, ServerConfig
 from server.devices.device_service import FederationService, ServicePorts
 from server.devices.enrollment_service import EnrollmentService
+from server.devices.handlers import METHODS
 from server.devices.round_plans import RoundPlans
 from server.driver.aggregation import Aggregation
 from server.driver.driver import DriverPorts, RoundDriver
@@ -41,10 +42,12 @@ from server.intake.submissions import Submissions
 from server.intake.uploads import Uploads
 from server.models.model_catalog import ModelCatalog
 from server.models.replay import Replayer
-from server.observation.observation import AuditTrail, Observation
+from server.observation.audit_trail import AuditTrail
+from server.observation.observation import Observation
 from server.opening import TlsFiles, open_server
 from server.processes.thread_pool import Workers
 from server.production_server import ProductionFederatedServer, ServerParts
+from server.round.blob_names import installation_blob, model_blob
 from server.round.candidate import AggregationSettings
 from server.round.ports import ModelVersion
 from server.sharing.pool import HolderPool
@@ -52,7 +55,6 @@ from server.sharing.shared_rounds import SharedRoundPhases
 from server.sharing.shared_task import SharedTask
 from server.storage.blobs import BlobStore
 from server.storage.embedded import durability_problem
-from server.storage.keys import installation_blob, model_blob
 from server.storage.notifier import News, Notifier
 from server.storage.redis_client import SERVER_CLOCK, RedisClient
 from server.storage.redis_store import RedisRoundStore
@@ -60,7 +62,8 @@ from server.task.opening import HolderFiles, OpenedTask
 from server.task.task_info import TaskDirectory
 from server.wire.http import HttpServer
 from server.wire.identity import PeerIdentity
-from server.wire.interceptor import METHODS, ServiceInterceptor
+from server.wire.interceptor import ServiceInterceptor
+from server.wire.probes import create_metrics_app
 
 if TYPE_CHECKING:
     pass
@@ -202,6 +205,7 @@ async def _wire(
                 opened.authority, ledger=store, metrics=metrics, now_s=time.time
             ),
             interceptor=ServiceInterceptor(
+                METHODS,
                 meter=RpcMeter(metrics, METHODS),
                 log=get_logger("server.rpc"),
                 tracer=tracing.tracer("server.rpc") if tracing.is_on else None,

@@ -16,10 +16,11 @@ from protos.fedagg.v1 import enrollment_pb2, enrollment_pb2_grpc, federation_pb2
 from server.config import ServerConfig
 from server.devices.device_service import FederationService
 from server.devices.enrollment_service import EnrollmentService
+from server.devices.handlers import federation_handlers
 from server.driver.driver import RoundDriver
 from server.storage.notifier import Notifier
 from server.wire.http import HttpServer
-from server.wire.interceptor import ServiceInterceptor, federation_handlers
+from server.wire.interceptor import ServiceInterceptor
 
 MAX_MESSAGE_BYTES: Final = 2 << 20
 DRAIN_S: Final = 5.0

@@ -10,7 +10,7 @@ import pytest
 import redis
 from hypothesis import settings
 
-from server.round.ports import Durability
+from server.config.durability import Durability
 from server.storage.embedded import EmbeddedStore
 
 # No deadline: what a slow machine needs for one example says nothing about the code.

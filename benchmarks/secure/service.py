@@ -25,7 +25,7 @@ from security.shared_round.keys.signing import DeviceSigner
 from security.shared_round.terms.committee import Committee, load_committee
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.bundle import SealedUpdate
-from server.round.ports import Durability
+from server.config.durability import Durability
 from server.storage.embedded import EmbeddedStore
 from simulation.fleet.identities import identity_files
 from updates.vectors import encode_model

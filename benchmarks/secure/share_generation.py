@@ -28,8 +28,8 @@ from security.secret_sharing.expansion import SEED_BYTES, Expansion, derive_key
 from security.secret_sharing.field import M61
 from security.secret_sharing.threshold import Threshold
 from security.shared_round.terms.parameter_facts import ShareFormat
+from security.shared_round.terms.parameter_fields import CHUNK_BYTES
 from security.shared_round.terms.share_format import sharing_scheme
-from security.shared_round.update.sealing import CHUNK_BYTES
 from updates.codec import encode_dense
 
 FRACTION_BITS: Final = 20

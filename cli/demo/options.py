@@ -7,7 +7,7 @@ from typing import Final
 
 from aggregators.private_rules import private_rules
 from aggregators.registry import RULES
-from cli.config.contradictions import refuse
+from cli.contradictions import refuse
 from cli.demo.settings import (
     PLAIN,
     SHARED,

@@ -4,7 +4,8 @@ from aggregators.capacity import least_updates, require_capacity
 from aggregators.compressed import sparse_problem
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
-from aggregators.registry import RULES, STEPS, make_rule, traits_of
+from aggregators.pipeline import make_rule
+from aggregators.registry import RULES, STEPS, traits_of
 from cli.demo.settings import DemoSettings, min_contributions, num_malicious
 from updates.compression_plan import Method
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cli.config.contradictions import OptionsError
+from cli.contradictions import OptionsError
 from cli.demo.evidence import DEVICE_LOGS, SERVER_LOGS, Evidence
 from cli.demo.leader import leader_of
 from cli.demo.observer import TaskObserver

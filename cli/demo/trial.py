@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from cli.config.contradictions import OptionsError
+from cli.contradictions import OptionsError
 from server.config import ConfigError, ServerConfig, load_config
 from server.config.findings import Findings
 from server.processes.thread_pool import Workers

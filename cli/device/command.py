@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from cli.config.contradictions import refuse
+from cli.contradictions import refuse
 from cli.device.population import (
     ATTACK_HELP,
     DATASET_HELP,

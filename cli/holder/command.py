@@ -26,7 +26,7 @@ from security.shared_round.terms.committee import (
     load_committee,
 )
 from server.config import load_holder_config
-from server.round.ports import Durability
+from server.config.durability import Durability
 from simulation.fleet.device_spec import device_id
 
 app = typer.Typer(help="Share holders of shared rounds.", no_args_is_help=True)

@@ -19,7 +19,7 @@ from typing import Final
 
 from security.shared_round.keys.holder_keys import HolderSecrets
 from security.shared_round.terms.committee import Committee, dump_committee
-from server.round.ports import Durability
+from server.config.durability import Durability
 from simulation.fleet.identities import make_identities
 
 HOLDER: Final = "holder-"

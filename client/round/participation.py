@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from client.delivery import DeliveryContext
 from client.errors import (
     ErrorReason,
     FedaggError,
@@ -22,7 +21,7 @@ from client.round.local_update import LocalUpdate, local_update
 from client.round.model_cache import ReceivedModel
 from client.round.submission_maker import SubmissionMaker
 from client.round.training import WatchedTraining
-from client.round_encoding import RoundEncoding
+from client.round_encoding import DeliveryContext, RoundEncoding
 from client.transport.messages import Assignment, ModelRequest, Receipt, Stage, Submission
 from updates.codec import dense_payload_bytes
 

@@ -10,8 +10,9 @@ from client.compression.update_compressor import CompressedUpdate, UpdateCompres
 from client.errors import FedaggError, TrainingError
 from client.privacy.device_noise import load_noise
 from client.round.device import Device
+from client.round.encodings import PlainEncoding, encoding_of
 from client.round.local_update import LocalUpdate
-from client.round_encoding import PlainEncoding, RoundEncoding, encoding_of, policy_refusal
+from client.round_encoding import RoundEncoding, policy_refusal
 from client.transport.messages import Assignment, SealedPayload, Submission
 from updates.sparse import Content
 from updates.topk import Vector

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from client.config import RetryPolicy
 from client.errors import (
     ErrorReason,
     FedaggError,
@@ -27,7 +28,7 @@ from client.errors import (
 )
 from client.sharing.holder_upload import HolderUpload
 from client.transport.connection import CHANNEL_OPTIONS
-from client.transport.retry import Retrier, RetryPolicy
+from client.transport.retry import Retrier
 from client.transport.server_messages import error_from_rpc
 from client.transport.stall import StallGuard
 from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderStub
@@ -38,7 +39,7 @@ from security.shared_round.opening.statements import read_receipt
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from client.delivery import DeliveryContext
+    from client.round_encoding import DeliveryContext
     from client.sharing.direct_payload import DirectPayload
     from protos.fedagg.v1 import shared_round_pb2 as round_pb
     from protos.fedagg.v1.share_holder_pb2_grpc import ShareHolderAsyncStub

@@ -2,9 +2,9 @@
 
 import hashlib
 
+from client.config import SharingConfig
 from client.errors import ProtocolError
 from client.round_encoding import policy_refusal
-from client.sharing_config import SharingConfig
 from client.transport.messages import Assignment
 from security.shared_round.terms import bounds
 from security.shared_round.terms.committee import Committee

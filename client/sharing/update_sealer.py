@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.compression.update_compressor import compresses
-from client.config import ClientConfig, TlsFiles
-from client.delivery import DeliveryContext
+from client.config import ClientConfig, SharingConfig, TlsFiles
 from client.errors import ClientConfigError, ProtocolError, TrainingError
-from client.round_encoding import policy_refusal
+from client.round_encoding import DeliveryContext, policy_refusal
 from client.runtime import Runtime
 from client.sharing.direct_payload import DirectPayload, delivered_bytes
 from client.sharing.holder_delivery import HolderCalls, HolderDelivery
 from client.sharing.sharing_policy import check_agreement, check_policy
-from client.sharing_config import SharingConfig
 from client.transport.connection import channel_credentials
 from client.transport.federation_transport import Traffic
 from client.transport.messages import Assignment, SealedPayload

@@ -1,72 +1,15 @@
 """When to try again: exponential backoff with full jitter, hints of the server and deadlines."""
 
 import math
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from client.errors import ClientConfigError, FedaggError, RoundDeadlineError
+from client.config import RetryPolicy
+from client.errors import FedaggError, RoundDeadlineError
 from client.runtime import Runtime
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """How long and how often to retry. Pure: randomness and elapsed time are arguments.
-
-    Attributes:
-        initial_s: upper end of the first delay, > 0. 0.5: a restarting worker is back soon.
-        max_s: upper end of every delay, >= initial_s.
-        multiplier: growth of the upper end per failure, >= 1.
-        max_attempts: tries of one call without progress, >= 1.
-        total_s: seconds that one call may take without progress, delays included, > 0.
-
-    References: M. Brooker (2015), "Exponential Backoff and Jitter", the full jitter variant.
-    """
-
-    initial_s: float = 0.5
-    max_s: float = 30.0
-    multiplier: float = 2.0
-    max_attempts: int = 8
-    total_s: float = 300.0
-
-    def __post_init__(self) -> None:
-        rules = (
-            (0 < self.initial_s < math.inf, f"initial_s={self.initial_s} must be > 0"),
-            (
-                self.initial_s <= self.max_s < math.inf,
-                f"max_s={self.max_s} must be at least initial_s={self.initial_s}",
-            ),
-            (1 <= self.multiplier < math.inf, f"multiplier={self.multiplier} must be >= 1"),
-            (self.max_attempts >= 1, f"max_attempts={self.max_attempts} must be >= 1"),
-            (self.total_s > 0, f"total_s={self.total_s} must be > 0"),
-        )
-        for holds, message in rules:
-            if not holds:
-                raise ClientConfigError(message)
-
-    def delay_s(self, *, failures: int, rng: random.Random, hint_s: float | None = None) -> float:
-        """Return how long to wait after the `failures`-th failure in a row, from 1.
-
-        The hint is a floor and the jitter comes on top of it: devices refused together do not
-        come back together.
-        """
-        try:
-            ceiling = min(self.max_s, self.initial_s * self.multiplier ** (failures - 1))
-        except OverflowError:
-            ceiling = self.max_s
-        return (hint_s or 0.0) + rng.uniform(0.0, ceiling)
-
-    def next_delay_s(
-        self, *, failures: int, elapsed_s: float, rng: random.Random, hint_s: float | None = None
-    ) -> float | None:
-        """Return the wait before the next try, or None when the policy gives up."""
-        if failures >= self.max_attempts:
-            return None
-        delay = self.delay_s(failures=failures, rng=rng, hint_s=hint_s)
-        return delay if elapsed_s + delay <= self.total_s else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

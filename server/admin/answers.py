@@ -7,11 +7,9 @@ are told by their counts.
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True, from_attributes=True, protected_namespaces=())
+from server.wire.probes import _Answer
 
 
 class ErrorAnswer(_Answer):
@@ -19,21 +17,6 @@ class ErrorAnswer(_Answer):
 
     reason: str = Field(description="stable name, as in the device API's ErrorReason")
     message: str = Field(description="for a person")
-
-
-class CheckAnswer(_Answer):
-    """One check of a process."""
-
-    ok: bool
-    detail: str
-    critical: bool
-
-
-class HealthAnswer(_Answer):
-    """Whether the process can serve."""
-
-    ready: bool
-    checks: dict[str, CheckAnswer]
 
 
 class TaskSummary(_Answer):

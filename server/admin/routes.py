@@ -13,22 +13,16 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from monitoring.health import Health
 from monitoring.logs import get_logger
-from monitoring.metrics import CONTENT_TYPE, exposition
 from protos.wire import MAX_LISTED_ROUNDS, TASK_NAME
 from server import errors
 from server.admin.answers import (
     AdminBackend,
-    CheckAnswer,
     ErrorAnswer,
-    HealthAnswer,
     ModelInfo,
     PrivacyStatus,
     ReplayedRound,
@@ -37,6 +31,7 @@ from server.admin.answers import (
     TaskSummary,
 )
 from server.errors import ServiceError
+from server.wire.probes import _health_router
 
 # What an operator's client should do; a class missing here is answered by its base's status.
 HTTP_STATUS: Final[dict[type[ServiceError], HTTPStatus]] = {
@@ -91,40 +86,6 @@ def create_admin_app(
     app.include_router(_health_router(health))
     app.include_router(_task_router(backend, token))
     return app
-
-
-def create_metrics_app(registry: CollectorRegistry) -> Starlette:
-    """Return the ASGI application of the metrics port: `/metrics` and nothing else."""
-
-    # Not a coroutine, so that rendering happens on a thread and not on the event loop.
-    def metrics(_: Request) -> Response:
-        return Response(exposition(registry), headers={"content-type": CONTENT_TYPE})
-
-    return Starlette(routes=[Route("/metrics", metrics)])
-
-
-def _health_router(health: Callable[[], Awaitable[Health]]) -> APIRouter:
-    router = APIRouter(tags=["health"])
-
-    @router.get("/health")
-    async def is_alive() -> dict[str, str]:
-        """Answer as long as the process does: a failing check is no reason to kill it."""
-        return {"status": "alive"}
-
-    @router.get("/ready", responses={503: {"model": HealthAnswer}})
-    async def is_ready() -> JSONResponse:
-        """Tell whether the process can serve, check by check; 503 where it cannot."""
-        found = await health()
-        answer = HealthAnswer(
-            ready=found.is_ready,
-            checks={
-                name: CheckAnswer.model_validate(check) for name, check in found.checks.items()
-            },
-        )
-        status = HTTPStatus.OK if found.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return JSONResponse(answer.model_dump(), status_code=status)
-
-    return router
 
 
 def _task_router(backend: AdminBackend, token: str | None) -> APIRouter:

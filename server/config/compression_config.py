@@ -7,7 +7,7 @@ from pydantic import Field
 from server.config.section import Section
 
 if TYPE_CHECKING:
-    from server.config.task_config import TaskConfig
+    pass
 
 
 class CompressionConfig(Section):
@@ -44,10 +44,3 @@ class CompressionConfig(Section):
     @property
     def is_dense(self) -> bool:
         return self.method == "dense"
-
-
-def value_type_of(task: "TaskConfig") -> str:
-    """How the task's numbers are written."""
-    compression = task.compression
-    exact = compression.is_dense or task.is_shared
-    return compression.value_type or ("float32" if exact else "float16")

@@ -16,9 +16,9 @@ from security.shared_round.terms.parameter_facts import (
     Checks,
     Degraded,
 )
+from server.config.durability import Durability
 from server.config.formats import Address, OptionalAddress
 from server.config.section import Section
-from server.round.ports import Durability
 
 
 class HolderSection(Section):

@@ -5,10 +5,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 from server.config.contradictions import Contradiction, problems_of
+from server.config.durability import Durability
 from server.config.formats import split_address
 from server.config.section import UnreadableSetting
 from server.config.task_contradictions import TASK
-from server.round.ports import Durability
 
 if TYPE_CHECKING:
     from server.config.holder_config import HolderConfig

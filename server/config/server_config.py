@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import Field, SecretStr
 
 from security.certificates.enrollment import MIN_KEY_BYTES
+from server.config.durability import Durability
 from server.config.formats import EMBEDDED, Address, OptionalAddress, OtlpEndpoint, StoreUrl
 from server.config.section import Section
 from server.config.task_config import TaskConfig
-from server.round.ports import Durability
 
 
 class ListenConfig(Section):

@@ -179,3 +179,22 @@ class TaskConfig(Section):
         if self.sharing.group_size and not self.sharing.min_members:
             wanted = min(wanted, self.sharing.group_size)
         return max(2, wanted)
+
+
+def weight_cap(task: TaskConfig) -> int:
+    """Cap of the sample counts that weights follow from.
+
+    Noise does not hide how many samples a device says it has. So where a task is private, all
+    updates weigh the same unless the settings name a cap.
+    """
+    settings = task.aggregation
+    if task.privacy.is_on and "max_num_samples" not in settings.model_fields_set:
+        return 1
+    return settings.max_num_samples
+
+
+def value_type_of(task: TaskConfig) -> str:
+    """How the task's numbers are written."""
+    compression = task.compression
+    exact = compression.is_dense or task.is_shared
+    return compression.value_type or ("float32" if exact else "float16")

@@ -6,12 +6,12 @@ from aggregators.registry import rules_that
 from aggregators.server_optimizer import ServerOptimizerConfig
 from aggregators.traits import MIN_RANKABLE_DENSITY
 from privacy.clipping import MIN_CLIP_NORM
-from server.config.compression_config import value_type_of
 from server.config.contradictions import Contradiction, rows_where
 from server.config.privacy_config import PrivacyConfig
 from server.config.private_contradictions import PRIVATE_TASKS
 from server.config.shared_contradictions import SHARED_TASKS
 from server.config.sharing_config import SharingConfig
+from server.config.task_config import value_type_of
 
 if TYPE_CHECKING:
     from server.config.task_config import TaskConfig

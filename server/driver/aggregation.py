@@ -7,11 +7,19 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from aggregators.errors import AggregationError
-from server.compression.round_compression import RoundCompression, compression_name
+from server.compression.round_compression import RoundCompression
+from server.compression.task_compression import compression_name
 from server.errors import Unavailable
 from server.models.stored_rounds import DamagedFile, StoredRounds
 from server.privacy.noise_history import NoiseHistory
 from server.processes.thread_pool import Workers
+from server.round.blob_names import (
+    kept_round_blob,
+    model_blob,
+    payloads_prefix,
+    state_blob,
+    updates_prefix,
+)
 from server.round.candidate import (
     AggregationSettings,
     BaseVersion,
@@ -28,13 +36,6 @@ from server.round.ports import BlobNotFound, FinishedRound, RoundStore
 from server.round.private_source import PrivateRound, PrivateSettings, summed_dim
 from server.round.state import CandidateModel, Phase, Round
 from server.storage.blobs import BlobStore
-from server.storage.keys import (
-    kept_round_blob,
-    model_blob,
-    payloads_prefix,
-    state_blob,
-    updates_prefix,
-)
 from updates.codec import CodecError
 from updates.compression_plan import CompressionPlan
 from updates.errors import ModelError

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from server.compression.round_compression import compression_name
+from server.compression.task_compression import compression_name
 from server.config import RoundsConfig
 from server.driver.cohort import draw_cohort, offers_needed
 from server.driver.leadership import Leadership

@@ -20,7 +20,6 @@ from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from protos.fedagg.v1 import share_holder_pb2_grpc
 from protos.wire import MAX_HOLDER_MESSAGE_BYTES
-from server.admin.routes import create_metrics_app
 from server.config import ConfigError
 from server.config.holder_config import HolderConfig
 from server.holder.gate import Gate
@@ -37,6 +36,7 @@ from server.holder.storage.holder_storage import HolderStorage
 from server.holder.storage.membership import HolderSelf, KnownRounds
 from server.processes.thread_pool import Workers
 from server.wire.http import HttpServer
+from server.wire.probes import create_metrics_app
 
 DRAIN_S: Final = 5.0
 

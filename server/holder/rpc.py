@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -30,25 +29,12 @@ class HolderInterceptor(ServiceInterceptor):
     """Guards the calls of ShareHolder, maps their errors and measures them, and those alone."""
 
     def __init__(self, gate: Gate, *, meter: RpcMeter, log: EventLogger) -> None:
-        super().__init__(meter=meter, log=log)
+        super().__init__(METHODS, meter=meter, log=log)
         self._gate = gate
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method not in METHODS:
-            return handler
-        known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (
-                handler,
-                self._wrap(self._gate.guarded(handler, method), method),
-            )
-        return known[1]
+    def guarded(self, handler: Handler, method: str) -> Handler:
+        """Return the handler behind the gate."""
+        return self._gate.guarded(handler, method)
 
     def _judge(
         self, error: Exception, method: str

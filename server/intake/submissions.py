@@ -21,9 +21,9 @@ from server.errors import (
     ServiceError,
     UpdateTooLarge,
 )
-from server.intake.upload_sink import PayloadFormat, SealedPayload
 from server.intake.uploads import Uploads
 from server.round.ports import Admission, AdmissionVerdict, RoundStore, Submission
+from server.task.payload_format import PayloadFormat, SealedPayload
 from server.task.task_info import TaskDirectory, TaskInfo
 from server.wire.device_messages import check_size, receipt_of, submission_of
 from server.wire.pace import OVERLOAD_RETRY_MS

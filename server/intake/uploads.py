@@ -16,11 +16,12 @@ from protos.fedagg.v1 import federation_pb2 as pb
 from server import errors
 from server.config import LimitsConfig
 from server.errors import MalformedRequest, OffsetOutOfRange, Overloaded, ServiceError
-from server.intake.upload_sink import PayloadFormat, UploadSink, check_inline
+from server.intake.upload_sink import UploadSink, check_inline
 from server.processes.thread_pool import Workers
+from server.round.blob_names import payload_blob
 from server.round.ports import BlobNotFound, Submission
 from server.storage.blobs import BlobStore
-from server.storage.keys import payload_blob
+from server.task.payload_format import PayloadFormat
 from server.wire.device_messages import upload_part
 from server.wire.pace import OVERLOAD_RETRY_MS, Pace, too_slow
 

@@ -8,9 +8,9 @@ from typing import Final
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.wire import MAX_CHUNK_BYTES
 from server.errors import OffsetOutOfRange, StoreUnavailable
+from server.round.blob_names import model_blob
 from server.round.ports import BlobNotFound, ModelVersion, RoundStore
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob
 
 MAX_CACHED_VERSIONS: Final = 1024
 

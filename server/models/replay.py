@@ -7,12 +7,12 @@ from aggregators.errors import AggregationError
 from server.errors import Overloaded, RoundPurged, ServiceError, UnknownRound
 from server.models.stored_rounds import StoredRounds
 from server.processes.thread_pool import Workers
+from server.round.blob_names import kept_round_blob
 from server.round.candidate import AggregationSettings, BuiltModel, build_candidate
 from server.round.kept_round import KeptRound, decode_kept_round
 from server.round.plain_source import PlainRound
 from server.round.ports import BlobNotFound, ModelVersion, RoundStore
 from server.storage.blobs import BlobStore
-from server.storage.keys import kept_round_blob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

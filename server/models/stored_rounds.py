@@ -8,11 +8,11 @@ import numpy as np
 
 from aggregators.errors import AggregationError
 from server.processes.thread_pool import Workers
+from server.round.blob_names import model_blob, payload_blob, state_blob
 from server.round.candidate import BaseVersion
 from server.round.plain_source import Payload, StoredUpdates
 from server.round.ports import BlobNotFound, Contribution, RoundStore
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob, payload_blob, state_blob
 from updates.compression_plan import CompressionPlan
 
 

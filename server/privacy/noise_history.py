@@ -9,9 +9,9 @@ import numpy as np
 
 from aggregators.dp import DPConfig
 from privacy.charge import Mechanism
+from server.round.blob_names import banded_noise_blob
 from server.round.ports import BlobNotFound
 from server.round.private_source import Noise, run_id
-from server.storage.keys import banded_noise_blob
 
 _LITTLE_INT64: Final = np.dtype("<i8")
 

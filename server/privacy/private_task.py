@@ -19,10 +19,10 @@ from privacy.participation import charged_rounds
 from privacy.rule_sensitivity import RuleShape
 from privacy.sensitivity import SensitivityCalibrator
 from server.config import TaskConfig
+from server.privacy.private_settings import private_settings
 from server.processes.thread_pool import Workers
 from server.round.round_privacy import NOISE_OF_DEVICES, RoundPrivacy
 from server.round.selection import SelectionPolicy, cohort_size
-from server.task.aggregation_settings import private_settings
 
 _MANY: Final = 1 << 40  # as many eligible devices as one can wish
 

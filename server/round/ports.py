@@ -16,13 +16,6 @@ from server.round.shared_round import SharedRound
 from server.round.state import Round
 
 
-class Durability(Enum):
-    """What an acknowledged update survives."""
-
-    PROCESS = "process"  # any process may die, the machine stays up
-    MACHINE = "machine"  # the machine may lose power
-
-
 class BlobNotFound(LookupError):
     """No blob under that key."""
 

@@ -15,10 +15,10 @@ from security.shared_round.update.bundle import (
     check_structure,
     parse_prefix,
 )
+from server.round.blob_names import payload_blob
 from server.round.ports import BlobNotFound, Contribution, RoundStore
 from server.round.state import Round
 from server.storage.blobs import BlobStore
-from server.storage.keys import payload_blob
 
 PAYLOAD_GONE: Final = "PAYLOAD_GONE"
 

@@ -8,8 +8,8 @@ import asyncio
 import secrets
 
 from security.errors import SharedRoundError
-from security.shared_round.keys.dealers import dealer_id, verify_dealer
-from security.shared_round.terms.committee import Committee
+from security.shared_round.keys.dealers import verify_dealer
+from security.shared_round.terms.committee import Committee, dealer_id
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.bundle import (
     MAX_PREFIX_BYTES,
@@ -17,11 +17,11 @@ from security.shared_round.update.bundle import (
     check_structure,
     parse_prefix,
 )
+from server.round.blob_names import noise_blob
 from server.round.state import Round
 from server.sharing.bundles import Bundle
 from server.sharing.holders import HolderClient, HolderRefused
 from server.storage.blobs import BlobStore
-from server.storage.keys import noise_blob
 
 
 class DealtNoise:

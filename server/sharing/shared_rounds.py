@@ -19,6 +19,7 @@ from security.shared_round.terms.member_set import FrozenSet, Member
 from security.shared_round.terms.parameters import RoundParameters
 from server.compression.round_compression import RoundCompression
 from server.processes.thread_pool import Workers
+from server.round.blob_names import ballot_box_blob, evidence_blob
 from server.round.ports import BlobNotFound, FinishedRound, RoundStore
 from server.round.shared_round import SharedRound
 from server.round.state import (
@@ -51,7 +52,6 @@ from server.sharing.round_checks import (
 from server.sharing.session import Session
 from server.sharing.shared_task import BaseModel, SharedTask
 from server.storage.blobs import BlobStore
-from server.storage.keys import ballot_box_blob, evidence_blob
 
 MAX_ATTEMPTS: Final = 16
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec, Protocol, TypeVar
 
-from server.round.ports import Durability
+from server.config.durability import Durability
 from server.storage.blob_files import FileBlobs
 from server.storage.blob_objects import ObjectBlobs
 

@@ -27,8 +27,8 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote
 
+from server.config.durability import Durability
 from server.processes.child_process import ProcessSpec, tied_to_parent
-from server.round.ports import Durability
 
 STORE_LOG: Final = "valkey.log"
 START_TIMEOUT_S: Final = 30.0

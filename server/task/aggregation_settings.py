@@ -14,8 +14,8 @@ from privacy.charge import Charge
 from privacy.noise import device_noise
 from privacy.noisy_distances import norm_gate
 from server.config import AggregationConfig, TaskConfig
+from server.config.task_config import weight_cap
 from server.round.candidate import AggregationSettings
-from server.round.private_source import PrivateSettings
 from server.round.round_privacy import RoundPrivacy
 
 
@@ -87,35 +87,6 @@ def aggregation_settings(
         ),
         engine=engine,
     )
-
-
-def private_settings(task: TaskConfig) -> PrivateSettings | None:
-    """How a round's updates are combined and noised; None: the coordinator adds no noise."""
-    privacy, rule = task.privacy, task.aggregation
-    if privacy.noise != "central":
-        return None
-    return PrivateSettings(
-        rule=rule.rule,
-        num_malicious_nodes=rule.num_malicious_nodes,
-        num_to_select=rule.num_nodes_to_select,
-        max_num_samples=weight_cap(task),
-        adapts=privacy.adaptive_clipping,
-        target_quantile=privacy.target_quantile,
-        clipping_learning_rate=privacy.clipping_learning_rate,
-        count_noise=privacy.count_noise,
-    )
-
-
-def weight_cap(task: TaskConfig) -> int:
-    """Cap of the sample counts that weights follow from.
-
-    Noise does not hide how many samples a device says it has. So where a task is private, all
-    updates weigh the same unless the settings name a cap.
-    """
-    settings = task.aggregation
-    if task.privacy.is_on and "max_num_samples" not in settings.model_fields_set:
-        return 1
-    return settings.max_num_samples
 
 
 def _gate(privacy: RoundPrivacy, dim: int) -> float:

@@ -29,14 +29,11 @@ from server.config import ConfigError, TaskConfig
 from server.config.findings import Findings
 from server.config.pem_files import read_certificates, read_pair
 from server.privacy.accountant_loader import load_private_task
+from server.privacy.private_settings import private_settings
 from server.processes.thread_pool import Workers
 from server.round.candidate import AggregationSettings
 from server.round.private_source import PrivateSettings
-from server.task.aggregation_settings import (
-    aggregation_settings,
-    aggregator_config,
-    private_settings,
-)
+from server.task.aggregation_settings import aggregation_settings, aggregator_config
 from server.task.resolving import shared_task, task_compression, task_info
 from server.task.task_info import TaskInfo, noised_dim
 from updates.errors import CompressionError, ModelError

@@ -5,14 +5,14 @@ Whoever is below gets what it needs of these, never a section of a file.
 
 from privacy.charge import Charge
 from security.shared_round.terms.committee import Committee
-from server.compression.round_compression import TaskCompression
+from server.compression.task_compression import TaskCompression
 from server.config import CriteriaConfig, TaskConfig
-from server.config.compression_config import value_type_of
-from server.intake.upload_sink import CompressedPayload, DensePayload, PayloadFormat
+from server.config.task_config import value_type_of
 from server.round.round_privacy import NOISE_OF_DEVICES, RoundPrivacy
 from server.round.selection import EligibilityCriteria, SelectionPolicy
 from server.round.terms import PrivacyTerms, RoundTerms, TrainingPlan
 from server.sharing.shared_task import SharedTask
+from server.task.payload_format import CompressedPayload, DensePayload, PayloadFormat
 from server.task.task_info import TaskInfo
 from updates.codec import dense_payload_bytes
 from updates.compression_plan import Method, ValueType

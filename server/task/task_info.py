@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from server.compression.round_compression import TaskCompression
+from server.compression.task_compression import TaskCompression
 from server.errors import UnknownTask
-from server.intake.upload_sink import PayloadFormat
 from server.round.selection import EligibilityCriteria, SelectionPolicy, cohort_size
 from server.round.terms import PrivacyTerms, RoundTerms, TrainingPlan
 from server.sharing.shared_task import SharedTask
+from server.task.payload_format import PayloadFormat
 from updates.compression_plan import COMMON_MAPS
 
 _ANY: Final = 1 << 40  # as many eligible devices as one can wish

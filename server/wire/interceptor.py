@@ -1,93 +1,53 @@
-"""gRPC plumbing: which method answers what, and the one interceptor around all of them.
+"""The one interceptor around every method that is ours.
 
-The interceptor turns every exception into (status, reason), measures every call and, where tracing
-is on, opens a span under the caller's. Nothing else in the server knows gRPC statuses.
+It turns every exception into (status, reason), measures every call and, where tracing is on, opens
+a span under the caller's. Nothing else in the server knows gRPC statuses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 from opentelemetry import trace
 
 from monitoring.logs import EventLogger
 from monitoring.rpc_meter import RpcMeter
 from monitoring.tracing import context_from_metadata
-from protos.fedagg.v1 import enrollment_pb2, errors_pb2
-from protos.fedagg.v1 import federation_pb2 as pb
+from protos.fedagg.v1 import errors_pb2
 from protos.wire import ERROR_METADATA_KEY
-from server.devices.device_service import FederationService
-from server.errors import MalformedRequest, ServiceError
+from server.errors import ServiceError
 from server.wire.identity import Context
 from server.wire.status import error_detail, internal_error_detail, status_code
-
-SERVICE: Final = "fedagg.v1.Federation"
-MessageT = TypeVar("MessageT", bound=Message)
-
-METHODS: Final = tuple(
-    f"/{service.full_name}/{method.name}"
-    for service in (
-        pb.DESCRIPTOR.services_by_name["Federation"],
-        enrollment_pb2.DESCRIPTOR.services_by_name["Enrollment"],
-    )
-    for method in service.methods
-)
 
 if TYPE_CHECKING:  # generic in the stubs only
     Handler = grpc.RpcMethodHandler[Any, Any]
     Call = Callable[[Any, Context], Any]
 
 
-def federation_handlers(service: FederationService) -> grpc.GenericRpcHandler:
-    """Handlers of `Federation`.
-
-    Requests arrive raw and are parsed inside the interceptor, so that garbage is refused like any
-    other bad input. Two directions stay raw for their bytes' sake: SubmitUpdate's requests (see
-    `convert.upload_part`) and FetchModel's responses (see `ModelCatalog`).
-    """
-    unary = grpc.unary_unary_rpc_method_handler
-    return grpc.method_handlers_generic_handler(
-        SERVICE,
-        {
-            "CheckIn": unary(_parsed(service.check_in, pb.CheckInRequest), None, _serialize),
-            "FetchModel": grpc.unary_stream_rpc_method_handler(
-                _parsed_stream(service.fetch_model, pb.FetchModelRequest), None, None
-            ),
-            "SubmitUpdate": grpc.stream_unary_rpc_method_handler(
-                service.submit_update, None, _serialize
-            ),
-            "SubmitInlineUpdate": unary(
-                _parsed(service.submit_inline_update, pb.InlineUpdate), None, _serialize
-            ),
-            "SubmitUpdates": grpc.stream_stream_rpc_method_handler(
-                lambda messages, context: service.submit_updates(
-                    _parsed_messages(messages, pb.SubmitUpdatesRequest), context
-                ),
-                None,
-                _serialize,
-            ),
-            "GetUploadStatus": unary(
-                _parsed(service.get_upload_status, pb.GetUploadStatusRequest), None, _serialize
-            ),
-            "ReportProgress": unary(
-                _parsed(service.report_progress, pb.ReportProgressRequest), None, _serialize
-            ),
-        },
-    )
-
-
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
-    """Maps errors, measures and traces every call of the services that are ours."""
+    """Maps errors, measures and traces every call of the services that are ours.
+
+    Args:
+        methods: full names of those services' methods.
+        meter: measures every call of them.
+        log: told of what nobody expected.
+        tracer: opens spans; None: tracing is off.
+    """
 
     def __init__(
-        self, *, meter: RpcMeter, log: EventLogger, tracer: trace.Tracer | None = None
+        self,
+        methods: Collection[str],
+        *,
+        meter: RpcMeter,
+        log: EventLogger,
+        tracer: trace.Tracer | None = None,
     ) -> None:
+        self._methods = frozenset(methods)
         self._meter = meter
         self._log = log
         self._tracer = tracer
@@ -101,12 +61,20 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         # Health and reflection are libraries': they answer in styles of their own.
-        if handler is None or method not in METHODS:
+        if handler is None or method not in self._methods:
             return handler
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(handler, method))
+            known = self._wrapped[method] = (
+                handler,
+                self._wrap(self.guarded(handler, method), method),
+            )
         return known[1]
+
+    def guarded(self, handler: Handler, method: str) -> Handler:
+        """Return the handler behind whatever else stands before this method."""
+        del method
+        return handler
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
         coders = (handler.request_deserializer, handler.response_serializer)
@@ -185,35 +153,3 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 async def _abort(context: Context, code: grpc.StatusCode, detail: errors_pb2.ErrorDetail) -> None:
     trailer = ((ERROR_METADATA_KEY, detail.SerializeToString()),)
     await context.abort(code, detail.message, trailing_metadata=trailer)
-
-
-def _parsed(call: Call, message: type[Message]) -> Call:
-    return lambda data, context: call(_parse(data, message), context)
-
-
-def _parsed_stream(call: Call, message: type[Message]) -> Call:
-    async def stream(data: bytes, context: Context) -> AsyncIterator[Any]:
-        async for response in call(_parse(data, message), context):
-            yield response
-
-    return stream
-
-
-async def _parsed_messages(
-    messages: AsyncIterator[bytes], message: type[MessageT]
-) -> AsyncIterator[MessageT]:
-    async for data in messages:
-        yield _parse(data, message)
-
-
-def _parse(data: bytes, message: type[MessageT]) -> MessageT:
-    try:
-        return message.FromString(data)
-    except DecodeError as error:
-        msg = f"the request is not a {message.DESCRIPTOR.name}"
-        raise MalformedRequest(msg) from error
-
-
-def _serialize(message: Any) -> bytes:  # noqa: ANN401  # any message
-    data: bytes = message.SerializeToString()
-    return data

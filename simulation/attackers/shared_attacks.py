@@ -25,10 +25,10 @@ from client.sharing.update_sealer import UpdateSealer
 from security.errors import SharingError
 from security.secret_sharing import arithmetic, fixed_point
 from security.secret_sharing.field import Words
+from security.shared_round.terms.parameter_fields import CHUNK_BYTES
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.bundle import SealedUpdate
 from security.shared_round.update.consistency_words import slack_bits
-from security.shared_round.update.sealing import CHUNK_BYTES
 from security.shared_round.update.update_shares import UpdateShares, VectorShares
 from simulation.attackers.attacks import SHARED_ATTACKS
 from simulation.errors import ScenarioError

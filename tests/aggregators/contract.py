@@ -13,7 +13,8 @@ import numpy as np
 from aggregators.capacity import least_updates
 from aggregators.config import AggregatorConfig
 from aggregators.engines.engine import LOCAL, Engine
-from aggregators.registry import RULES, make_rule, traits_of
+from aggregators.pipeline import make_rule
+from aggregators.registry import RULES, traits_of
 from aggregators.rule import Context, RuleResult
 from tests.aggregators.matrices import Floats, Matrix, honest_rows, same_bits
 

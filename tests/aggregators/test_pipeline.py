@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from aggregators.base import Aggregate, GradientAggregator, ServerKnowledge, Update
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.registry import STEPS, make_rule, traits_of
+from aggregators.pipeline import make_rule
+from aggregators.registry import STEPS, traits_of
 from aggregators.rows.dense_rows import as_rows
 from aggregators.rule import Context, RuleResult
 from aggregators.rules.aegis import AegisState, aegis

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError, TooFewUpdatesError
-from aggregators.registry import RULES, STEPS, make_rule, traits_of
+from aggregators.pipeline import make_rule
+from aggregators.registry import RULES, STEPS, traits_of
 from aggregators.rows.dense_rows import as_rows
 from aggregators.rule import Context
 from tests.aggregators.contract import (

@@ -8,7 +8,8 @@ import pytest
 from aggregators.byzantine import stand_ins
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
-from aggregators.registry import RULES, make_pick, make_rule, traits_of
+from aggregators.pipeline import make_rule
+from aggregators.registry import RULES, make_pick, traits_of
 from aggregators.rule import RuleResult
 from tests.aggregators.contract import EVERY_RULE, apply, case_of
 from tests.aggregators.matrices import Matrix, honest_rows

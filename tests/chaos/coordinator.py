@@ -17,7 +17,9 @@ from monitoring.logs import get_logger
 from monitoring.metrics import Metrics, create_registry
 from monitoring.rpc_meter import RpcMeter
 from server.config import LimitsConfig, RoundsConfig
+from server.config.durability import Durability
 from server.devices.device_service import FederationService, ServicePorts
+from server.devices.handlers import METHODS, federation_handlers
 from server.devices.round_plans import RoundPlans
 from server.driver.aggregation import Aggregation
 from server.driver.driver import DriverPorts, RoundDriver
@@ -25,17 +27,17 @@ from server.errors import StoreUnavailable
 from server.intake.submissions import Submissions
 from server.intake.uploads import Uploads
 from server.models.model_catalog import ModelCatalog
-from server.observation.observation import AuditTrail, Observation
+from server.observation.audit_trail import AuditTrail
+from server.observation.observation import Observation
 from server.privacy.budget_gate import PrivateRounds
 from server.processes.thread_pool import Workers
-from server.round.ports import Durability
 from server.round.state import CandidateModel, Round
 from server.storage.blobs import BlobStore
 from server.storage.notifier import News
 from server.storage.redis_client import RedisClient
 from server.task.task_info import TaskDirectory, TaskInfo
 from server.wire.identity import PeerIdentity
-from server.wire.interceptor import METHODS, ServiceInterceptor, federation_handlers
+from server.wire.interceptor import ServiceInterceptor
 from tests.chaos.faults import Crash, Fault, FaultPoint
 from tests.chaos.operations import LEASE_MS, OFFER_MS
 from tests.chaos.promise import require
@@ -131,7 +133,7 @@ class Coordinator:
         self._server = grpc.aio.server(
             interceptors=[
                 ServiceInterceptor(
-                    meter=RpcMeter(lab.metrics, METHODS), log=get_logger("tests.chaos")
+                    METHODS, meter=RpcMeter(lab.metrics, METHODS), log=get_logger("tests.chaos")
                 )
             ]
         )

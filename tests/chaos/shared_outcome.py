@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from aggregators.aggregator_state import decode_state
 from security.shared_round.terms.parameters import RoundParameters
+from server.round.blob_names import model_blob, state_blob
 from server.round.ports import FinishedRound
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob, state_blob
 from server.storage.redis_store import RedisRoundStore
 from tests.chaos import shared_operations as ops
 from tests.chaos.promise import require

@@ -14,15 +14,11 @@ import xxhash
 
 from security.shared_round.terms.parameters import RoundParameters
 from server.config import TaskConfig
-from server.round.ports import (
-    AdmissionVerdict,
-    Durability,
-    ModelVersion,
-    Submission,
-)
+from server.config.durability import Durability
+from server.round.blob_names import model_blob
+from server.round.ports import AdmissionVerdict, ModelVersion, Submission
 from server.round.state import Phase, Round
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob
 from server.storage.redis_store import RedisRoundStore
 from tests.chaos import shared_operations as ops
 from tests.chaos.history import History

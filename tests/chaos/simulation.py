@@ -19,11 +19,12 @@ import numpy as np
 
 from aggregators.aggregator_state import decode_state
 from server.config import TaskConfig
+from server.config.durability import Durability
 from server.privacy.budget_gate import PrivateRounds
-from server.round.ports import Durability, ModelVersion, Snapshot
+from server.round.blob_names import model_blob, state_blob
+from server.round.ports import ModelVersion, Snapshot
 from server.round.state import Phase
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob, state_blob
 from server.storage.redis_store import RedisRoundStore
 from server.task.resolving import task_info
 from tests.chaos import operations as ops

@@ -4,14 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from server.round.ports import (
-    CommitResult,
-    Contribution,
-    Durability,
-    FinishedRound,
-    Lease,
-    ModelVersion,
-)
+from server.config.durability import Durability
+from server.round.ports import CommitResult, Contribution, FinishedRound, Lease, ModelVersion
 from server.round.state import Phase, Round
 from server.storage.blobs import BlobStore
 from server.storage.keys import task_prefix

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.sharing_config import SharingConfig
+from client.config import SharingConfig
 from security.secret_sharing.cnf import conversion_scale
 from security.secret_sharing.field import Words
 from security.secret_sharing.fixed_point import centered

@@ -16,9 +16,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from client.config import ClientConfig
+from client.config import ClientConfig, RetryPolicy
 from client.transport.messages import ModelRequest, Submission
-from client.transport.retry import RetryPolicy
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.fedagg.v1.federation_pb2_grpc import (

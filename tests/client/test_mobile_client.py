@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, StatusCode
 
+from client.config import RetryPolicy
 from client.errors import (
     AuthenticationError,
     ErrorReason,
@@ -24,7 +25,6 @@ from client.mobile_client import MobileClient
 from client.outcome import Outcome
 from client.runtime import Runtime
 from client.transport.messages import Assignment
-from client.transport.retry import RetryPolicy
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from tests.client.bench import Bench, ShiftTrainer

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+from server.config.durability import Durability
 from server.errors import StoreUnavailable
-from server.round.ports import BlobNotFound, Durability
+from server.round.ports import BlobNotFound
 from server.storage.blob_objects import SINGLE_REQUEST_BYTES
 from server.storage.blobs import BlobKeyError, BlobStore
 

@@ -7,7 +7,7 @@ import yaml
 
 from cli.admin.client import TOKEN_ENV
 from server.config import ServerConfig, load_config
-from server.round.ports import Durability
+from server.config.durability import Durability
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -16,11 +16,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from server.config.durability import Durability
 from server.processes.child_process import tied_to_parent
 from server.processes.supervisor import worker_environment
-from server.round.ports import Durability
+from server.round.blob_names import model_blob
 from server.storage.embedded import EmbeddedStore
-from server.storage.keys import events_channel, model_blob, task_prefix
+from server.storage.keys import events_channel, task_prefix
 from server.storage.redis_client import RedisClient
 from tests.integration.fleet import DEVICES, PATIENCE_S, TASK, Fleet
 from updates.vectors import decode_model, encode_model

@@ -16,24 +16,19 @@ from monitoring.metrics import Metrics
 from privacy.budget import Budget, LedgerState
 from security.shared_round.terms.parameters import RoundParameters
 from server.config import RoundsConfig, TaskConfig
+from server.config.durability import Durability
 from server.config.sharing_config import SharingConfig
 from server.driver.driver import DriverPorts, RoundDriver
 from server.driver.shared_aggregation import SharedAggregation
-from server.observation.observation import AuditTrail
+from server.observation.audit_trail import AuditTrail
 from server.privacy.budget_gate import PrivateRounds
 from server.processes.thread_pool import Workers
-from server.round.ports import (
-    AdmissionVerdict,
-    Durability,
-    FinishedRound,
-    ModelVersion,
-    Submission,
-)
+from server.round.blob_names import model_blob
+from server.round.ports import AdmissionVerdict, FinishedRound, ModelVersion, Submission
 from server.round.state import Phase, Round
 from server.sharing.pool import HolderPool
 from server.sharing.shared_rounds import SharedRoundPhases
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob
 from server.storage.notifier import News
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore

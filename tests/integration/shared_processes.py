@@ -26,10 +26,11 @@ from security.shared_round.keys.signing import DeviceSigner
 from security.shared_round.terms.committee import Committee, load_committee
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.bundle import SealedUpdate
+from server.config.durability import Durability
 from server.processes.child_process import ProcessSpec, tied_to_parent
-from server.round.ports import Durability, FinishedRound
+from server.round.blob_names import model_blob
+from server.round.ports import FinishedRound
 from server.storage.embedded import EmbeddedStore
-from server.storage.keys import model_blob
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from simulation.fleet.identities import identity_files

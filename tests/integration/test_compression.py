@@ -223,7 +223,7 @@ async def test_a_large_update_is_decoded_only_for_who_may_send_one(
     path: str, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frame of a few bytes may hold as much as the largest update."""
-    monkeypatch.setattr("server.intake.upload_sink.QUICK_VALUES", 0)
+    monkeypatch.setattr("server.task.payload_format.QUICK_VALUES", 0)
     write_model(tmp_path)
     task = task_of(tmp_path, compression={"method": "top-k", "ratio": 0.1}, **{"reporting-goal": 2})
     async with serving(tmp_path, redis_url, task=task, clock=CLOCK) as service:

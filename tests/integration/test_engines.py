@@ -17,7 +17,7 @@ import redis
 from aggregators.engines.engine_options import LIBRARIES
 from aggregators.kernels.cell_products import CELL_COLUMNS
 from client import ClientConfig, MobileClient, Plan, RetryPolicy, TrainingResult, Weights
-from server.round.ports import Durability
+from server.config.durability import Durability
 from server.storage.embedded import EmbeddedStore
 from server.storage.keys import task_prefix
 from tests.integration.processes import Worker, reserved_port

@@ -25,7 +25,7 @@ from client import (
 from monitoring.audit_logger import KEY_FILE, load_or_create_key, verify
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.config import ConfigError
-from server.storage.keys import model_blob
+from server.round.blob_names import model_blob
 from tests.client.cutting_proxy import CuttingProxy
 from tests.integration.service import (
     CALL_TIMEOUT_S,

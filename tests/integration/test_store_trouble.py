@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from protos.fedagg.v1 import federation_pb2 as pb
-from server.round.ports import Durability
+from server.config.durability import Durability
 from server.storage.embedded import EmbeddedStore
 from tests.integration.service import (
     KEYS,

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError
+from aggregators.pipeline import make_rule
 from aggregators.private_rules import rule_sensitivity
-from aggregators.registry import RULES, make_pick, make_rule
+from aggregators.registry import RULES, make_pick
 from aggregators.rows.dense_rows import as_rows
 from aggregators.rule import Context
 from privacy.errors import PrivacyError

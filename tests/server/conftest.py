@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from server.config import TaskConfig
+from server.config.durability import Durability
 from server.processes.thread_pool import Workers
-from server.round.ports import Durability, ModelVersion
+from server.round.blob_names import model_blob
+from server.round.ports import ModelVersion
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 from tests.server.driver.driver_bench import CLOCK, DIM, MODEL, TASK, Bench

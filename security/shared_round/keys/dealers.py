@@ -6,38 +6,16 @@ holder's own key and comes without a certificate: the committee says whose key t
 """
 
 import hashlib
-import re
 from dataclasses import dataclass, field
-from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.errors import BadHeaderSignatureError
-from security.secret_sharing.threshold import MAX_HOLDERS
 from security.shared_round.keys.holder_keys import HolderSecrets
 from security.shared_round.keys.signing import HEADER_LABEL, VerifiedHeader, read_header
-from security.shared_round.terms.committee import Committee
-
-_PREFIX: Final = "noise:"
-_DEALER: Final = re.compile(rf"{_PREFIX}([1-{MAX_HOLDERS}])")
-
-
-def dealer_id(holder: int) -> str:
-    """Name a holder's noise among the devices of a round."""
-    return f"{_PREFIX}{holder}"
-
-
-def is_dealer(device_id: str) -> bool:
-    """Tell whether the name is kept for dealers, whatever follows the colon."""
-    return device_id.startswith(_PREFIX)
-
-
-def dealer_of(device_id: str) -> int:
-    """Tell which holder deals under this name; 0: none does."""
-    found = _DEALER.fullmatch(device_id)
-    return int(found[1]) if found else 0
+from security.shared_round.terms.committee import Committee, dealer_id, dealer_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

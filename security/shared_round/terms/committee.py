@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -198,3 +199,25 @@ def _key(fields: dict[str, object], name: str) -> bytes:
     except (ValueError, binascii.Error) as error:
         msg = f"{name} must be base64"
         raise MalformedMessageError(msg) from error
+
+
+_PREFIX: Final = "noise:"
+
+
+_DEALER: Final = re.compile(rf"{_PREFIX}([1-{MAX_HOLDERS}])")
+
+
+def dealer_id(holder: int) -> str:
+    """Name a holder's noise among the devices of a round."""
+    return f"{_PREFIX}{holder}"
+
+
+def is_dealer(device_id: str) -> bool:
+    """Tell whether the name is kept for dealers, whatever follows the colon."""
+    return device_id.startswith(_PREFIX)
+
+
+def dealer_of(device_id: str) -> int:
+    """Tell which holder deals under this name; 0: none does."""
+    found = _DEALER.fullmatch(device_id)
+    return int(found[1]) if found else 0

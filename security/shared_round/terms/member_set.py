@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from security.errors import MalformedMessageError
-from security.shared_round.keys.dealers import is_dealer
+from security.shared_round.terms.committee import is_dealer
 from security.shared_round.terms.parameter_facts import Degraded
 
 _SET_LABEL: Final = b"fedagg/frozen-set/1\x00"

@@ -1,7 +1,7 @@
 """What makes a round's parameters valid: ranges, and bounds that keep numbers from wrapping."""
 
 import string
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from protos.wire import MAX_DIM, MAX_NUMBER
 from security.errors import SharingError
@@ -12,9 +12,7 @@ from security.shared_round.terms.parameter_facts import (
     LEAST_MEMBERS,
     Degraded,
 )
-
-if TYPE_CHECKING:  # which runs these rules when it is made
-    from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.terms.parameter_fields import ParameterFields
 
 MAX_MEMBERS: Final = 10_000
 MAX_DISTANCE_MEMBERS: Final = 1_000
@@ -32,7 +30,7 @@ _SHA256_BYTES: Final = 32
 _MAX_NOISE_STDDEV: Final = 2**48  # of which dealers can draw
 
 
-def check_parameters(params: "RoundParameters") -> None:
+def check_parameters(params: ParameterFields) -> None:
     """Refuse parameters that are out of range, or that would let an opened number wrap around.
 
     Raises:
@@ -46,7 +44,7 @@ def check_parameters(params: "RoundParameters") -> None:
     _check_tests(params)
 
 
-def group_bound(params: "RoundParameters", group: int) -> int:
+def group_bound(params: ParameterFields, group: int) -> int:
     """Largest scalar of the wrap-around test that an honest group of `group` members opens."""
     return bounds.group_wrap_bound(
         params.norm_bound,
@@ -56,7 +54,7 @@ def group_bound(params: "RoundParameters", group: int) -> int:
     )
 
 
-def blame_bound(params: "RoundParameters") -> int:
+def blame_bound(params: ParameterFields) -> int:
     """Largest scalar of the wrap-around test that one honest member opens."""
     return bounds.blame_wrap_bound(
         params.norm_bound,
@@ -73,7 +71,7 @@ def _require(condition: bool, name: str, value: object, rule: str) -> None:
         raise SharingError(message)
 
 
-def _check_names(params: "RoundParameters") -> None:
+def _check_names(params: ParameterFields) -> None:
     for name in ("task", "rule"):
         value = getattr(params, name)
         _require(0 < len(value) <= _MAX_NAME_CHARS, name, value, "1 to 256 characters")
@@ -89,7 +87,7 @@ def _check_names(params: "RoundParameters") -> None:
     _require(length in (0, _SHA256_BYTES), "len(compression_sha256)", length, "0 or 32")
 
 
-def _check_committee(params: "RoundParameters") -> None:
+def _check_committee(params: ParameterFields) -> None:
     scheme = params.scheme
     low, high = params.threshold, params.holders
     _require(low <= params.quorum <= high, "quorum", params.quorum, f"in {low}..{high}")
@@ -99,7 +97,7 @@ def _check_committee(params: "RoundParameters") -> None:
         raise SharingError(message)
 
 
-def _check_members(params: "RoundParameters") -> None:
+def _check_members(params: ParameterFields) -> None:
     least, most = params.min_members, params.max_members
     _require(LEAST_MEMBERS <= least <= most, "min_members", least, f"in 2..max_members={most}")
     limit = MAX_DISTANCE_MEMBERS if params.has_distances else MAX_MEMBERS
@@ -121,7 +119,7 @@ def _check_members(params: "RoundParameters") -> None:
     _require(is_valid, "staleness_weights", weights, "1 to 64 numbers in 1..8")
 
 
-def _check_noise(params: "RoundParameters") -> None:
+def _check_noise(params: ParameterFields) -> None:
     dealers, stddev = params.noise_dealers, params.noise_stddev
     if dealers == 0:
         _require(stddev == 0, "noise_stddev", stddev, "0 without noise_dealers")
@@ -142,7 +140,7 @@ def _check_noise(params: "RoundParameters") -> None:
     _require(weights == (1,), "staleness_weights", weights, "(1,) with noise_dealers")
 
 
-def _check_numbers(params: "RoundParameters") -> None:
+def _check_numbers(params: ParameterFields) -> None:
     _require(1 <= params.dim <= MAX_DIM, "dim", params.dim, f"in 1..{MAX_DIM}")
     _require(1 <= params.fraction_bits <= 30, "fraction_bits", params.fraction_bits, "in 1..30")
     widths = (61,) if params.is_checked else (31, 61)
@@ -158,7 +156,7 @@ def _check_numbers(params: "RoundParameters") -> None:
         raise SharingError(message)
 
 
-def _check_tests(params: "RoundParameters") -> None:
+def _check_tests(params: ParameterFields) -> None:
     names = ("sketch_dim", "wrap_tests", "wrap_group", "mask_scale")
     if not params.is_checked:
         for name in names:

@@ -25,14 +25,9 @@ from security.errors import MalformedMessageError, SharingError, WrongRoundParam
 from security.shared_round.keys.holder_keys import SEAL_OVERHEAD_BYTES, seal_to
 from security.shared_round.keys.signing import DeviceSigner, read_header
 from security.shared_round.terms.committee import Committee
+from security.shared_round.terms.parameter_fields import CHUNK_BYTES, TAG_BYTES
 from security.shared_round.terms.parameters import RoundParameters
-from security.shared_round.update.sealing import (
-    CHUNK_BYTES,
-    TAG_BYTES,
-    ChunkCipher,
-    frame_info,
-    num_chunks,
-)
+from security.shared_round.update.sealing import ChunkCipher, frame_info, num_chunks
 from security.shared_round.update.shared_header import check_header, frame_plaintext_bytes
 from security.shared_round.update.update_shares import UpdateKeys, UpdateShares, VectorShares
 

@@ -21,11 +21,10 @@ from security.secret_sharing.expansion import Expansion, derive_key
 from security.secret_sharing.field import Words
 from security.shared_round.keys.holder_keys import HolderSecrets
 from security.shared_round.keys.signing import VerifiedHeader
+from security.shared_round.terms.parameter_fields import CHUNK_BYTES, TAG_BYTES
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.sealing import (
-    CHUNK_BYTES,
     KEY_BYTES,
-    TAG_BYTES,
     Buffer,
     ChunkCipher,
     frame_info,

@@ -15,10 +15,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from security.errors import SealBrokenError
+from security.shared_round.terms.parameter_fields import CHUNK_BYTES
 
-# Plaintext of every chunk but the last.
-CHUNK_BYTES: Final = 1024 * 1024
-TAG_BYTES: Final = 16
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 16
 

@@ -18,9 +18,10 @@ from security.errors import SharingError
 from security.secret_sharing import fixed_point
 from security.secret_sharing.expansion import Expansion, derive_key
 from security.secret_sharing.field import Words
+from security.shared_round.terms.parameter_fields import CHUNK_BYTES
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.consistency_words import make_extras
-from security.shared_round.update.sealing import CHUNK_BYTES, KEY_BYTES, NONCE_BYTES
+from security.shared_round.update.sealing import KEY_BYTES, NONCE_BYTES
 
 # Bits of a limb of exact squares: 2^16 products of two limbs stay below 2^63.
 _LIMB_BITS: Final = 23

@@ -10,9 +10,9 @@ from security.errors import SealBrokenError
 from security.secret_sharing.field import Words
 from security.shared_round.keys.signing import VerifiedHeader
 from security.shared_round.terms.member_set import FrozenSet, Member
+from security.shared_round.terms.parameter_fields import CHUNK_BYTES, TAG_BYTES
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.pieces import SharePieces
-from security.shared_round.update.sealing import CHUNK_BYTES, TAG_BYTES
 from server.errors import ShareConflict, ShareMissing
 from server.holder.shares.intake import OpenedFrames
 from server.holder.storage.holder_storage import HolderStorage

@@ -21,10 +21,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from server.config.durability import Durability
 from server.errors import StoreUnavailable
 from server.holder.storage.file_area import FILE_MODE, FOLDER_MODE, FileArea, unavailable
 from server.holder.storage.ledger import SCHEMA, Ledger
-from server.round.ports import Durability
 
 R = TypeVar("R")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.config.contradictions import OptionsError
+from cli.contradictions import OptionsError
 from cli.demo.options import DEMO, RUNS, DemoOptions
 from cli.device.population import POPULATION, PopulationOptions
 from cli.exit_codes import ExitCode

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from aggregators.config import AggregatorConfig
-from aggregators.registry import RULES, make_rule
+from aggregators.pipeline import make_rule
+from aggregators.registry import RULES
 from cli.demo.settings import (
     TASK,
     DemoAddresses,

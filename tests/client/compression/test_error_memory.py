@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client.compression.error_memory import ErrorMemory
+from client.config import RetryPolicy
 from client.errors import ClientConfigError
 from client.hooks import ClientEvent, ClientHooks, EventKind
 from client.mobile_client import MobileClient
@@ -19,7 +20,6 @@ from client.state.private_files import PrivateFolder
 from client.trainer import Plan, TrainingResult, Weights
 from client.transport.federation_transport import FederationTransport
 from client.transport.messages import Submission
-from client.transport.retry import RetryPolicy
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from tests.client.bench import Bench

@@ -14,15 +14,13 @@ import pytest
 import xxhash
 from numpy.typing import NDArray
 
-from client.config import ClientConfig
+from client.config import ClientConfig, RetryPolicy, SharingConfig
 from client.errors import ErrorReason, RefusedError
 from client.hooks import EventKind
 from client.outcome import Outcome
 from client.sharing.update_sealer import seal_update
-from client.sharing_config import SharingConfig
 from client.transport.federation_transport import FederationTransport
 from client.transport.messages import Assignment, Progress, RoundStatus, Submission
-from client.transport.retry import RetryPolicy
 from client.transport.server_messages import check_in_answer
 from privacy.clipping import clip_by_norm
 from protos.fedagg.v1 import errors_pb2

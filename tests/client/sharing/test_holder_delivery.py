@@ -17,8 +17,7 @@ import grpc
 import numpy as np
 import pytest
 
-from client.config import ClientConfig
-from client.delivery import DeliveryContext
+from client.config import ClientConfig, SharingConfig
 from client.errors import (
     ClientConfigError,
     ErrorReason,
@@ -31,9 +30,9 @@ from client.errors import (
     TransportError,
 )
 from client.outcome import Outcome
+from client.round_encoding import DeliveryContext
 from client.runtime import Runtime
 from client.sharing.update_sealer import UpdateSealer, deliver_update, seal_update
-from client.sharing_config import SharingConfig
 from client.transport.federation_transport import Traffic
 from client.transport.messages import Assignment
 from client.transport.server_messages import check_in_answer

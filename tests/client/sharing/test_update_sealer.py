@@ -11,7 +11,7 @@ import pytest
 import xxhash
 from numpy.typing import NDArray
 
-from client.config import ClientConfig, TlsFiles
+from client.config import ClientConfig, SharingConfig, TlsFiles
 from client.errors import (
     ClientConfigError,
     ErrorReason,
@@ -19,9 +19,8 @@ from client.errors import (
     ProtocolError,
     TrainingError,
 )
-from client.round_encoding import encoding_of
+from client.round.encodings import encoding_of
 from client.sharing.update_sealer import UpdateSealer, seal_update
-from client.sharing_config import SharingConfig
 from client.transport.messages import Assignment
 from client.transport.server_messages import check_in_answer
 from privacy.clipping import clip_by_norm

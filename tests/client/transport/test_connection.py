@@ -11,13 +11,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from client.config import ClientConfig, TlsFiles
+from client.config import ClientConfig, RetryPolicy, TlsFiles
 from client.errors import TransportError
 from client.runtime import Runtime
 from client.transport.connection import ServerPool
 from client.transport.federation_transport import FederationTransport
 from client.transport.messages import Assignment, DeviceState, Offer
-from client.transport.retry import RetryPolicy
 from protos.fedagg.v1.federation_pb2_grpc import add_FederationServicer_to_server
 from tests.client.federation import DEVICE, TASK, ScriptedFederation, make_config
 

@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
+from client.config import RetryPolicy
 from client.errors import (
     AuthenticationError,
     ErrorReason,
@@ -35,7 +36,6 @@ from client.transport.messages import (
     RetryLaterReason,
     Stage,
 )
-from client.transport.retry import RetryPolicy
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
 from tests.client.cutting_proxy import CuttingProxy

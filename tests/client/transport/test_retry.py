@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.config import RetryPolicy
 from client.errors import (
     ClientConfigError,
     ErrorReason,
@@ -16,7 +17,7 @@ from client.errors import (
     TransportError,
 )
 from client.runtime import Runtime
-from client.transport.retry import Retrier, Retry, RetryPolicy
+from client.transport.retry import Retrier, Retry
 from tests.client.federation import FakeTime
 
 

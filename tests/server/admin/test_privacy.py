@@ -12,12 +12,13 @@ from privacy.budget import ACCOUNTANTS
 from privacy.charge import Charge, Sampling
 from server.admin.store_backend import StoreBackend
 from server.config import PlanConfig, TaskConfig
+from server.config.durability import Durability
 from server.config.privacy_config import PrivacyConfig
 from server.errors import UnknownTask
 from server.models.model_catalog import ModelCatalog
 from server.privacy.private_task import private_task
 from server.processes.thread_pool import Workers
-from server.round.ports import Durability, ModelVersion
+from server.round.ports import ModelVersion
 from server.storage.blobs import BlobStore
 from server.storage.keys import task_prefix
 from server.storage.redis_client import RedisClient

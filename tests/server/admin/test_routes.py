@@ -23,7 +23,8 @@ from server.admin.answers import (
     TaskStatus,
     TaskSummary,
 )
-from server.admin.routes import HTTP_STATUS, create_admin_app, create_metrics_app
+from server.admin.routes import HTTP_STATUS, create_admin_app
+from server.wire.probes import create_metrics_app
 
 TOKEN = "correct horse"  # noqa: S105  # of this test only
 BEARER = {"authorization": f"Bearer {TOKEN}"}

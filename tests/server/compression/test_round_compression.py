@@ -9,18 +9,20 @@ import pytest
 from numpy.typing import NDArray
 
 from server.compression.round_compression import (
-    MAX_COORDINATES_BYTES,
     MAX_KNOWN_PLANS,
     RoundCompression,
-    TaskCompression,
     announced_coordinates,
+)
+from server.compression.task_compression import (
+    MAX_COORDINATES_BYTES,
+    TaskCompression,
     compression_name,
 )
 from server.config import TaskConfig
 from server.processes.thread_pool import Workers
 from server.production_server import MAX_MESSAGE_BYTES
+from server.round.blob_names import model_blob
 from server.round.ports import ModelVersion
-from server.storage.keys import model_blob
 from server.task.resolving import task_compression
 from updates import plan_message
 from updates.compression_plan import Method, ValueType

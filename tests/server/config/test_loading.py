@@ -13,7 +13,7 @@ from server.config import (
     parse_config,
     parse_holder_config,
 )
-from server.round.ports import Durability
+from server.config.durability import Durability
 
 SAMPLES = Path(__file__).parents[3] / "docs/samples"
 TREE: dict[str, object] = {

@@ -25,8 +25,9 @@ from protos.wire import ERROR_METADATA_KEY
 from security.certificates.credentials import create_authority, device_id_of, read_chain
 from security.certificates.enrollment import issue_token
 from security.certificates.signing_request import create_signing_request
+from server.config.durability import Durability
 from server.devices.enrollment_service import EnrollmentAuthority, EnrollmentService
-from server.round.ports import Durability
+from server.devices.handlers import METHODS
 from server.storage.embedded import EmbeddedStore
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
@@ -95,7 +96,9 @@ async def serving(store_url: str, authority: EnrollmentAuthority | None) -> Asyn
     metrics = Metrics.declare(registry)
     servers, channels = [], []
     for _ in range(2):
-        interceptor = ServiceInterceptor(meter=RpcMeter(metrics, []), log=get_logger("test"))
+        interceptor = ServiceInterceptor(
+            METHODS, meter=RpcMeter(metrics, []), log=get_logger("test")
+        )
         server = grpc.aio.server(interceptors=[interceptor])
         service = EnrollmentService(
             authority, ledger=RedisRoundStore(client), metrics=metrics, now_s=clock

@@ -18,9 +18,10 @@ from privacy.budget import Budget, LedgerState
 from server.config import RoundsConfig, TaskConfig
 from server.driver.aggregation import Aggregation
 from server.driver.driver import DriverPorts, RoundDriver
-from server.observation.observation import AuditTrail
+from server.observation.audit_trail import AuditTrail
 from server.privacy.budget_gate import PrivateRounds
 from server.processes.thread_pool import Workers
+from server.round.blob_names import model_blob, payload_blob
 from server.round.ports import (
     AdmissionVerdict,
     FinishedRound,
@@ -29,7 +30,6 @@ from server.round.ports import (
 )
 from server.round.state import CandidateModel, Phase, Round
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob, payload_blob
 from server.storage.notifier import News
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore

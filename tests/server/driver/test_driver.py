@@ -14,11 +14,12 @@ import pytest
 
 from server.driver import driver as driver_module
 from server.errors import StoreUnavailable
+from server.round.blob_names import model_blob
 from server.round.ports import (
     Snapshot,
 )
 from server.round.state import Phase
-from server.storage.keys import model_blob, task_prefix
+from server.storage.keys import task_prefix
 from tests.server.driver.driver_bench import DIM, LEASE_MS, TASK, Bench
 from updates.codec import encode_dense
 

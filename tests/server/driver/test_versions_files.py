@@ -9,10 +9,10 @@ import pytest
 from server.driver.aggregation import Aggregation, UnusableVersion
 from server.errors import Overloaded
 from server.models.replay import Replay, Replayer
+from server.round.blob_names import kept_round_blob, model_blob, state_blob, updates_prefix
 from server.round.ports import ModelVersion
 from server.round.state import AbandonReason, Phase
 from server.storage.blobs import BlobStore
-from server.storage.keys import kept_round_blob, model_blob, state_blob, updates_prefix
 from tests.server.driver.driver_bench import LEASE_MS, TASK, Bench, Process, Recorder
 from tests.server.privacy.test_budget_gate import budget_of, ledger_of, make_private
 from tests.server.round.stepping import settings_of

@@ -22,15 +22,9 @@ from server.errors import (
     WrongRoundParameters,
     WrongShape,
 )
-from server.intake.upload_sink import (
-    QUICK_VALUES,
-    CompressedPayload,
-    DensePayload,
-    SealedPayload,
-    UploadSink,
-    check_inline,
-)
+from server.intake.upload_sink import UploadSink, check_inline
 from server.round.ports import Submission
+from server.task.payload_format import QUICK_VALUES, CompressedPayload, DensePayload, SealedPayload
 from tests.security.shared_round.sealed_round import COMMITTEE, PHONE, make_round
 from tests.server.sharing.updates import update_of
 from updates.codec import encode_dense

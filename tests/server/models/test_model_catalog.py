@@ -9,12 +9,13 @@ import pytest
 
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.wire import MAX_CHUNK_BYTES
+from server.config.durability import Durability
 from server.errors import OffsetOutOfRange, StoreUnavailable, UnknownModelVersion
 from server.models import model_catalog
 from server.models.model_catalog import ModelCatalog
-from server.round.ports import Durability, ModelVersion
+from server.round.blob_names import model_blob
+from server.round.ports import ModelVersion
 from server.storage.blobs import BlobStore
-from server.storage.keys import model_blob
 from server.storage.redis_client import RedisClient
 from server.storage.redis_store import RedisRoundStore
 

@@ -17,7 +17,8 @@ from monitoring.metrics import Metrics
 from privacy.budget import Budget, LedgerState
 from privacy.charge import Charge
 from server.errors import StoreUnavailable
-from server.observation.observation import AuditTrail, Observation, audit_entry
+from server.observation.audit_trail import AuditTrail, audit_entry
+from server.observation.observation import Observation
 from server.processes.thread_pool import Workers
 from server.round.ports import FinishedRound
 from server.round.round_privacy import RoundCost

@@ -15,8 +15,8 @@ import pytest
 import redis
 import redis.asyncio
 
+from server.config.durability import Durability
 from server.processes.supervisor import ProcessEvent, ProcessEventKind, Supervisor
-from server.round.ports import Durability
 from server.storage import embedded
 from server.storage.embedded import (
     DataDirInUseError,

@@ -7,13 +7,10 @@ import pytest
 from aggregators.errors import AggregationError
 from privacy.charge import Charge
 from server.config import TaskConfig
+from server.config.task_config import weight_cap
+from server.privacy.private_settings import private_settings
 from server.round.round_privacy import RoundPrivacy
-from server.task.aggregation_settings import (
-    aggregation_settings,
-    aggregator_config,
-    private_settings,
-    weight_cap,
-)
+from server.task.aggregation_settings import aggregation_settings, aggregator_config
 
 
 def configured(**task: Any) -> TaskConfig:

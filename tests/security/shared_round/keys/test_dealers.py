@@ -7,13 +7,8 @@ import pytest
 from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.certificates.device_id import check_certified_id
 from security.errors import BadHeaderSignatureError, CredentialError, MalformedMessageError
-from security.shared_round.keys.dealers import (
-    DealerSigner,
-    dealer_id,
-    dealer_of,
-    is_dealer,
-    verify_dealer,
-)
+from security.shared_round.keys.dealers import DealerSigner, verify_dealer
+from security.shared_round.terms.committee import dealer_id, dealer_of, is_dealer
 from tests.security.shared_round.sealed_round import AUTHORITY, COMMITTEE, HOLDERS, NOW_S, PHONE
 
 SIGNER = DealerSigner(holder=2, secrets=HOLDERS[1])

@@ -26,9 +26,10 @@ from security.secret_sharing.field import Words
 from security.shared_round.keys.holder_keys import seal_to
 from security.shared_round.keys.signing import VerifiedHeader
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
+from security.shared_round.terms.parameter_fields import TAG_BYTES
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.pieces import BodyCheck, PieceKeys, SharePieces, open_frame
-from security.shared_round.update.sealing import TAG_BYTES, frame_info
+from security.shared_round.update.sealing import frame_info
 from tests.security.shared_round.sealed_round import (
     AUTHORITY,
     COMMITTEE,

@@ -6,13 +6,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from security.errors import SealBrokenError
-from security.shared_round.update.sealing import (
-    CHUNK_BYTES,
-    TAG_BYTES,
-    ChunkCipher,
-    frame_info,
-    num_chunks,
-)
+from security.shared_round.terms.parameter_fields import CHUNK_BYTES, TAG_BYTES
+from security.shared_round.update.sealing import ChunkCipher, frame_info, num_chunks
 
 KEY = random.Random(1).randbytes(32)
 TEXTS = [random.Random(seed).randbytes(100) for seed in range(3)]

@@ -16,10 +16,10 @@ from security.secret_sharing.fixed_point import centered
 from security.secret_sharing.reconstruction import reconstruct
 from security.shared_round.keys.dealers import DealerSigner, verify_dealer
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
+from security.shared_round.terms.parameter_fields import CHUNK_BYTES, TAG_BYTES
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.pieces import SharePieces, open_frame
 from security.shared_round.update.sealed_noise import SealedNoise
-from security.shared_round.update.sealing import CHUNK_BYTES, TAG_BYTES
 from tests.server.holder.conversation import Conversation, plain_sum
 from tests.server.holder.rig import (
     Bundle,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from server.config.durability import Durability
 from server.errors import StoreUnavailable
 from server.holder.storage.holder_state import HolderRound
 from server.holder.storage.holder_storage import HolderStorage
 from server.holder.storage.ledger import Ledger, RoundRow, ShareRow, StatementKind
-from server.round.ports import Durability
 
 ROUND = RoundRow(
     params_sha256=bytes(32),
