@@ -24,7 +24,7 @@ from benchmarks.tables import cells, table_of
 from cli.demo.report import DemoReport
 from cli.demo.run import Demo, DemoPlace
 from cli.demo.settings import DemoSettings, SharedSettings
-from cli.demo.terms import CompressionTerms, PrivacyTerms
+from cli.demo.terms import CompressionTerms, ToldPrivacy
 from cli.demo.view import DemoView
 from cli.guardian import Guardian
 from simulation.fleet.scenarios import Scenario
@@ -61,19 +61,19 @@ def cases(scenario: Scenario) -> Mapping[str, DemoSettings]:
         PLAIN: DemoSettings(scenario=scenario),
         "projection 10 %": DemoSettings(scenario=scenario, compression=_PROJECTION),
         "projection, DP": DemoSettings(
-            scenario=scenario, compression=_PROJECTION, privacy=PrivacyTerms()
+            scenario=scenario, compression=_PROJECTION, privacy=ToldPrivacy()
         ),
         "shared, projection, DP": DemoSettings(
             scenario=scenario,
             compression=_PROJECTION,
-            privacy=PrivacyTerms(),
+            privacy=ToldPrivacy(),
             shared=SharedSettings(),
         ),
         EVERYTHING: DemoSettings(
             scenario=attacked,
             aggregator="multi-krum",
             compression=_PROJECTION,
-            privacy=PrivacyTerms(),
+            privacy=ToldPrivacy(),
             shared=SharedSettings(),
         ),
     }

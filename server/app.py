@@ -36,7 +36,7 @@ from server.intake.uploads import Uploads
 from server.models.model_catalog import ModelCatalog
 from server.observation.audit_trail import AuditTrail
 from server.observation.observation import Observation
-from server.opening import OpenedServer, TlsFiles, open_server
+from server.opening import OpenedServer, ServerTls, open_server
 from server.processes.thread_pool import Workers
 from server.production_server import ProductionFederatedServer, ServerParts
 from server.storage.blobs import BlobStore
@@ -302,7 +302,7 @@ def _tracing(config: ServerConfig) -> Tracing:
     )
 
 
-def _credentials(tls: TlsFiles | None, *, ask_client: bool) -> grpc.ServerCredentials | None:
+def _credentials(tls: ServerTls | None, *, ask_client: bool) -> grpc.ServerCredentials | None:
     """TLS of one port; `ask_client` demands a certificate of the devices' authority."""
     if tls is None:
         return None

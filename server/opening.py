@@ -25,7 +25,7 @@ _NOBODY: Final = "check"  # a device id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
+class ServerTls:
     """What a coordinator serves TLS with.
 
     Attributes:
@@ -48,7 +48,7 @@ class OpenedServer:
     """
 
     tasks: tuple[OpenedTask, ...]
-    tls: TlsFiles | None = field(repr=False)
+    tls: ServerTls | None = field(repr=False)
     authority: EnrollmentAuthority | None
 
 
@@ -106,7 +106,7 @@ def _check_stores(config: ServerConfig, findings: Findings) -> None:
         findings.add("store.blobs", f"cannot be used here: {error}")
 
 
-def _tls(config: ServerConfig, findings: Findings, now_s: float) -> TlsFiles | None:
+def _tls(config: ServerConfig, findings: Findings, now_s: float) -> ServerTls | None:
     tls = config.tls
     if not (tls.certificate and tls.private_key and tls.client_ca):
         return None
@@ -119,7 +119,7 @@ def _tls(config: ServerConfig, findings: Findings, now_s: float) -> TlsFiles | N
     authorities = read_certificates(("tls.client-ca", tls.client_ca), findings, now_s=now_s)
     if pair is None or authorities is None:
         return None
-    return TlsFiles(credentials=pair, client_ca=authorities[0])
+    return ServerTls(credentials=pair, client_ca=authorities[0])
 
 
 def _authority(
@@ -151,7 +151,7 @@ def _authority(
     )
 
 
-def _check_trust(tls: TlsFiles, authority: EnrollmentAuthority, findings: Findings) -> None:
+def _check_trust(tls: ServerTls, authority: EnrollmentAuthority, findings: Findings) -> None:
     """Look whether devices that enroll are let in afterwards."""
     mine = load_certificates(authority.credentials.certificate_pem)[0]
     if not is_trusted(mine, load_certificates(tls.client_ca)):

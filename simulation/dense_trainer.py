@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from client import Evaluation, Plan, TrainingResult, Weights
 from simulation.dense_layers import Floats, Labels, descend
-from simulation.errors import ModelError
+from simulation.errors import SampleModelError
 from simulation.models import evaluate, layers_of
 
 
@@ -27,11 +27,11 @@ class DenseTrainer:
             seed: together with the plan's round, decides the order of the samples.
 
         Raises:
-            ModelError: if there are no samples, or not as many labels as features.
+            SampleModelError: if there are no samples, or not as many labels as features.
         """
         if len(features) == 0 or len(features) != len(labels):
             message = f"{len(features)} features and {len(labels)} labels cannot train"
-            raise ModelError(message)
+            raise SampleModelError(message)
         self._features = features
         self._labels = labels
         self._seed = seed
@@ -42,7 +42,7 @@ class DenseTrainer:
         """Run the plan's epochs, or fewer steps when asked to stop.
 
         Raises:
-            ModelError: if `weights` are no stack of dense layers for the samples.
+            SampleModelError: if `weights` are no stack of dense layers for the samples.
 
         Guarantees:
             Each step is that of ordinary SGD, up to rounding. The same for the same arguments.

@@ -3,7 +3,7 @@
 SimulationError
 ├── DatasetError      a data set is unknown, absent or damaged
 ├── PartitionError    a split that the samples cannot satisfy
-├── ModelError        weights that are no model of ours
+├── SampleModelError        weights that are no model of ours
 ├── ScenarioError     a scenario that contradicts itself
 └── FleetError        a fleet used in the wrong order, or whose processes could not start
 """
@@ -21,7 +21,7 @@ class PartitionError(SimulationError):
     """The samples cannot be split as asked."""
 
 
-class ModelError(SimulationError):
+class SampleModelError(SimulationError):
     """The weights do not form a model of this package."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulation.dense_layers import Layer, forward
-from simulation.errors import ModelError
+from simulation.errors import SampleModelError
 
 LAYER_SIZES: Final[dict[str, tuple[int, ...]]] = {
     "digits": (64, 64, 10),
@@ -25,7 +25,7 @@ _EVALUATION_ROWS: Final = 4096  # rows per step; bounds the memory of the activa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class TestScore:
     """How good a model is.
 
     Attributes:
@@ -46,7 +46,7 @@ def initial_weights(dataset_name: str, seed: int) -> dict[str, NDArray[np.float3
     layers.
 
     Raises:
-        ModelError: if no model is known for the data set.
+        SampleModelError: if no model is known for the data set.
 
     References: He et al. (2015), arXiv:1502.01852, with gain 1/sqrt(3).
     """
@@ -66,7 +66,7 @@ def evaluate(
     weights: Mapping[str, NDArray[np.float32]],
     x: NDArray[np.float32],
     y: NDArray[np.int64],
-) -> Evaluation:
+) -> TestScore:
     """Measure a model on labelled samples.
 
     Args:
@@ -75,7 +75,7 @@ def evaluate(
         y: (n,) labels.
 
     Raises:
-        ModelError: if the weights are no stack of dense layers that fits `x`.
+        SampleModelError: if the weights are no stack of dense layers that fits `x`.
 
     Guarantees:
         Equals what a torch module of these weights gives, up to float32 rounding. A sample with a
@@ -85,7 +85,7 @@ def evaluate(
     """
     if len(x) == 0 or len(x) != len(y):
         message = f"cannot evaluate on {len(x)} samples with {len(y)} labels"
-        raise ModelError(message)
+        raise SampleModelError(message)
     layers = layers_of(weights, x.shape[1])
     correct = 0
     total_loss = 0.0
@@ -97,19 +97,19 @@ def evaluate(
             is_finite = np.isfinite(outputs).all(axis=1)
             correct += int(np.sum((outputs.argmax(axis=1) == labels) & is_finite))
             total_loss += _cross_entropy(outputs, labels) if is_finite.all() else np.inf
-    return Evaluation(accuracy=correct / len(x), loss=total_loss / len(x), num_samples=len(x))
+    return TestScore(accuracy=correct / len(x), loss=total_loss / len(x), num_samples=len(x))
 
 
 def layers_of(weights: Mapping[str, NDArray[np.float32]], num_features: int) -> list[Layer]:
     """View weights as the layers of one model: a weight, (out, in), and a bias, (out,), in turn.
 
     Raises:
-        ModelError: if the weights are no stack of dense layers of so many inputs.
+        SampleModelError: if the weights are no stack of dense layers of so many inputs.
     """
     tensors = list(weights.values())
     if not tensors or len(tensors) % 2:
         message = f"expected pairs of weight and bias, got {len(tensors)} tensors"
-        raise ModelError(message)
+        raise SampleModelError(message)
     pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
     width = num_features
     for weight, bias in pairs:
@@ -117,7 +117,7 @@ def layers_of(weights: Mapping[str, NDArray[np.float32]], num_features: int) -> 
             message = (
                 f"layer of shapes {weight.shape} and {bias.shape} does not take {width} inputs"
             )
-            raise ModelError(message)
+            raise SampleModelError(message)
         width = len(bias)
     return [(weight[None], bias[None, None]) for weight, bias in pairs]
 
@@ -126,7 +126,7 @@ def _layer_sizes(dataset_name: str) -> tuple[int, ...]:
     sizes = LAYER_SIZES.get(dataset_name)
     if sizes is None:
         message = f"no model for data set {dataset_name!r}; there are {', '.join(LAYER_SIZES)}"
-        raise ModelError(message)
+        raise SampleModelError(message)
     return sizes
 
 

@@ -17,7 +17,7 @@ from client.transport.messages import ModelRequest
 from protos.wire import MAX_LISTED_ROUNDS
 from server.admin.answers import ModelInfo, PrivacyStatus, RoundSummary, TaskStatus
 from simulation.data.datasets import Dataset
-from simulation.models import Evaluation, evaluate
+from simulation.models import TestScore, evaluate
 from updates.vectors import decode_model
 
 _OBSERVER_ID: Final = "fedagg-demo"
@@ -50,7 +50,7 @@ class TaskObserver:
             )
         )
         self._data = data
-        self._scores: dict[int, Evaluation] = {}
+        self._scores: dict[int, TestScore] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,7 +83,7 @@ class TaskObserver:
             await self._report(summary) for summary in reversed(found) if summary.number > after
         ]
 
-    async def score(self, version: int) -> Evaluation:
+    async def score(self, version: int) -> TestScore:
         """Evaluate a model version on the held-out data."""
         if version not in self._scores:
             info = ModelInfo.model_validate_json(await self._get(f"/models/{version}"))

@@ -15,7 +15,7 @@ from cli.demo.settings import (
     SharedSettings,
     min_contributions,
 )
-from cli.demo.terms import CompressionTerms, PrivacyTerms
+from cli.demo.terms import CompressionTerms, ToldPrivacy
 from cli.device.population import POPULATION, PopulationOptions, unless_one_of
 from server.config.contradictions import Contradiction
 from simulation.attackers.attacks import SHARED_ATTACKS
@@ -27,7 +27,7 @@ VALUE_TYPES: Final = tuple(kind.value for kind in ValueType)
 
 _SHARED: Final = SharedSettings()
 _COMPRESSION: Final = CompressionTerms()
-_PRIVACY: Final = PrivacyTerms()
+_PRIVACY: Final = ToldPrivacy()
 _MAX_EPSILON: Final = 1000.0
 MIN_SHARED: Final = 2
 
@@ -89,7 +89,7 @@ class DemoOptions:
                 holders=self.holders, threshold=self.threshold, group_size=self.group_size
             )
         if self.dp:
-            privacy = PrivacyTerms(
+            privacy = ToldPrivacy(
                 epsilon=self.epsilon, delta=self.delta, clipping_norm=self.clipping_norm
             )
         return DemoSettings(

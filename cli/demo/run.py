@@ -30,7 +30,7 @@ from cli.demo.settings import (
 )
 from cli.demo.tally import model_bytes_down, tally
 from cli.demo.view import DemoView
-from cli.demo.watch import Patience, ProcessWatch, ended
+from cli.demo.watch import ProcessWatch, Waiting, ended
 from cli.exit_codes import CliError, ExitCode
 from cli.guardian import Guardian
 from cli.holder.committee_files import CommitteePlan
@@ -338,7 +338,7 @@ class Demo:
             starting = ", ".join(watch.starting)
             return f"{starting} not ready" if starting else self._phase or "devices start"
 
-        patience = Patience(self._view.say, what)
+        patience = Waiting(self._view.say, what)
         await self._while_running(watch.ready(), fleet, patience)
         fleet.release()
         while True:
@@ -366,7 +366,7 @@ class Demo:
             await asyncio.sleep(_POLL_S)
 
     async def _while_running(
-        self, asking: Coroutine[None, None, AnswerT], fleet: Fleet[DeviceSpec], patience: Patience
+        self, asking: Coroutine[None, None, AnswerT], fleet: Fleet[DeviceSpec], patience: Waiting
     ) -> AnswerT:
         """Wait for an answer as long as the devices live, however long it takes."""
         task = asyncio.create_task(asking)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from aggregators.registry import traits_of
-from cli.demo.terms import CompressionTerms, PrivacyTerms, TomlValue
+from cli.demo.terms import CompressionTerms, ToldPrivacy, TomlValue
 from simulation.fleet.scenarios import Scenario
 
 TASK: Final = "demo"
@@ -67,7 +67,7 @@ class DemoSettings:
     kill_coordinator_at_round: int | None = None
     shared: SharedSettings | None = None
     compression: CompressionTerms = field(default_factory=CompressionTerms)
-    privacy: PrivacyTerms | None = None
+    privacy: ToldPrivacy | None = None
     needed_updates: int = 1
 
     @property

@@ -36,7 +36,7 @@ class CompressionTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrivacyTerms:
+class ToldPrivacy:
     """The privacy budget of a demonstration, which is spent evenly over its rounds.
 
     Attributes:

@@ -115,7 +115,7 @@ class ProcessWatch:
         return "it has no log" if path is None else last_line(path)
 
 
-class Patience:
+class Waiting:
     """Says from time to time what is waited for.
 
     Args:

@@ -14,7 +14,7 @@ from client.round_encoding import RoundSealer
 from client.runtime import Runtime
 from client.trainer import Trainer
 from client.transport.federation_transport import FederationTransport
-from client.transport.messages import Assignment, Progress, Stage
+from client.transport.messages import Assignment, Progress, ProgressStage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Device:
     link: LinkEstimate = field(default_factory=LinkEstimate)
     late: LateUpdates = field(default_factory=LateUpdates)
 
-    def progress(self, assignment: Assignment, stage: Stage) -> Progress:
+    def progress(self, assignment: Assignment, stage: ProgressStage) -> Progress:
         """Return the report that the device is at `stage` of a round."""
         return Progress(
             task=assignment.task,

@@ -22,7 +22,7 @@ from client.round.model_cache import ReceivedModel
 from client.round.submission_maker import SubmissionMaker
 from client.round.training import WatchedTraining
 from client.round_encoding import DeliveryContext, RoundEncoding
-from client.transport.messages import Assignment, ModelRequest, Receipt, Stage, Submission
+from client.transport.messages import Assignment, ModelRequest, ProgressStage, Receipt, Submission
 from updates.codec import dense_payload_bytes
 
 
@@ -231,7 +231,7 @@ class Participation:
             return
         try:
             status = await self._device.transport.report_progress(
-                self._device.progress(self._assignment, Stage.UPLOADING)
+                self._device.progress(self._assignment, ProgressStage.UPLOADING)
             )
         except FedaggError:
             return  # A report is a courtesy: the submission will meet the same trouble.
@@ -261,7 +261,7 @@ class Participation:
         """Tell the server that this device gives up; never raises."""
         with contextlib.suppress(FedaggError):
             await self._device.transport.report_progress(
-                self._device.progress(self._assignment, Stage.FAILED)
+                self._device.progress(self._assignment, ProgressStage.FAILED)
             )
 
     def _upload_s(self) -> float:

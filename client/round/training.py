@@ -10,7 +10,7 @@ from client.round.deadline import RoundDeadline
 from client.round.device import Device
 from client.round.model_cache import ReceivedModel
 from client.trainer import TrainingResult
-from client.transport.messages import Assignment, Stage
+from client.transport.messages import Assignment, ProgressStage
 
 
 class WatchedTraining:
@@ -80,7 +80,7 @@ class WatchedTraining:
             watcher.cancel()
 
     async def _watch(self, interval_s: float) -> None:
-        report = self._device.progress(self._assignment, Stage.TRAINING)
+        report = self._device.progress(self._assignment, ProgressStage.TRAINING)
         while True:
             await self._device.runtime.sleep(interval_s)
             try:

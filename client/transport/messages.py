@@ -186,7 +186,7 @@ class UploadStatus:
     receipt: Receipt | None
 
 
-class Stage(Enum):
+class ProgressStage(Enum):
     """Where the device is within a round."""
 
     DOWNLOADING = 1
@@ -202,7 +202,7 @@ class Progress:
     task: str
     round: int
     device_id: str
-    stage: Stage
+    stage: ProgressStage
     fraction: float = 0.0
 
 

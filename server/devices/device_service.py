@@ -41,7 +41,7 @@ _DECIDED: Final = frozenset(
 )
 
 
-class News(Protocol):
+class RoundNews(Protocol):
     """Wakes a check-in that waits for a decision."""
 
     def mark(self, task: str) -> int: ...
@@ -51,7 +51,7 @@ class News(Protocol):
     async def wait(self, task: str, *, timeout_s: float, since: int) -> None: ...
 
 
-class RoundPlans(Protocol):
+class PlanMaker(Protocol):
     """Makes the plan of one round's assignment; the same on every replica."""
 
     async def plan(self, task: TaskInfo, answer: CheckInAnswer) -> pb.Plan: ...
@@ -73,12 +73,12 @@ class ServicePorts:
     store: RoundStore
     models: ModelCatalog
     submissions: Submissions
-    news: News
+    news: RoundNews
     identity: PeerIdentity
     observer: ServiceObserver
     check_in_ttl_s: float
     check_ins_held: int
-    plans: RoundPlans
+    plans: PlanMaker
 
 
 class FederationService:

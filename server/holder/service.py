@@ -25,7 +25,7 @@ from server.holder.gate import MAX_DATA_BYTES
 from server.holder.metrics import HolderMetrics
 from server.holder.refusals import as_service_error
 from server.holder.rounds import HolderRounds
-from server.holder.shares.intake import Intake, Receipt
+from server.holder.shares.intake import Intake, ShareReceipt
 from server.holder.shares.share_streams import ShareStreams
 from server.holder.shares.streams import StepTurns
 from server.holder.statements.keyring import Keyring
@@ -231,7 +231,7 @@ class ShareHolderService(ShareHolderServicer):
 
     def _take_all(
         self, shares: Sequence[pb.InlineShare], check_sender: Callable[[str], None]
-    ) -> list[Receipt | ServiceError]:
+    ) -> list[ShareReceipt | ServiceError]:
         """Verify every share of a batch, then store all that passed in one transaction."""
         intake = self._parts.intake
         outcomes = [intake.take(share, check_sender) for share in shares]
@@ -245,7 +245,7 @@ class ShareHolderService(ShareHolderServicer):
             for at, outcome in enumerate(outcomes)
         ]
 
-    def _outcome(self, outcome: Receipt | ServiceError) -> pb.ShareOutcome:
+    def _outcome(self, outcome: ShareReceipt | ServiceError) -> pb.ShareOutcome:
         if isinstance(outcome, ServiceError):
             self._parts.metrics.shares_refused_total.labels(reason=outcome.reason).inc()
             return pb.ShareOutcome(error=error_detail(outcome))

@@ -23,7 +23,7 @@ from server.errors import (
 )
 from server.intake.uploads import Uploads
 from server.round.ports import Admission, AdmissionVerdict, RoundStore, Submission
-from server.task.payload_format import PayloadFormat, SealedPayload
+from server.task.payload_format import PayloadFormat, SealedFormat
 from server.task.task_info import TaskDirectory, TaskInfo
 from server.wire.device_messages import check_size, receipt_of, submission_of
 from server.wire.pace import OVERLOAD_RETRY_MS
@@ -92,7 +92,7 @@ class Submissions:
         self._inline_max_bytes = min(MAX_CHUNK_BYTES, limits.inline_max_bytes)
         self._inline_in_flight = limits.inline_in_flight
         self._inline = 0
-        self._sealed: OrderedDict[tuple[str, int], SealedPayload] = OrderedDict()
+        self._sealed: OrderedDict[tuple[str, int], SealedFormat] = OrderedDict()
 
     async def submit_inline(self, update: pb.InlineUpdate) -> pb.SubmissionReceipt:
         """Take one update that came in one message."""
@@ -244,7 +244,7 @@ class Submissions:
                 msg = f"round {round_number} is not open"
                 raise errors.UnknownRound(msg)
             params = RoundParameters.from_bytes(round_.shared.params_bytes)
-            known = SealedPayload(params=params, is_direct=task.shared.is_direct)
+            known = SealedFormat(params=params, is_direct=task.shared.is_direct)
             self._sealed[key] = known
             if len(self._sealed) > MAX_KNOWN_ROUNDS:
                 self._sealed.popitem(last=False)

@@ -61,7 +61,7 @@ class PayloadFormat(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DensePayload:
+class DenseFormat:
     """Encoded updates in the clear, of `dim` elements."""
 
     dim: int
@@ -84,7 +84,7 @@ class DensePayload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompressedPayload:
+class CompressedFormat:
     """Compressed updates in the clear, in `num_values` numbers; in the codec's one form."""
 
     codec: UpdateCodec
@@ -109,7 +109,7 @@ class CompressedPayload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SealedPayload:
+class SealedFormat:
     """Sealed bundles of one shared round; with `is_direct`, their prefixes alone."""
 
     params: RoundParameters

@@ -12,7 +12,7 @@ from server.round.round_privacy import NOISE_OF_DEVICES, RoundPrivacy
 from server.round.selection import EligibilityCriteria, SelectionPolicy
 from server.round.terms import PrivacyTerms, RoundTerms, TrainingPlan
 from server.sharing.shared_task import SharedTask
-from server.task.payload_format import CompressedPayload, DensePayload, PayloadFormat
+from server.task.payload_format import CompressedFormat, DenseFormat, PayloadFormat
 from server.task.task_info import TaskInfo
 from updates.codec import dense_payload_bytes
 from updates.compression_plan import Method, ValueType
@@ -92,14 +92,14 @@ def task_info(
     Raises:
         SharingError: if the settings of a shared task fit no sound round.
     """
-    plain_payload: PayloadFormat = DensePayload(dim=dim)
+    plain_payload: PayloadFormat = DenseFormat(dim=dim)
     max_update_bytes = dense_payload_bytes(dim)
     if shared is not None:
         shared_dim = compression.num_values if compression else dim
         max_update_bytes = shared.check(dim=shared_dim, privacy=privacy)
     elif compression is not None:
         codec = compression.codec()
-        plain_payload = CompressedPayload(codec=codec, num_values=compression.num_values)
+        plain_payload = CompressedFormat(codec=codec, num_values=compression.num_values)
         max_update_bytes = codec.max_payload_bytes
     return TaskInfo(
         name=config.name,

@@ -101,7 +101,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CompressedRun:
     """What a run came to.
 
     Attributes:
@@ -114,7 +114,7 @@ class Outcome:
     update_bytes: float
 
 
-def train(task: Task, case: Case, seed: int) -> Outcome:
+def train(task: Task, case: Case, seed: int) -> CompressedRun:
     """Train one model.
 
     Raises:
@@ -137,7 +137,7 @@ def train(task: Task, case: Case, seed: int) -> Outcome:
         aggregate = fleet.mean(plan, number, devices.tolist(), deltas)
         previous, model = model, model + aggregate
     final = batched_training.accuracy(model, task.sizes, data.x_test, data.y_test)
-    return Outcome(accuracy=final, update_bytes=fleet.bytes_sent / fleet.updates_sent)
+    return CompressedRun(accuracy=final, update_bytes=fleet.bytes_sent / fleet.updates_sent)
 
 
 def plan_of(

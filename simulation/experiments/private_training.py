@@ -86,7 +86,7 @@ class PrivateScenario:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class PrivateRun:
     """What training reached.
 
     Attributes:
@@ -140,7 +140,7 @@ def load_features(
     )
 
 
-def train(scenario: PrivateScenario, features: Features) -> Outcome:
+def train(scenario: PrivateScenario, features: Features) -> PrivateRun:
     """Train until the rounds or the budget end.
 
     Raises:
@@ -150,7 +150,7 @@ def train(scenario: PrivateScenario, features: Features) -> Outcome:
         Never runs a round that the ledger refuses.
         The same for the same arguments, up to the last bits of matrix products.
     """
-    fleet = _Fleet(scenario, features)
+    fleet = _PrivateFleet(scenario, features)
     combine = _private_step(scenario) if scenario.is_private else _plain_step(scenario)
     budget = Budget(epsilon=scenario.epsilon, delta=scenario.delta)
     ledger = LedgerState()
@@ -171,7 +171,7 @@ def train(scenario: PrivateScenario, features: Features) -> Outcome:
         weights = (weights + rate * step.reshape(weights.shape)).astype(np.float32)
         rounds = number
     predicted = (features.x_test @ weights).argmax(axis=1)
-    return Outcome(
+    return PrivateRun(
         accuracy=float(np.mean(predicted == features.y_test)),
         rounds=rounds,
         is_exhausted=ledger.is_exhausted,
@@ -184,7 +184,7 @@ def train(scenario: PrivateScenario, features: Features) -> Outcome:
     )
 
 
-class _Fleet:
+class _PrivateFleet:
     """The devices: who is drawn for a round, and what they send."""
 
     def __init__(self, scenario: PrivateScenario, features: Features) -> None:

@@ -18,7 +18,7 @@ from client import Plan
 from simulation.data import datasets
 from simulation.dense_trainer import DenseTrainer
 from simulation.fleet.scenarios import Scenario, local_data, poisoned, trainer_seed
-from simulation.models import Evaluation, evaluate, initial_weights
+from simulation.models import TestScore, evaluate, initial_weights
 from updates.vectors import flatten, layout_of, unflatten
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -40,7 +40,7 @@ _TABLE: Final[tuple[tuple[str, AggregatorConfig, Scenario], ...]] = (
 
 def simulate(
     scenario: Scenario, config: AggregatorConfig, data_dir: Path | None = None
-) -> tuple[Evaluation, ...]:
+) -> tuple[TestScore, ...]:
     """Train a scenario's model with every device in every round.
 
     Args:

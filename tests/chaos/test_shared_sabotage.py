@@ -12,7 +12,7 @@ from security.shared_round.opening import openings, sum_opening
 from server.holder import rounds
 from server.holder.statements.evidence import RoundEvidence
 from server.holder.storage import holder_state
-from server.holder.storage.holder_state import FreezeProposed, HolderRound, Phase
+from server.holder.storage.holder_state import FreezeProposed, HolderPhase, HolderRound
 from server.sharing import conclusion, shared_rounds
 from server.sharing.relay import Relay
 from tests.chaos.promise import BrokenPromise
@@ -53,7 +53,7 @@ _PUBLISHED: Final = (*_RELAYED, Drive())
 _LIES: Final = (*_RELAYED, Lying(lies=frozenset({Lie.SUM})), Drive())
 
 
-def _allow(phase: Phase, event: type[Any], after: Phase) -> Sabotage:
+def _allow(phase: HolderPhase, event: type[Any], after: HolderPhase) -> Sabotage:
     """A further entry of the holder's table."""
 
     def sabotage(patch: pytest.MonkeyPatch) -> None:
@@ -67,14 +67,14 @@ def _forget_commitment(patch: pytest.MonkeyPatch) -> None:
     """A commitment does not bind: each set starts anew."""
     step = holder_state._freeze
 
-    def freeze(round_: HolderRound, event: FreezeProposed, after: Phase) -> HolderRound:
+    def freeze(round_: HolderRound, event: FreezeProposed, after: HolderPhase) -> HolderRound:
         known = replace(round_, committed_set=b"", selection_sha256=b"", coin_sha256=b"")
         return step(known, event, after)
 
     patch.setattr(holder_state, "_freeze", freeze)
-    table: dict[Phase, Mapping[type[Any], Phase]] = dict(holder_state.ALLOWED)
-    for phase in set(table) - {Phase.PURGED}:
-        table[phase] = {**table[phase], FreezeProposed: Phase.FROZEN}
+    table: dict[HolderPhase, Mapping[type[Any], HolderPhase]] = dict(holder_state.ALLOWED)
+    for phase in set(table) - {HolderPhase.PURGED}:
+        table[phase] = {**table[phase], FreezeProposed: HolderPhase.FROZEN}
     patch.setattr(holder_state, "ALLOWED", table)
 
 
@@ -128,7 +128,7 @@ def _lose_device(patch: pytest.MonkeyPatch) -> None:
 
 SABOTAGES: Final[Mapping[str, tuple[Sabotage, Sequence[Operation]]]] = {
     "a_holder_votes_again_after_its_coin": (
-        _allow(Phase.OPENINGS, FreezeProposed, Phase.FROZEN),
+        _allow(HolderPhase.OPENINGS, FreezeProposed, HolderPhase.FROZEN),
         _TWO_SETS,
     ),
     "a_holder_releases_two_sums": (_forget_commitment, _TWO_SUMS),

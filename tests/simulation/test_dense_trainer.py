@@ -7,7 +7,7 @@ import pytest
 
 from client import Plan, Weights
 from simulation.dense_trainer import DenseTrainer
-from simulation.errors import ModelError
+from simulation.errors import SampleModelError
 from simulation.models import evaluate, initial_weights
 
 RNG = np.random.default_rng(3)
@@ -83,9 +83,9 @@ def test_divergence_is_an_outcome_not_an_error() -> None:
 
 
 def test_what_cannot_train_is_refused() -> None:
-    with pytest.raises(ModelError, match="0 features"):
+    with pytest.raises(SampleModelError, match="0 features"):
         DenseTrainer(X[:0], Y[:0])
-    with pytest.raises(ModelError, match="20 labels"):
+    with pytest.raises(SampleModelError, match="20 labels"):
         DenseTrainer(X, Y[:20])
-    with pytest.raises(ModelError, match="does not take 64 inputs"):
+    with pytest.raises(SampleModelError, match="does not take 64 inputs"):
         DenseTrainer(X, Y).train(initial_weights("mnist", 0), PLAN, never)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from simulation.errors import ModelError
+from simulation.errors import SampleModelError
 from simulation.models import evaluate, initial_weights
 
 
@@ -63,12 +63,12 @@ def test_large_finite_outputs_keep_a_finite_loss() -> None:
 def test_what_is_no_model_is_refused(names: list[str], num_features: int) -> None:
     x, y = random_samples(3, num_features, 0)
     known = initial_weights("digits", 0)
-    with pytest.raises(ModelError):
+    with pytest.raises(SampleModelError):
         evaluate({name: known[name] for name in names}, x, y)
 
 
 def test_unknown_names_and_empty_samples_are_refused() -> None:
-    with pytest.raises(ModelError, match="no model for data set 'cifar'"):
+    with pytest.raises(SampleModelError, match="no model for data set 'cifar'"):
         initial_weights("cifar", 0)
-    with pytest.raises(ModelError, match="0 samples"):
+    with pytest.raises(SampleModelError, match="0 samples"):
         evaluate(initial_weights("digits", 0), np.empty((0, 64), np.float32), np.empty(0, np.int64))

@@ -138,7 +138,7 @@ class IncomingShare:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class ShareReceipt:
     """A serialized SignedStatement that the share is durable here."""
 
     data: bytes = field(repr=False)
@@ -181,7 +181,7 @@ class Intake:
 
     def verify(
         self, start: pb.ShareStart, check_sender: Callable[[str], None]
-    ) -> OfferedShare | Receipt:
+    ) -> OfferedShare | ShareReceipt:
         """Verify what tells cheaply whether a share can be taken; nothing is opened or kept.
 
         Args:
@@ -209,7 +209,7 @@ class Intake:
 
         receipt = self._parts.storage.read(known)
         if receipt is not None:
-            return Receipt(receipt)
+            return ShareReceipt(receipt)
         expected = params.body_bytes(0) if params.has_body(me.index) else 0
         if start.body_bytes != expected:
             msg = f"body_bytes={start.body_bytes} must be {expected} for holder {me.index}"
@@ -235,7 +235,7 @@ class Intake:
             file=storage.bodies.create() if is_large else None,
         )
 
-    def store(self, params_sha256: bytes, share: ShareRow) -> Receipt:
+    def store(self, params_sha256: bytes, share: ShareRow) -> ShareReceipt:
         """Store a finished share.
 
         Raises:
@@ -246,17 +246,19 @@ class Intake:
             raise outcome
         return outcome
 
-    def store_all(self, shares: Sequence[tuple[bytes, ShareRow]]) -> list[Receipt | ServiceError]:
+    def store_all(
+        self, shares: Sequence[tuple[bytes, ShareRow]]
+    ) -> list[ShareReceipt | ServiceError]:
         """Store finished shares of any rounds in one transaction; one outcome each, in order."""
         signed = [
             (params_sha256, share, self._receipt(params_sha256, share))
             for params_sha256, share in shares
         ]
 
-        def change(ledger: Ledger) -> list[Receipt | ServiceError]:
+        def change(ledger: Ledger) -> list[ShareReceipt | ServiceError]:
             return [_insert(ledger, params, share, receipt) for params, share, receipt in signed]
 
-        outcomes: list[Receipt | ServiceError] = []
+        outcomes: list[ShareReceipt | ServiceError] = []
         try:
             outcomes = self._parts.storage.write(change)
         finally:
@@ -265,11 +267,11 @@ class Intake:
 
     def take(
         self, inline: pb.InlineShare, check_sender: Callable[[str], None] = _everyone
-    ) -> tuple[bytes, ShareRow] | Receipt | ServiceError:
+    ) -> tuple[bytes, ShareRow] | ShareReceipt | ServiceError:
         """Verify one small share with its body; the row to store, its receipt, or why not."""
         try:
             offered = self.verify(inline.start, check_sender)
-            if isinstance(offered, Receipt):
+            if isinstance(offered, ShareReceipt):
                 return offered
             with self.begin(offered) as begun:
                 if inline.body:
@@ -298,7 +300,7 @@ class Intake:
     def _delete_unused(
         self,
         signed: Sequence[tuple[bytes, ShareRow, bytes]],
-        outcomes: Sequence[Receipt | ServiceError],
+        outcomes: Sequence[ShareReceipt | ServiceError],
     ) -> None:
         """Delete files that got no row: refused, or stored by another call a moment before."""
         for number, (params_sha256, share, _) in enumerate(signed):
@@ -314,18 +316,18 @@ class Intake:
 
 def _insert(
     ledger: Ledger, params_sha256: bytes, share: ShareRow, receipt: bytes
-) -> Receipt | ServiceError:
+) -> ShareReceipt | ServiceError:
     try:
         row = require_round(ledger.round(params_sha256), params_sha256)
         found = ledger.share(params_sha256, share.device_id)
         if found is not None:
             _same_header(found, share.header_sha256)
-            return Receipt(found.receipt)
+            return ShareReceipt(found.receipt)
         stepped(row.state, ShareOffered())
     except ServiceError as error:
         return error
     ledger.insert_share(params_sha256, replace(share, receipt=receipt))
-    return Receipt(receipt)
+    return ShareReceipt(receipt)
 
 
 def _stored_receipt(ledger: Ledger, params_sha256: bytes, header: VerifiedHeader) -> bytes | None:

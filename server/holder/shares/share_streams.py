@@ -9,7 +9,7 @@ from server.config.holder_config import HolderLimitsConfig
 from server.errors import MalformedRequest, TruncatedStream
 from server.holder.gate import MAX_DATA_BYTES
 from server.holder.metrics import HolderMetrics
-from server.holder.shares.intake import IncomingShare, Intake, OfferedShare, Receipt
+from server.holder.shares.intake import IncomingShare, Intake, OfferedShare, ShareReceipt
 from server.holder.shares.streams import StreamPlaces
 from server.processes.thread_pool import Workers
 from server.wire.pace import Pace, too_slow
@@ -41,7 +41,7 @@ class ShareStreams:
 
     async def receive(
         self, parts: AsyncIterator[pb.StoreShareRequest], check_sender: Callable[[str], None]
-    ) -> Receipt:
+    ) -> ShareReceipt:
         """Verify what the stream begins with; only what may become a share waits for a place.
 
         Args:
@@ -56,14 +56,14 @@ class ShareStreams:
             msg = "a stream must begin with a start"
             raise MalformedRequest(msg)
         offered = await self._files.run(self._intake.verify, first.start, check_sender)
-        if isinstance(offered, Receipt):
+        if isinstance(offered, ShareReceipt):
             return offered
         async with self._places.of(offered.device_id):
             return await self._receive_share(parts, offered)
 
     async def _receive_share(
         self, parts: AsyncIterator[pb.StoreShareRequest], offered: OfferedShare
-    ) -> Receipt:
+    ) -> ShareReceipt:
         run, intake = self._files.run, self._intake
         begun = await self._begin(offered)
         try:

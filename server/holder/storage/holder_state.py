@@ -28,7 +28,7 @@ MAX_VOTES: Final = 100
 MAX_SKIP: Final = 16
 
 
-class Phase(Enum):
+class HolderPhase(Enum):
     """How far the holder has gone in a round."""
 
     OPEN = "open"  # shares are stored; nothing is signed but receipts
@@ -71,7 +71,7 @@ class HolderRound:
         selection_sha256: sums that the holder is bound to, of the set `committed_set`; or empty.
     """
 
-    phase: Phase = Phase.OPEN
+    phase: HolderPhase = HolderPhase.OPEN
     ballots: tuple[Ballot, ...] = ()
     box_sha256: bytes = b""
     coin_sha256: bytes = b""
@@ -177,66 +177,66 @@ Event = (
     | PurgeAsked
 )
 
-ALLOWED: Final[Mapping[Phase, Mapping[type[Event], Phase]]] = {
-    Phase.OPEN: {
-        ShareOffered: Phase.OPEN,
-        FreezeProposed: Phase.FROZEN,
-        PurgeAsked: Phase.PURGED,
+ALLOWED: Final[Mapping[HolderPhase, Mapping[type[Event], HolderPhase]]] = {
+    HolderPhase.OPEN: {
+        ShareOffered: HolderPhase.OPEN,
+        FreezeProposed: HolderPhase.FROZEN,
+        PurgeAsked: HolderPhase.PURGED,
     },
     # A holder that was away for a step goes on with the next: others have done it.
-    Phase.FROZEN: {
-        ShareOffered: Phase.FROZEN,
-        FreezeProposed: Phase.FROZEN,
-        VotesShown: Phase.LOCKED,
-        LocksShown: Phase.COIN,
-        CoinShown: Phase.OPENINGS,
-        GroupsFailed: Phase.BLAME,
-        SelectionDerived: Phase.COMMITTED,
-        CommitmentsShown: Phase.RELEASED,
-        PurgeAsked: Phase.PURGED,
+    HolderPhase.FROZEN: {
+        ShareOffered: HolderPhase.FROZEN,
+        FreezeProposed: HolderPhase.FROZEN,
+        VotesShown: HolderPhase.LOCKED,
+        LocksShown: HolderPhase.COIN,
+        CoinShown: HolderPhase.OPENINGS,
+        GroupsFailed: HolderPhase.BLAME,
+        SelectionDerived: HolderPhase.COMMITTED,
+        CommitmentsShown: HolderPhase.RELEASED,
+        PurgeAsked: HolderPhase.PURGED,
     },
-    Phase.LOCKED: {
-        ShareOffered: Phase.LOCKED,
-        LocksShown: Phase.COIN,
-        CoinShown: Phase.OPENINGS,
-        GroupsFailed: Phase.BLAME,
-        SelectionDerived: Phase.COMMITTED,
-        CommitmentsShown: Phase.RELEASED,
-        PurgeAsked: Phase.PURGED,
+    HolderPhase.LOCKED: {
+        ShareOffered: HolderPhase.LOCKED,
+        LocksShown: HolderPhase.COIN,
+        CoinShown: HolderPhase.OPENINGS,
+        GroupsFailed: HolderPhase.BLAME,
+        SelectionDerived: HolderPhase.COMMITTED,
+        CommitmentsShown: HolderPhase.RELEASED,
+        PurgeAsked: HolderPhase.PURGED,
     },
-    Phase.COIN: {
-        ShareOffered: Phase.COIN,
-        CoinShown: Phase.OPENINGS,
-        GroupsFailed: Phase.BLAME,
-        SelectionDerived: Phase.COMMITTED,
-        CommitmentsShown: Phase.RELEASED,
-        PurgeAsked: Phase.PURGED,
+    HolderPhase.COIN: {
+        ShareOffered: HolderPhase.COIN,
+        CoinShown: HolderPhase.OPENINGS,
+        GroupsFailed: HolderPhase.BLAME,
+        SelectionDerived: HolderPhase.COMMITTED,
+        CommitmentsShown: HolderPhase.RELEASED,
+        PurgeAsked: HolderPhase.PURGED,
     },
-    Phase.OPENINGS: {
-        LocksShown: Phase.OPENINGS,
-        GroupsFailed: Phase.BLAME,
-        SelectionDerived: Phase.COMMITTED,
-        CommitmentsShown: Phase.RELEASED,
-        PurgeAsked: Phase.PURGED,
+    HolderPhase.OPENINGS: {
+        LocksShown: HolderPhase.OPENINGS,
+        GroupsFailed: HolderPhase.BLAME,
+        SelectionDerived: HolderPhase.COMMITTED,
+        CommitmentsShown: HolderPhase.RELEASED,
+        PurgeAsked: HolderPhase.PURGED,
     },
-    Phase.BLAME: {
-        LocksShown: Phase.BLAME,
-        CoinShown: Phase.BLAME,
-        GroupsFailed: Phase.BLAME,
-        SelectionDerived: Phase.COMMITTED,
-        CommitmentsShown: Phase.RELEASED,
-        PurgeAsked: Phase.PURGED,
+    HolderPhase.BLAME: {
+        LocksShown: HolderPhase.BLAME,
+        CoinShown: HolderPhase.BLAME,
+        GroupsFailed: HolderPhase.BLAME,
+        SelectionDerived: HolderPhase.COMMITTED,
+        CommitmentsShown: HolderPhase.RELEASED,
+        PurgeAsked: HolderPhase.PURGED,
     },
-    Phase.COMMITTED: {
-        CommitmentsShown: Phase.RELEASED,
-        PurgeAsked: Phase.PURGED,
+    HolderPhase.COMMITTED: {
+        CommitmentsShown: HolderPhase.RELEASED,
+        PurgeAsked: HolderPhase.PURGED,
     },
-    Phase.RELEASED: {
-        CommitmentsShown: Phase.RELEASED,
-        PurgeAsked: Phase.PURGED,
+    HolderPhase.RELEASED: {
+        CommitmentsShown: HolderPhase.RELEASED,
+        PurgeAsked: HolderPhase.PURGED,
     },
-    Phase.PURGED: {
-        PurgeAsked: Phase.PURGED,
+    HolderPhase.PURGED: {
+        PurgeAsked: HolderPhase.PURGED,
     },
 }
 
@@ -288,7 +288,7 @@ def step(round_: HolderRound, event: Event) -> HolderRound:
             assert_never(event)
 
 
-def _freeze(round_: HolderRound, event: FreezeProposed, after: Phase) -> HolderRound:
+def _freeze(round_: HolderRound, event: FreezeProposed, after: HolderPhase) -> HolderRound:
     last = round_.ballots[-1].attempt if round_.ballots else 0
     if event.attempt <= last:
         why = f"attempt={event.attempt} must exceed {last}, the last one voted in"
@@ -321,7 +321,7 @@ def _with_coin(round_: HolderRound, set_sha256: bytes, coin_sha256: bytes) -> Ho
     return replace(round_, coin_sha256=coin_sha256)
 
 
-def _release(round_: HolderRound, event: CommitmentsShown, after: Phase) -> HolderRound:
+def _release(round_: HolderRound, event: CommitmentsShown, after: HolderPhase) -> HolderRound:
     if round_.is_committed:
         shown = (event.set_sha256, event.selection_sha256)
         if shown != (round_.committed_set, round_.selection_sha256):
@@ -350,9 +350,9 @@ def _require_current(round_: HolderRound, set_sha256: bytes) -> None:
 
 
 def _not_allowed(round_: HolderRound, event: Event) -> HolderEventRefused:
-    if round_.phase is Phase.PURGED:
+    if round_.phase is HolderPhase.PURGED:
         return HolderEventRefused(Refusal.ROUND_PURGED, "the round's shares are deleted")
-    if round_.phase is Phase.OPEN:
+    if round_.phase is HolderPhase.OPEN:
         return HolderEventRefused(Refusal.NOT_FROZEN, "the holder has voted for no set")
     if isinstance(event, ShareOffered):
         return HolderEventRefused(Refusal.ROUND_CLOSED, "the round takes no more shares")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from server.holder.storage.holder_state import Ballot, HolderRound, Phase
+from server.holder.storage.holder_state import Ballot, HolderPhase, HolderRound
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS holder (
@@ -159,7 +159,7 @@ class Ledger:
             return None
         task, number, parameters, opened_at_s, phase, box, coin, committed_set, selection = row
         state = HolderRound(
-            phase=Phase(phase),
+            phase=HolderPhase(phase),
             ballots=self._ballots(params_sha256),
             box_sha256=box,
             coin_sha256=coin,
@@ -187,7 +187,7 @@ class Ledger:
         rows = self._sql.execute(
             "SELECT params_sha256 FROM rounds WHERE phase != ? AND opened_at_s < ?"
             " ORDER BY opened_at_s",
-            (Phase.PURGED.value, opened_before_s),
+            (HolderPhase.PURGED.value, opened_before_s),
         )
         return [row[0] for row in rows]
 

@@ -14,7 +14,7 @@ from cli.demo.settings import (
     min_members,
     server_toml,
 )
-from cli.demo.terms import CompressionTerms, PrivacyTerms
+from cli.demo.terms import CompressionTerms, ToldPrivacy
 from server.config import ServerConfig, load_config
 from simulation.fleet.scenarios import Scenario
 
@@ -106,7 +106,7 @@ def test_compression_and_privacy_reach_the_configuration(tmp_path: Path) -> None
     settings = DemoSettings(
         scenario=Scenario(),
         compression=CompressionTerms(method="top-k", ratio=0.01, value_type="int8"),
-        privacy=PrivacyTerms(epsilon=4.0, delta=1e-6, clipping_norm=0.5),
+        privacy=ToldPrivacy(epsilon=4.0, delta=1e-6, clipping_norm=0.5),
     )
     (task,) = _config(settings, tmp_path).tasks
     compression, privacy = task.compression, task.privacy
@@ -121,7 +121,7 @@ def test_compression_and_privacy_reach_the_configuration(tmp_path: Path) -> None
 
 def test_share_holders_deal_the_noise_of_a_shared_demonstration(tmp_path: Path) -> None:
     settings = DemoSettings(
-        scenario=Scenario(), shared=SharedSettings(), privacy=PrivacyTerms(clipping_norm=0.5)
+        scenario=Scenario(), shared=SharedSettings(), privacy=ToldPrivacy(clipping_norm=0.5)
     )
     (task,) = _config(settings, tmp_path).tasks
     assert task.privacy.noise == "holders"

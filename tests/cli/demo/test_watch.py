@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.demo.watch import Patience, ProcessWatch, ended, last_line
+from cli.demo.watch import ProcessWatch, Waiting, ended, last_line
 from cli.exit_codes import CliError
 from server.processes.child_process import ProcessSpec
 from server.processes.supervisor import ProcessEvent, ProcessEventKind, StartupError
@@ -94,7 +94,7 @@ async def test_what_is_not_ready_is_known(tmp_path: Path) -> None:
 
 def test_patience_speaks_every_ten_seconds_without_progress() -> None:
     now, said = 0.0, list[str]()
-    patience = Patience(said.append, lambda: "devices start", clock=lambda: now)
+    patience = Waiting(said.append, lambda: "devices start", clock=lambda: now)
     for second in range(26):
         now = float(second)
         patience.tick()

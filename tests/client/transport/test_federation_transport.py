@@ -31,10 +31,10 @@ from client.transport.messages import (
     DeviceState,
     Offer,
     Progress,
+    ProgressStage,
     Receipt,
     RetryLater,
     RetryLaterReason,
-    Stage,
 )
 from protos.fedagg.v1 import errors_pb2
 from protos.fedagg.v1 import federation_pb2 as pb
@@ -475,7 +475,9 @@ async def test_an_update_too_large_for_a_batch_is_refused_unsent(
 
 
 async def test_progress_is_reported_once(served: Served, transport: FederationTransport) -> None:
-    report = Progress(task=TASK, round=3, device_id=DEVICE, stage=Stage.TRAINING, fraction=0.5)
+    report = Progress(
+        task=TASK, round=3, device_id=DEVICE, stage=ProgressStage.TRAINING, fraction=0.5
+    )
     status = await transport.report_progress(report)
     assert status.is_open
     assert status.ttl_s == 600.0

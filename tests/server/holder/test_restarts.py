@@ -28,7 +28,7 @@ from security.shared_round.terms.parameter_facts import Checks
 from security.shared_round.terms.parameters import RoundParameters
 from server.errors import ServiceError
 from server.holder.app import Holder, open_holder
-from server.holder.shares.intake import Receipt
+from server.holder.shares.intake import ShareReceipt
 from tests.server.holder.rig import NOW_S, Bundle, Rig, members_of, round_parameters
 
 HONEST: Final = (1, 2)
@@ -82,7 +82,7 @@ class World:
             holder.rounds.open(params.to_bytes())
             rows = [holder.intake.take(bundle.inline(index)) for bundle in self.bundles.values()]
             outcomes = holder.intake.store_all([row for row in rows if isinstance(row, tuple)])
-            assert all(isinstance(outcome, Receipt) for outcome in outcomes)
+            assert all(isinstance(outcome, ShareReceipt) for outcome in outcomes)
 
     def open(self, index: int) -> None:
         self.holders[index] = open_holder(self.rig.config(index), now_s=lambda: NOW_S)

@@ -24,7 +24,7 @@ from server.errors import (
 )
 from server.intake.upload_sink import UploadSink, check_inline
 from server.round.ports import Submission
-from server.task.payload_format import QUICK_VALUES, CompressedPayload, DensePayload, SealedPayload
+from server.task.payload_format import QUICK_VALUES, CompressedFormat, DenseFormat, SealedFormat
 from tests.security.shared_round.sealed_round import COMMITTEE, PHONE, make_round
 from tests.server.sharing.updates import update_of
 from updates.codec import encode_dense
@@ -75,7 +75,7 @@ def submission(payload: bytes = PAYLOAD) -> Submission:
 
 def test_an_abort_waits_for_the_write_under_way() -> None:
     writer = SlowWriter()
-    sink = UploadSink(submission(), payload_format=DensePayload(dim=5), writer=writer)
+    sink = UploadSink(submission(), payload_format=DenseFormat(dim=5), writer=writer)
     with ThreadPoolExecutor(2) as threads:
         feeding = threads.submit(sink.feed, [PAYLOAD[:16], PAYLOAD[16:]])
         assert writer.writing.wait(DEADLINE_S)
@@ -98,7 +98,7 @@ def test_an_abort_waits_for_the_write_under_way() -> None:
 def test_only_the_whole_payload_is_committed(received: bytes, refusal: type[Exception]) -> None:
     writer = SlowWriter()
     writer.go_on.set()
-    sink = UploadSink(submission(), payload_format=DensePayload(dim=5), writer=writer)
+    sink = UploadSink(submission(), payload_format=DenseFormat(dim=5), writer=writer)
     sink.feed([received])
     with pytest.raises(refusal):
         sink.commit()
@@ -108,19 +108,19 @@ def test_only_the_whole_payload_is_committed(received: bytes, refusal: type[Exce
 def test_no_byte_beyond_the_declared_ones_is_written() -> None:
     writer = SlowWriter()
     writer.go_on.set()
-    sink = UploadSink(submission(), payload_format=DensePayload(dim=5), writer=writer)
+    sink = UploadSink(submission(), payload_format=DenseFormat(dim=5), writer=writer)
     sink.feed([PAYLOAD])
     with pytest.raises(UpdateTooLarge):
         sink.feed([b"\0"])
     assert writer.calls == ["write 36"]
 
 
-def sealed(**changes: object) -> tuple[SealedPayload, bytes]:
+def sealed(**changes: object) -> tuple[SealedFormat, bytes]:
     params = make_round(dim=300)
     bundle = SealedUpdate(
         params, COMMITTEE, PHONE, update_of(300), device_id="phone-1", model_version=5
     )
-    return SealedPayload(params=replace(params, **changes)), bundle[:]  # type: ignore[arg-type]
+    return SealedFormat(params=replace(params, **changes)), bundle[:]  # type: ignore[arg-type]
 
 
 def of_bundle(bundle: bytes, **changes: object) -> Submission:
@@ -184,7 +184,7 @@ COMPRESSED_DIM: Final = 1000
 
 def compressed(
     method: Method = Method.TOP_K, *, num_values: int = 100
-) -> tuple[CompressedPayload, bytes]:
+) -> tuple[CompressedFormat, bytes]:
     plan = CompressionPlan(
         method=method,
         dim=COMPRESSED_DIM,
@@ -195,7 +195,7 @@ def compressed(
     updates = codec_for(plan, (900, 100))
     vector = np.linspace(-1, 1, COMPRESSED_DIM, dtype=np.float32)
     payload = updates.encode(compress(plan, vector), seed=b"")
-    return CompressedPayload(codec=updates, num_values=num_values), payload
+    return CompressedFormat(codec=updates, num_values=num_values), payload
 
 
 @pytest.mark.parametrize("method", [Method.TOP_K, Method.PROJECTION])
@@ -250,7 +250,7 @@ def test_whatever_is_no_update_is_refused_alike_on_every_path(index: int) -> Non
 def test_large_compressed_payloads_are_checked_in_a_thread() -> None:
     small, _ = compressed(num_values=100)
     assert small.is_quick
-    large = CompressedPayload(codec=small.codec, num_values=QUICK_VALUES + 1)
+    large = CompressedFormat(codec=small.codec, num_values=QUICK_VALUES + 1)
     assert not large.is_quick
-    assert DensePayload(dim=5).is_quick
-    assert SealedPayload(params=make_round(dim=300)).is_quick
+    assert DenseFormat(dim=5).is_quick
+    assert SealedFormat(params=make_round(dim=300)).is_quick

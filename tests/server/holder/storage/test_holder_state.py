@@ -14,9 +14,9 @@ from server.holder.storage.holder_state import (
     FreezeProposed,
     GroupsFailed,
     HolderEventRefused,
+    HolderPhase,
     HolderRound,
     LocksShown,
-    Phase,
     PurgeAsked,
     Refusal,
     SelectionDerived,
@@ -80,17 +80,17 @@ def test_no_walk_breaks_a_promise(events: list[Event]) -> None:
     assert len(boxes) <= 1
 
 
-@pytest.mark.parametrize("phase", Phase)
-def test_a_purge_is_always_allowed_and_final(phase: Phase) -> None:
-    assert ALLOWED[phase][PurgeAsked] is Phase.PURGED
-    assert set(ALLOWED[Phase.PURGED]) == {PurgeAsked}
+@pytest.mark.parametrize("phase", HolderPhase)
+def test_a_purge_is_always_allowed_and_final(phase: HolderPhase) -> None:
+    assert ALLOWED[phase][PurgeAsked] is HolderPhase.PURGED
+    assert set(ALLOWED[HolderPhase.PURGED]) == {PurgeAsked}
 
 
 def test_a_later_attempt_replaces_an_earlier_one_until_the_holder_is_locked() -> None:
     first = FreezeProposed(attempt=1, set_sha256=A)
     second = FreezeProposed(attempt=2, set_sha256=B)
     round_ = walk(first, second)
-    assert (round_.phase, round_.set_sha256) == (Phase.FROZEN, B)
+    assert (round_.phase, round_.set_sha256) == (HolderPhase.FROZEN, B)
     assert refusal_of(round_, VotesShown(set_sha256=A, box_sha256=C)) is Refusal.SET_CONFLICT
     for event in (VotesShown(set_sha256=A, box_sha256=C), CoinShown(set_sha256=A, coin_sha256=C)):
         assert refusal_of(walk(first, event), second) is Refusal.SET_CONFLICT
@@ -137,7 +137,7 @@ def test_a_round_has_one_box() -> None:
         assert refusal_of(locked, other) is Refusal.SET_CONFLICT
         again = FreezeProposed(attempt=2, set_sha256=C)
         assert refusal_of(locked, again) is Refusal.SET_CONFLICT
-    assert walk(frozen, VotesShown(**box), LocksShown(**box)).phase is Phase.COIN
+    assert walk(frozen, VotesShown(**box), LocksShown(**box)).phase is HolderPhase.COIN
 
 
 def test_a_holder_that_was_away_takes_on_the_commitment_of_a_set_it_voted_for_before() -> None:
@@ -146,7 +146,7 @@ def test_a_holder_that_was_away_takes_on_the_commitment_of_a_set_it_voted_for_be
         FreezeProposed(attempt=2, set_sha256=B),
         CommitmentsShown(set_sha256=A, selection_sha256=C),
     )
-    assert (round_.phase, round_.committed_set) == (Phase.RELEASED, A)
+    assert (round_.phase, round_.committed_set) == (HolderPhase.RELEASED, A)
     other = CommitmentsShown(set_sha256=B, selection_sha256=C)
     assert refusal_of(round_, other) is Refusal.SUM_CONFLICT
 
