@@ -1,4 +1,4 @@
-"""A coordinator with its embedded store on a temporary folder, as `fedagg serve` runs them.
+"""`fedagg serve` on a temporary folder: its launcher, an embedded store, coordinators.
 
 Durability is on: the store keeps its append-only file, payloads are files.
 """
@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.processes import ServerProcess, Usage, free_address, server_process
+from benchmarks.harness.processes import ServerProcess, free_address, process_cpu_s
 from server.config.durability import Durability
 from server.round.ports import Snapshot
 from server.round.state import Phase
@@ -33,13 +33,19 @@ _OFFERS_AT_ONCE: Final = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchTask:
-    """A task to serve; its cohort has exactly `goal` devices."""
+    """A task to serve; its cohort has exactly `goal` devices.
+
+    Attributes:
+        rule, num_malicious_nodes: of its aggregation.
+        more: further lines of its configuration, which may open tables.
+    """
 
     name: str
     dim: int
     goal: int
     rule: str = "mean"
     num_malicious_nodes: int = 0
+    more: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +59,27 @@ class OpenRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """What runs: one coordinator and its store."""
+    """What runs.
 
+    Attributes:
+        launcher: keeps the others running.
+        target: where coordinators answer.
+        coordinator: process id of the first.
+        store: process id of their store.
+        store_url: where it answers.
+        data_dir: where it and the payloads are.
+    """
+
+    launcher: ServerProcess
     target: str
-    coordinator: ServerProcess
+    coordinator: int
+    store: int
     store_url: str
-    store_pid: int
     data_dir: Path
 
-    def store_usage(self) -> Usage:
-        """What the store's process has used so far."""
-        return Usage.of(self.store_pid)
+    def store_cpu_s(self) -> float:
+        """Read the processor seconds of the store since it started."""
+        return process_cpu_s(self.store)
 
     def open_round(self, task: BenchTask) -> OpenRound:
         """Check `goal` devices in and wait until the coordinator has selected them."""
@@ -126,29 +142,22 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def deployment(tasks: Sequence[BenchTask]) -> Iterator[Deployment]:
-    """Run a coordinator that serves `tasks`, and its store, for as long as the block."""
+def deployment(tasks: Sequence[BenchTask], *, workers: int = 1) -> Iterator[Deployment]:
+    """Serve `tasks` for as long as the block."""
     with tempfile.TemporaryDirectory(prefix="fedagg-bench-") as name:
         folder = Path(name)
-        target = free_address()
-        config, log = folder / "fedagg.toml", folder / "coordinator.log"
+        target, data_dir = free_address(), folder / "data"
+        config = folder / "fedagg.toml"
         config.write_text(_config(folder, target, tasks), encoding="utf-8")
-        data_dir = folder / "data"
-        with (
-            EmbeddedStore(data_dir / "store", durability=Durability.PROCESS) as store,
-            server_process(
-                "server.worker",
-                ("--config", str(config), "--store-url", store.url, "--log-file", str(log)),
-            ) as coordinator,
-        ):
-            if store.pid is None:
-                msg = "the embedded store ended"
-                raise RuntimeError(msg)
+        arguments = ("serve", "--config", str(config), "--workers", str(workers))
+        with ServerProcess("cli.main", (*arguments, "--format", "json")) as launcher:
+            pids = launcher.children()
             yield Deployment(
+                launcher=launcher,
                 target=target,
-                coordinator=coordinator,
-                store_url=store.url,
-                store_pid=store.pid,
+                coordinator=pids["coordinator-1"],
+                store=pids["store"],
+                store_url=EmbeddedStore(data_dir / "store", durability=Durability.PROCESS).url,
                 data_dir=data_dir,
             )
 
@@ -172,7 +181,6 @@ def _config(folder: Path, target: str, tasks: Sequence[BenchTask]) -> str:
         f'[listen]\ngrpc = "{target}"\nhttp = "127.0.0.1:0"\nmetrics = "127.0.0.1:0"',
         "[tls]\ninsecure = true",
         f'[store]\ndata-dir = "{folder / "data"}"',
-        '[observability]\nlog-level = "warning"',
     ]
     for task in tasks:
         model = folder / f"{task.name}.safetensors"
@@ -180,7 +188,7 @@ def _config(folder: Path, target: str, tasks: Sequence[BenchTask]) -> str:
         blocks.append(
             f'[[task]]\nname = "{task.name}"\ninitial-model = "{model}"\nnum-rounds = 1000\n'
             f"reporting-goal = {task.goal}\nover-selection = 1.0\ncollection-timeout-s = 3600\n"
-            f'[task.aggregation]\nrule = "{task.rule}"\n'
+            f'{task.more}[task.aggregation]\nrule = "{task.rule}"\n'
             f"num-malicious-nodes = {task.num_malicious_nodes}"
         )
     return "\n".join(blocks) + "\n"

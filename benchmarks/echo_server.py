@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # generic in the stubs only
     Handler = grpc.RpcMethodHandler[bytes, bytes]
 
 
-async def serve(address: str, *, batch: int, ready_fd: int) -> None:
+async def serve(address: str, *, batch: int) -> None:
     """Answer on `address` until SIGTERM."""
     receipt = pb.SubmissionReceipt(
         task="inline",
@@ -62,7 +62,8 @@ async def serve(address: str, *, batch: int, ready_fd: int) -> None:
     await server.start()
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    os.write(ready_fd, b"\n")
+    sys.stderr.write('{"event": "serving"}\n')
+    sys.stderr.flush()
     await stopping.wait()
     await server.stop(1)
 
@@ -72,9 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.echo_server")
     parser.add_argument("--address", required=True)
     parser.add_argument("--batch", type=int, required=True, help="outcomes of a batch's answer")
-    parser.add_argument("--ready-fd", type=int, required=True)
     arguments = parser.parse_args(argv)
-    uvloop.run(serve(arguments.address, batch=arguments.batch, ready_fd=arguments.ready_fd))
+    uvloop.run(serve(arguments.address, batch=arguments.batch))
 
 
 if __name__ == "__main__":

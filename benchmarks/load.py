@@ -1,19 +1,12 @@
 """What a load generator is told and what it tells; and the process that it runs in."""
 
-import contextlib
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
 
-from benchmarks.processes import ROOT
-from server.processes.child_process import tied_to_parent
-from server.processes.supervisor import worker_environment
+from benchmarks.harness.processes import TalkingProcess
 
 CHUNK_BYTES: Final = 512 << 10  # what the device SDK sends
 
@@ -90,23 +83,17 @@ class LoadResult:
     errors: list[str]
 
 
-class LoadGenerator:
+class LoadGenerator(TalkingProcess):
     """A process that has connected and prepared its requests, and waits for `go`."""
 
     def __init__(self, plan: LoadPlan) -> None:
-        self._process = subprocess.Popen(  # noqa: S603  # our own command
-            tied_to_parent((sys.executable, "-m", "benchmarks.load_generator")),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **worker_environment(), "PYTHONPATH": str(ROOT)},
-            text=True,
-        )
-        self._say(plan.to_json())
-        self._hear()
+        super().__init__("benchmarks.load_generator")
+        self.say(plan.to_json())
+        self.hear()
 
     def go(self) -> None:
         """Start."""
-        self._say("go")
+        self.say("go")
 
     def result(self) -> LoadResult:
         """Wait for the end.
@@ -114,7 +101,7 @@ class LoadGenerator:
         Raises:
             RuntimeError: if the generator failed, or any call did.
         """
-        found = LoadResult(**json.loads(self._hear()))
+        found = LoadResult(**json.loads(self.hear()))
         if found.errors:
             msg = f"{len(found.errors)} or more calls failed: {found.errors[0]}"
             raise RuntimeError(msg)
@@ -124,30 +111,3 @@ class LoadGenerator:
         """`go` and `result`."""
         self.go()
         return self.result()
-
-    def close(self) -> None:
-        """End the process, whatever it is doing."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _say(self, line: str) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-
-    def _hear(self) -> str:
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
-        if not line:
-            msg = "the load generator ended early; its own words are on standard error"
-            raise RuntimeError(msg)
-        return line
-
-
-@contextlib.contextmanager
-def load_generator(plan: LoadPlan) -> Iterator[LoadGenerator]:
-    """A generator that is ready to go, for as long as the block."""
-    generator = LoadGenerator(plan)
-    try:
-        yield generator
-    finally:
-        generator.close()

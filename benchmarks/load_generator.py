@@ -55,11 +55,13 @@ class Record:
     errors: list[str] = field(default_factory=list)
 
     def note(self, started: float, answer: bytes) -> None:
+        """Note an answer and how long it took."""
         self.started_at.append(started)
         self.latency_s.append(time.perf_counter() - started)
         self.answers.append(answer)
 
     def fail(self, error: grpc.aio.AioRpcError) -> None:
+        """Note a refusal, unless there are many already."""
         if len(self.errors) < MAX_ERRORS:
             self.errors.append(f"{error.code().name}: {error.details()}")
 

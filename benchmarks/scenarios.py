@@ -4,12 +4,24 @@ Every scenario has a coordinator of its own, so that its memory is its own.
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from benchmarks.deployment import BenchTask, Deployment, OpenRound, deployment
-from benchmarks.figures import dim_of, median, percentile_ms
-from benchmarks.load import LoadKind, LoadPlan, LoadResult, load_generator
+from benchmarks.harness.cases import Benchmark, Case
+from benchmarks.harness.figures import (
+    MIB,
+    Figures,
+    dim_of,
+    median,
+    megabytes,
+    percentile_ms,
+    rounded,
+)
+from benchmarks.harness.processes import peak_resident_bytes, process_cpu_s, watched_memory
+from benchmarks.load import LoadGenerator, LoadKind, LoadPlan, LoadResult
+from monitoring.process_memory import proportional_bytes
 
 UPLOADS_TASK: Final = "uploads"
 CHECK_INS_TASK: Final = "check-ins"
@@ -19,63 +31,12 @@ WATCHED_S: Final = 5.0  # longer than the last upload of a round and its aggrega
 _NEVER: Final = 100_000  # a cohort that no benchmark fills: check-ins are offers that stand
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connections:
-    """Devices that stay connected and check in at a steady rate."""
-
-    connections: int
-    check_ins: int
-    rate_per_s: float
-    p50_ms: float
-    p99_ms: float
-    idle_rss_mb: float
-    peak_rss_mb: float
-    cpu_us: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Burst:
-    """Large uploads that begin at the same moment."""
-
-    uploads: int
-    payload_mb: float
-    seconds: float
-    peak_rss_mb: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rounds:
-    """Whole rounds: check in, fetch the model, upload, aggregate, publish."""
-
-    clients: int
-    payload_mb: float
-    rounds: int
-    cpu_s: float  # of the coordinator, per round
-    store_cpu_s: float
-    seconds: float  # per round
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckIns:
-    """Check-ins while the same process aggregates."""
-
-    rule: str
-    updates: int
-    dim: int
-    aggregations: int
-    aggregation_s: float
-    idle_p50_ms: float
-    idle_p99_ms: float
-    busy_p50_ms: float
-    busy_p99_ms: float
-    busy_samples: int
-
-
-def connections(*, count: int, rate_per_s: float, seconds: float) -> Connections:
+def connections(_: int, *, count: int, rate_per_s: float, seconds: float) -> list[Figures]:
     """Keep `count` devices connected; each checks in by turns."""
     task = BenchTask(name=CHECK_INS_TASK, dim=100, goal=_NEVER)
     with deployment([task]) as deployed:
-        idle = deployed.coordinator.usage()
+        pid = deployed.coordinator
+        idle_bytes = proportional_bytes(pid)
         plan = LoadPlan(
             kind=LoadKind.CHECK_IN,
             target=deployed.target,
@@ -84,40 +45,47 @@ def connections(*, count: int, rate_per_s: float, seconds: float) -> Connections
             count=_whole_turns(rate_per_s * seconds, count),
             rate_per_s=rate_per_s,
         )
-        with load_generator(plan) as generator:
-            before = deployed.coordinator.usage()
+        with LoadGenerator(plan) as generator:
+            before = process_cpu_s(pid)
             result = generator.run()
-            after = deployed.coordinator.usage()
-    return Connections(
-        connections=count,
-        check_ins=result.done,
-        rate_per_s=median([result.done / result.seconds]),
-        p50_ms=median([percentile_ms(result.latency_s, 50)]),
-        p99_ms=median([percentile_ms(result.latency_s, 99)]),
-        idle_rss_mb=median([idle.rss_bytes / 1e6]),
-        peak_rss_mb=median([after.peak_rss_bytes / 1e6]),
-        cpu_us=median([1e6 * (after.cpu_s - before.cpu_s) / result.done]),
-    )
+            cpu_s = process_cpu_s(pid) - before
+            connected_bytes = proportional_bytes(pid)
+    return [
+        {
+            "connections": count,
+            "check_ins": result.done,
+            "rate_per_s": rounded(result.done / result.seconds),
+            "p50_ms": percentile_ms(result.latency_s, 50),
+            "p99_ms": percentile_ms(result.latency_s, 99),
+            "cpu_us": rounded(1e6 * cpu_s / result.done),
+            "idle_pss_mb": megabytes(idle_bytes),
+            "connected_pss_mb": megabytes(connected_bytes),
+        }
+    ]
 
 
-def burst(*, uploads: int, payload_bytes: int) -> Burst:
+def burst(_: int, *, uploads: int, payload_bytes: int) -> list[Figures]:
     """Start all uploads at once, each on its own connection."""
     task = BenchTask(name=UPLOADS_TASK, dim=dim_of(payload_bytes), goal=uploads + 1)
     with deployment([task]) as deployed:
         opened = deployed.open_round(task)
-        result = _upload(deployed, task, opened, count=uploads, channels=uploads)
-        peak = deployed.coordinator.usage().peak_rss_bytes
+        with watched_memory(lambda: [deployed.coordinator]) as memory:
+            result = _upload(deployed, task, opened, count=uploads, channels=uploads)
+        peak_rss = peak_resident_bytes(deployed.coordinator)
         deployed.discard_payloads()
-    return Burst(
-        uploads=result.done,
-        payload_mb=median([payload_bytes / 1e6]),
-        seconds=median([result.seconds]),
-        peak_rss_mb=median([peak / 1e6]),
-    )
+    return [
+        {
+            "uploads": result.done,
+            "payload_mb": megabytes(payload_bytes),
+            "seconds": rounded(result.seconds),
+            "peak_pss_mb": megabytes(memory.peak_bytes),
+            "peak_rss_mb": megabytes(peak_rss),
+        }
+    ]
 
 
-def rounds(*, clients: int, payload_bytes: int, count: int) -> Rounds:
-    """Play `count` rounds, after one to warm up."""
+def rounds(count: int, *, clients: int, payload_bytes: int) -> list[Figures]:
+    """Play `count` rounds, after one to warm up: check in, fetch, upload, aggregate, publish."""
     task = BenchTask(name="rounds", dim=dim_of(payload_bytes), goal=clients)
     with deployment([task]) as deployed:
         for number in (1, count):
@@ -130,23 +98,25 @@ def rounds(*, clients: int, payload_bytes: int, count: int) -> Rounds:
                 count=clients * number,
                 dim=task.dim,
             )
-            with load_generator(plan) as generator:
-                cpu_s, store_s = deployed.coordinator.usage().cpu_s, deployed.store_usage().cpu_s
+            with LoadGenerator(plan) as generator:
+                cpu_s, store_s = process_cpu_s(deployed.coordinator), deployed.store_cpu_s()
                 result = generator.run()
                 deployed.wait_published(task.name, published + number)
-                cpu_s = deployed.coordinator.usage().cpu_s - cpu_s
-                store_s = deployed.store_usage().cpu_s - store_s
-    return Rounds(
-        clients=clients,
-        payload_mb=median([payload_bytes / 1e6]),
-        rounds=count,
-        cpu_s=median([cpu_s / count]),
-        store_cpu_s=median([store_s / count]),
-        seconds=median([result.seconds / count]),
-    )
+                cpu_s = process_cpu_s(deployed.coordinator) - cpu_s
+                store_s = deployed.store_cpu_s() - store_s
+    return [
+        {
+            "clients": clients,
+            "payload_mb": megabytes(payload_bytes),
+            "rounds": count,
+            "cpu_s_per_round": rounded(cpu_s / count),
+            "store_cpu_s_per_round": rounded(store_s / count),
+            "seconds_per_round": rounded(result.seconds / count),
+        }
+    ]
 
 
-def check_ins(*, updates: int, dim: int, aggregations: int, rate_per_s: float) -> CheckIns:
+def check_ins(aggregations: int, *, updates: int, dim: int, rate_per_s: float) -> list[Figures]:
     """Check in at a steady rate while Multi-Krum rounds are aggregated, one after the other."""
     malicious = max(0, min(updates // 5, (updates - 3) // 2))
     krum = BenchTask(
@@ -169,18 +139,20 @@ def check_ins(*, updates: int, dim: int, aggregations: int, rate_per_s: float) -
                     continue
                 # Also those that were under way when the aggregation began.
                 (busy if at + latency > begin else idle).append(latency)
-    return CheckIns(
-        rule=krum.rule,
-        updates=updates,
-        dim=dim,
-        aggregations=aggregations,
-        aggregation_s=median(lengths),
-        idle_p50_ms=median([percentile_ms(idle, 50)]),
-        idle_p99_ms=median([percentile_ms(idle, 99)]),
-        busy_p50_ms=median([percentile_ms(busy, 50)]),
-        busy_p99_ms=median([percentile_ms(busy, 99)]),
-        busy_samples=len(busy),
-    )
+    return [
+        {
+            "rule": krum.rule,
+            "updates": updates,
+            "dim": dim,
+            "aggregations": aggregations,
+            "aggregation_s": median(lengths),
+            "idle_p50_ms": percentile_ms(idle, 50),
+            "idle_p99_ms": percentile_ms(idle, 99),
+            "busy_p50_ms": percentile_ms(busy, 50),
+            "busy_p99_ms": percentile_ms(busy, 99),
+            "busy_samples": len(busy),
+        }
+    ]
 
 
 def _aggregate(
@@ -201,7 +173,7 @@ def _aggregate(
         rate_per_s=rate_per_s,
     )
     # Both are ready before anything is watched: to start a process takes a core for a second.
-    with load_generator(last_upload) as device, load_generator(watched) as watcher:
+    with LoadGenerator(last_upload) as device, LoadGenerator(watched) as watcher:
         watcher.go()
         time.sleep(WATCHED_S / 4)
         last = device.run()
@@ -220,7 +192,7 @@ def _upload(
 ) -> LoadResult:
     """Upload of the first `count` devices of the cohort."""
     plan = _upload_plan(deployed, task, opened, first=0, count=count)
-    with load_generator(replace(plan, channels=channels)) as generator:
+    with LoadGenerator(replace(plan, channels=channels)) as generator:
         return generator.run()
 
 
@@ -243,3 +215,47 @@ def _upload_plan(
 
 def _whole_turns(calls: float, channels: int) -> int:
     return channels * max(1, round(calls / channels))
+
+
+CONNECTIONS: Final = Benchmark(
+    cases=[
+        Case(
+            name="connected devices",
+            full=partial(connections, count=1000, rate_per_s=500, seconds=20.0),
+            quick=partial(connections, count=100, rate_per_s=50, seconds=2.0),
+        )
+    ],
+    target="1,000 connections without an error",
+)
+BURST: Final = Benchmark(
+    cases=[
+        Case(
+            name="uploads at once",
+            full=partial(burst, uploads=100, payload_bytes=40 * MIB),
+            quick=partial(burst, uploads=10, payload_bytes=4 * MIB),
+        )
+    ],
+    target="peak PSS of the coordinator <= 250 MB",
+)
+ROUNDS: Final = Benchmark(
+    cases=[
+        Case(
+            name="whole rounds",
+            full=partial(rounds, clients=20, payload_bytes=4 * MIB),
+            quick=partial(rounds, clients=5, payload_bytes=MIB),
+        )
+    ],
+    repeats=10,
+    target="coordinator CPU under 0.4 s a round",
+)
+CHECK_INS: Final = Benchmark(
+    cases=[
+        Case(
+            name="beside an aggregation",
+            full=partial(check_ins, updates=100, dim=1_000_000, rate_per_s=200),
+            quick=partial(check_ins, updates=10, dim=100_000, rate_per_s=200),
+        )
+    ],
+    repeats=5,
+    target="p99 <= 12 ms while Multi-Krum runs",
+)

@@ -2,13 +2,15 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
-from benchmarks.codec.real_updates import RealUpdate
-from benchmarks.secure.cpu import best_of
-from benchmarks.secure.figures import Figures, Target, judged, rounded
+from benchmarks.codec.real_updates import RealUpdate, real_update
+from benchmarks.harness.cases import Benchmark, Case
+from benchmarks.harness.cpu import best_of
+from benchmarks.harness.figures import Figures, Target, judged, rounded
 from updates.compression_plan import CompressionPlan, Method, ValueType
 from updates.compressor import compress, expand
 from updates.index_coding import encode_coordinates
@@ -24,8 +26,8 @@ _SEED: Final = hashlib.sha256(b"benchmark").digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One encoding.
+class Encoding:
+    """A method, how much of an update it sends, and how numbers are written.
 
     Attributes:
         share: of the coordinates that are sent, or of numbers that a common map gives.
@@ -36,8 +38,8 @@ class Case:
     value_type: ValueType
 
 
-CASES: Final = tuple(
-    Case(method=method, share=share, value_type=value_type)
+ENCODINGS: Final = tuple(
+    Encoding(method=method, share=share, value_type=value_type)
     for method, shares in (
         (Method.DENSE, (1.0,)),
         (Method.TOP_K, tuple(LIMITS)),
@@ -50,29 +52,29 @@ CASES: Final = tuple(
 )
 
 
-def measure(update: RealUpdate, *, repeats: int) -> list[Figures]:
-    """Give a row for each case; times are of encoding alone, without the choice of numbers."""
-    return [_row(update, case, repeats) for case in CASES]
+def measure(repeats: int, *, model: str, encoding: Encoding) -> list[Figures]:
+    """Give one row; times are of encoding alone, without the choice of numbers."""
+    return [_row(real_update(model), encoding, repeats)]
 
 
-def plan_of(update: RealUpdate, case: Case, *, version: int) -> CompressionPlan:
-    """Give the plan of a case, with frames of a version of libzstd; 0: without."""
+def plan_of(update: RealUpdate, encoding: Encoding, *, version: int) -> CompressionPlan:
+    """Give the plan of an encoding, with frames of a version of libzstd; 0: without."""
     dim = len(update.delta)
-    num_values = max(1, round(case.share * dim))
+    num_values = max(1, round(encoding.share * dim))
     announced = encode_coordinates(top_k(update.delta, num_values), dim)
     return CompressionPlan(
-        method=case.method,
+        method=encoding.method,
         dim=dim,
         num_values=num_values,
-        value_type=case.value_type,
-        map_seed=_SEED if case.method in {Method.RAND_K, Method.PROJECTION} else b"",
-        coordinates=announced if case.method is Method.ANNOUNCED else b"",
+        value_type=encoding.value_type,
+        map_seed=_SEED if encoding.method in {Method.RAND_K, Method.PROJECTION} else b"",
+        coordinates=announced if encoding.method is Method.ANNOUNCED else b"",
         zstd_version=version,
     )
 
 
-def _row(update: RealUpdate, case: Case, repeats: int) -> Figures:
-    plan = plan_of(update, case, version=zstd_version())
+def _row(update: RealUpdate, encoding: Encoding, repeats: int) -> Figures:
+    plan = plan_of(update, encoding, version=zstd_version())
     codec = codec_for(plan, update.layer_sizes)
     content = compress(plan, update.delta)
     payload = codec.encode(content, seed=_SEED)
@@ -83,12 +85,12 @@ def _row(update: RealUpdate, case: Case, repeats: int) -> Figures:
         },
         repeats=repeats,
     )
-    plain = codec_for(plan_of(update, case, version=0), update.layer_sizes)
+    plain = codec_for(plan_of(update, encoding, version=0), update.layer_sizes)
     dense = update.dense_bytes
     return {
-        "method": case.method.value,
-        "share": case.share,
-        "numbers": case.value_type.value,
+        "method": encoding.method.value,
+        "share": encoding.share,
+        "numbers": encoding.value_type.value,
         "bytes": len(payload),
         "stored_bytes": len(plain.encode(content, seed=_SEED)),
         "times_smaller": rounded(dense / len(payload)),
@@ -97,15 +99,15 @@ def _row(update: RealUpdate, case: Case, repeats: int) -> Figures:
         "decode_dense_mb_s": rounded(dense / seconds["decode"] / 1e6),
         "encode_mb_s": rounded(len(payload) / seconds["encode"] / 1e6),
         "decode_mb_s": rounded(len(payload) / seconds["decode"] / 1e6),
-        **judged(*_targets(case, len(payload) / dense)),
+        **judged(*_targets(encoding, len(payload) / dense)),
     }
 
 
-def _targets(case: Case, share_of_dense: float) -> tuple[Target, ...]:
+def _targets(encoding: Encoding, share_of_dense: float) -> tuple[Target, ...]:
     # A float32 takes all of its share of the bytes; positions and header have none left.
-    if case.share not in LIMITS or case.value_type is ValueType.FLOAT32:
+    if encoding.share not in LIMITS or encoding.value_type is ValueType.FLOAT32:
         return ()
-    limit = LIMITS[case.share]
+    limit = LIMITS[encoding.share]
     return (Target(name="bytes", figure=share_of_dense, limit=limit, unit="x dense float32"),)
 
 
@@ -113,3 +115,16 @@ def _coding_error(plan: CompressionPlan, content: Content, decoded: Content) -> 
     """What coding changes, as a share of what is sent."""
     sent, received = (expand(plan, each).astype(np.float64) for each in (content, decoded))
     return float(np.linalg.norm(received - sent) / np.linalg.norm(sent))
+
+
+BENCHMARK: Final = Benchmark(
+    cases=[
+        Case(
+            name=f"{encoding.method.value} {encoding.share:g} {encoding.value_type.value}",
+            full=partial(measure, model="convolutional", encoding=encoding),
+            quick=partial(measure, model="perceptron", encoding=encoding),
+        )
+        for encoding in ENCODINGS
+    ],
+    repeats=5,
+)

@@ -1,5 +1,6 @@
 """Updates of models that were trained: random numbers compress otherwise."""
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,6 +78,7 @@ def convolutional() -> nn.Module:
 MODELS: Final = {"perceptron": perceptron, "convolutional": convolutional}
 
 
+@functools.cache
 def real_update(model: str, *, seed: int = 0) -> RealUpdate:
     """Train one of `MODELS` for some steps on digits; the same for the same seed."""
     digits = datasets.load("digits")

@@ -7,14 +7,17 @@ import importlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
+from typing import Final
 
 import numpy as np
 import zstandard
 
-from benchmarks.codec.real_updates import RealUpdate
-from benchmarks.secure.cpu import best_of
-from benchmarks.secure.figures import Figures, rounded
+from benchmarks.codec.real_updates import RealUpdate, real_update
+from benchmarks.harness.cases import Benchmark, Case
+from benchmarks.harness.cpu import best_of
+from benchmarks.harness.figures import Figures, rounded
 from updates.codec import decode, encode_dense
 from updates.stage import LEVEL
 
@@ -28,8 +31,9 @@ class Reference:
     read: Callable[[bytes], object]
 
 
-def measure(update: RealUpdate, *, repeats: int) -> list[Figures]:
+def measure(repeats: int, *, model: str) -> list[Figures]:
     """Give a row for each reference."""
+    update = real_update(model)
     return [_row(update, reference, repeats) for reference in references(update)]
 
 
@@ -88,3 +92,15 @@ def _int8(update: RealUpdate) -> bytes:
 def _from_int8(data: bytes) -> object:
     # The same work as for all tensors; their borders do not matter to the time.
     return np.frombuffer(data, dtype=np.int8).astype(np.float32)
+
+
+BENCHMARK: Final = Benchmark(
+    cases=[
+        Case(
+            name="references",
+            full=partial(measure, model="convolutional"),
+            quick=partial(measure, model="perceptron"),
+        )
+    ],
+    repeats=5,
+)

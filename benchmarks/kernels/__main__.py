@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,37 +15,44 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from benchmarks.kernels.cases import CASES, LEAST_ROWS
-from benchmarks.kernels.machine import describe_machine, measure_matrix_product
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.tables import console, make_report
+from benchmarks.kernels.machine import measure_matrix_product
 from benchmarks.kernels.measure import Effort, Say, measure_size
 from benchmarks.kernels.peers.registry import PEERS, PeerMissing, load_ways
-from benchmarks.kernels.report import markdown, write_tables
-from benchmarks.kernels.results import OURS, LeftOut, Report, Result, Size
+from benchmarks.kernels.report import tables_of
+from benchmarks.kernels.results import OURS, Comparison, LeftOut, Result, Size
+from benchmarks.kernels.rules import LEAST_ROWS, RULES
 from benchmarks.kernels.ways import Ways
 
 Shape: TypeAlias = tuple[int, int]
 
 _DEFAULT: Final[Shape] = (100, 1_000_000)
 _ALL: Final[Sequence[Shape]] = (_DEFAULT, (20, 10_000_000), (1000, 100_000))
+_PACKAGES: Final = ("fedagg", "numpy", "numba", "torch", "byzfl", "flwr")
 _ROWS_SHARE: Final = 0.5  # of the memory that is available
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what was asked for and print it; progress goes to standard error."""
     arguments = _parse(argv)
-    with _progress(Console(stderr=True, highlight=False, soft_wrap=True)) as say:
-        report = _measure(arguments, say)
+    with _progress(console(to_stderr=True)) as say:
+        found = _measure(arguments, say)
+    command = shlex.join(["python", "-m", "benchmarks.kernels", *(argv or sys.argv[1:])])
+    report = make_report(command, _PACKAGES, tables_of(found))
+    if arguments.is_whole:
+        report.keep("kernels-rules")
     match arguments.format:
         case "json":
-            sys.stdout.write(json.dumps(report.as_json(), allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(found.as_json(), allow_nan=False) + "\n")
         case "markdown":
-            sys.stdout.write(markdown(report))
+            sys.stdout.write(report.markdown())
         case _:
-            write_tables(report, Console(highlight=False, soft_wrap=True))
+            report.print(console())
     return 0
 
 
-def _measure(arguments: argparse.Namespace, say: Say) -> Report:
+def _measure(arguments: argparse.Namespace, say: Say) -> Comparison:
     ways, left_out = _load(arguments.peers)
     for one in left_out:
         say(f"{one.peer} is left out: {one.reason}")
@@ -59,8 +67,8 @@ def _measure(arguments: argparse.Namespace, say: Say) -> Report:
         results += found[1]
         left_out += found[2]
     say("multiplying matrices")
-    return Report(
-        machine=describe_machine(),
+    return Comparison(
+        machine=Machine.here(_PACKAGES),
         settings={
             "rules": arguments.rules,
             "peers": list(ways),
@@ -86,7 +94,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help=f"without --n and --d: {', '.join(f'{n:,} x {d:,}' for n, d in _ALL)}",
     )
-    add("--rules", default=",".join(CASES), help=f"with commas between; of {', '.join(CASES)}")
+    add("--rules", default=",".join(RULES), help=f"with commas between; of {', '.join(RULES)}")
     add("--peers", default=",".join(PEERS), help=f"with commas between; of {', '.join(PEERS)}")
     add("--repeats", type=int, default=7, help="calls timed of each; the median counts")
     add("--budget-s", type=float, default=10.0, help="seconds of calls of each, at least one call")
@@ -99,10 +107,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         value = getattr(arguments, name)
         if value is not None and not value >= bound:
             parser.error(f"--{name.replace('_', '-')}={value} must be {bound} or more")
+    usual = parser.parse_args(["--all"])
+    what = ("all", "n", "d", "rules", "peers")
+    arguments.is_whole = all(getattr(arguments, name) == getattr(usual, name) for name in what)
     arguments.shapes = _shapes(parser, arguments.n, arguments.d, arguments.all)
-    arguments.rules = _chosen(parser, "--rules", arguments.rules, tuple(CASES))
+    arguments.rules = _chosen(parser, "--rules", arguments.rules, tuple(RULES))
     if not arguments.rules:
-        parser.error(f"--rules must name at least one of {', '.join(CASES)}")
+        parser.error(f"--rules must name at least one of {', '.join(RULES)}")
     arguments.peers = _chosen(parser, "--peers", arguments.peers, PEERS)
     return arguments
 

@@ -1,17 +1,13 @@
-"""What the machine is and what it can do at best: read memory once, multiply matrices."""
+"""What the machine can do at best: read memory once, multiply matrices."""
 
 import importlib
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Final
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from aggregators.kernels.compiler import kernel
@@ -23,19 +19,6 @@ _READS: Final = 4  # the first one compiles
 _PRODUCTS: Final = 3
 _PRODUCT_ROWS: Final = 2048
 _STEP: Final = 1 << 12  # values: a multiple of a page
-_PACKAGES: Final = ("fedagg", "numpy", "numba", "torch", "byzfl", "flwr")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What was measured on, and with which versions of what."""
-
-    processor: str
-    cores: int
-    memory_gb: float
-    system: str
-    python: str
-    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,37 +70,6 @@ def measure_matrix_product() -> float:
         for multiply in multipliers
     )
     return 2 * _PRODUCT_ROWS**3 / best / 1e9
-
-
-def describe_machine() -> Machine:
-    """Name the processor, the system and the versions of what is measured."""
-    return Machine(
-        processor=_processor(),
-        cores=num_cores(),
-        memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
-        system=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-        versions=_versions(),
-    )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def seconds_of(call: Callable[[], object]) -> float:

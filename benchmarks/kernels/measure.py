@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 import psutil
 
-from benchmarks.kernels.cases import CASES, make_rows
 from benchmarks.kernels.machine import measure_read_once, seconds_of
 from benchmarks.kernels.memory import run_measured
 from benchmarks.kernels.results import DIFFERS, OURS, LeftOut, Result, Size
+from benchmarks.kernels.rules import RULES, make_rows
 from benchmarks.kernels.ways import Answer, Call, Matrix, Way, Ways
 
 Say = Callable[[str], None]
@@ -80,7 +80,7 @@ def measure_size(
     found: dict[str, list[Contender]] = {}
     left_out: list[LeftOut] = []
     for rule in rules:
-        ways = [(OURS, CASES[rule].way())]
+        ways = [(OURS, RULES[rule].way())]
         ways += [(peer, way) for peer, known in peers.items() for way in known.get(rule, ())]
         contenders, skipped = measure_rule(rule, matrix, ways, effort, say)
         found[rule] = fastest_ways(contenders)
@@ -134,7 +134,7 @@ def _first_call(
     if way.memory_bytes(matrix) > available:
         message = f"needs up to {way.memory_bytes(matrix) / 1e9:.0f} GB"
         raise WaySkipped(message)
-    num_byzantine = CASES[rule].num_byzantine
+    num_byzantine = RULES[rule].num_byzantine
     try:
         estimate = _estimate_s(way, matrix, num_byzantine, effort.limit_s)
         if peer != OURS and estimate > effort.limit_s:
@@ -217,7 +217,7 @@ def _results(rule: str, size: Size, contenders: Sequence[Contender]) -> list[Res
             runs=len(one.seconds),
             gb_per_s=num_bytes / one.median_s / 1e9,
             read_once_multiple=1e3 * one.median_s / size.read_once.ms,
-            gflops=operations / one.median_s / 1e9 if CASES[rule].is_distances else None,
+            gflops=operations / one.median_s / 1e9 if RULES[rule].is_distances else None,
             extra_mb=None if one.extra_bytes is None else one.extra_bytes / 1e6,
             times_fedagg=one.median_s / ours_s,
             max_diff=one.max_diff,

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.kernels.machine import Machine, ReadOnce
+from benchmarks.harness.machine import Machine
+from benchmarks.kernels.machine import ReadOnce
 
 OURS: Final = "fedagg"
 DIFFERS: Final = 1e-4
@@ -100,7 +101,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Comparison:
     """All of one run.
 
     Attributes:

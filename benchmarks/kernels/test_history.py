@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.kernels.cases import CASES, make_rows
+from benchmarks.kernels.rules import RULES, make_rows
 from benchmarks.kernels.ways import Matrix
 
 NUM_ROWS: Final = 100
@@ -22,10 +22,10 @@ def rows() -> Matrix:
     return make_rows(NUM_ROWS, DIM, seed=0)
 
 
-@pytest.mark.parametrize("rule", CASES)
+@pytest.mark.parametrize("rule", RULES)
 def test_rule(benchmark: BenchmarkFixture, rows: Matrix, rule: str) -> None:
     """Time one rule."""
-    case = CASES[rule]
+    case = RULES[rule]
     call = case.way().bind(rows, case.num_byzantine(NUM_ROWS))
     call()  # compiles
     benchmark(call)

@@ -1,9 +1,13 @@
-"""The parties of a shared round in one process: share holders with their keys, and devices."""
+"""The parties of a shared round in one process: share holders with their keys, and devices.
+
+The holders verify, check and sum as their processes do, without a network and a disk: what is left
+is what sharing itself costs.
+"""
 
 import functools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -11,27 +15,47 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 
+from protos.fedagg.v1 import shared_round_pb2 as pb
 from security.certificates.credentials import (
     Credentials,
     create_authority,
     issue_device_certificate,
     private_key_pem,
 )
+from security.secret_sharing.field import Words
 from security.secret_sharing.replicated_keys import ReplicatedKeys
 from security.secret_sharing.threshold import Threshold
 from security.shared_round.keys.holder_keys import HolderSecrets
 from security.shared_round.keys.key_dealing import accept_keys, deal_keys
 from security.shared_round.keys.signing import DeviceAuthority, DeviceSigner
+from security.shared_round.opening.ballot_box import BallotBox
+from security.shared_round.opening.coins import (
+    Coin,
+    CoinShare,
+    coin_commitments,
+    coin_pieces,
+    open_coin,
+)
+from security.shared_round.opening.openings import OpeningValues, compute_openings, sum_shares
 from security.shared_round.terms.committee import Committee
 from security.shared_round.terms.parameter_facts import LEAST_SKETCH_DIM, Checks, ShareFormat
 from security.shared_round.terms.parameters import RoundParameters, RoundPlan, plan_parameters
-from security.shared_round.update.bundle import SealedUpdate
+from security.shared_round.update.bundle import (
+    BundleIndex,
+    SealedUpdate,
+    check_structure,
+    parse_prefix,
+)
+from security.shared_round.update.pieces import BodyCheck, SharePieces, open_frame
 
 Update = NDArray[np.float32]
 
 THRESHOLD: Final = 3
 HOLDERS: Final = 5
 CLIP_NORM: Final = 1.0
+READ_BYTES: Final = 512 << 10
+"""What the device SDK sends at a time."""
+
 _MODEL_VERSION: Final = 1
 _VALID_FOR_S: Final = 86_400.0
 
@@ -127,6 +151,87 @@ class Parties:
         return _signer(self.issuer, device_id)
 
 
+class Holder:
+    """One share holder and the shares that it has taken in."""
+
+    def __init__(self, parties: Parties, params: RoundParameters, index: int) -> None:
+        self.index = index
+        self.vectors: list[SharePieces] = []
+        self._params = params
+        self._secrets = parties.secrets[index - 1]
+        self._keys = parties.keys[index]
+        # Verified certificates are remembered: no holder may profit from another's memory.
+        self._authority = DeviceAuthority(parties.issuer.certificate_pem)
+
+    def take(self, prefix: pb.BundlePrefix, index: BundleIndex, bundle: bytes) -> None:
+        """Verify a share as it is verified before it is stored, and keep it."""
+        params, view = self._params, memoryview(bundle)
+        header = self._authority.verify(prefix.header, now_s=time.time())
+        frame = prefix.frames[self.index - 1]
+        keys = open_frame(params, self._secrets, self.index, header, frame)
+        chunks = [view[at : at + length] for at, length in index.extents(self.index)]
+        if params.has_body(self.index):
+            check = BodyCheck(params, keys, header, self.index)
+            for chunk in chunks:
+                check.feed(chunk)
+            check.finish()
+        body = _chunk_of(chunks) if chunks else None
+        self.vectors.append(SharePieces(params, keys, self.index, body))
+
+    def openings(
+        self, coin: Coin, set_sha256: bytes, vectors: Sequence[SharePieces]
+    ) -> OpeningValues:
+        """Compute this holder's shares of what the checks open."""
+        return compute_openings(self._params, coin, set_sha256, vectors, self._keys)
+
+    def sums(self, sums: Sequence[Sequence[int]]) -> list[Words]:
+        """Compute this holder's shares of the sums; all weights are 1."""
+        return sum_shares(self._params, [(vector, 1) for vector in self.vectors], sums)
+
+
+def holders_of(parties: Parties, params: RoundParameters) -> list[Holder]:
+    """The whole committee."""
+    return [Holder(parties, params, index) for index in range(1, HOLDERS + 1)]
+
+
+def flip_coin(parties: Parties, params: RoundParameters, set_sha256: bytes) -> Coin:
+    """Open the coin of a frozen set from every holder's vote and share."""
+    keys_of = parties.keys.items()
+    votes = {index: coin_commitments(keys, set_sha256) for index, keys in keys_of}
+    box = BallotBox.of(params, set_sha256, votes)
+    shares = {
+        index: CoinShare(box_sha256=box.sha256, pieces=coin_pieces(keys, set_sha256))
+        for index, keys in keys_of
+    }
+    return open_coin(params, box, shares)
+
+
+def distribute(
+    parties: Parties, params: RoundParameters, holders: Sequence[Holder], updates: Sequence[Update]
+) -> None:
+    """Bring one update of each of the first devices to all holders."""
+    for number, update in enumerate(updates):
+        bundle = parties.seal(params, device_id_of(number), update)[:]
+        prefix, prefix_bytes = parse_prefix(bundle)
+        index = check_structure(
+            params,
+            prefix,
+            prefix_bytes=prefix_bytes,
+            total_bytes=len(bundle),
+            device_id=device_id_of(number),
+        )
+        for holder in holders:
+            holder.take(prefix, index, bundle)
+
+
+def read_all(update: SealedUpdate) -> int:
+    """Read a bundle as an upload does, digest first; return its length."""
+    update.digest  # noqa: B018  # the upload's header has it
+    for start in range(0, len(update), READ_BYTES):
+        update.read(start, READ_BYTES)
+    return len(update)
+
+
 def device_id_of(number: int) -> str:
     """Id of a device that takes part."""
     return f"bench-{number:06d}"
@@ -150,3 +255,7 @@ def _signer(issuer: Credentials, device_id: str) -> DeviceSigner:
         valid_for_s=_VALID_FOR_S,
     )
     return DeviceSigner.from_pem(issued.chain_pem, private_key_pem(key))
+
+
+def _chunk_of(chunks: Sequence[memoryview]) -> Callable[[int], memoryview]:
+    return lambda number: chunks[number]

@@ -3,7 +3,7 @@
 Every message is serialized and parsed, as it would be on a network, and its bytes are counted; no
 network, no database and no process start is in the time, which is to Flower's advantage.
 
-The interpreter that has Flower runs this, for `secagg_process.measure`: updates come on standard
+The interpreter that has Flower runs this, for `secagg.measure`: updates come on standard
 input, figures go to standard output.
 """
 
@@ -44,7 +44,7 @@ from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECOR
 from flwr.serverapp.grid import Grid
 from numpy.typing import NDArray
 
-from benchmarks.secure.secagg_process import SecAggFigures, SecAggSettings
+from benchmarks.secure.secagg import SecAggFigures, SecAggSettings
 
 NUM_SAMPLES: Final = 1
 RUN_ID: Final = 1

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.codec.encodings import CASES
-from benchmarks.codec.run import BENCHMARKS
-from benchmarks.secure.figures import NO_TARGET
+from benchmarks.codec.encodings import ENCODINGS
+from benchmarks.codec.real_updates import real_update
+from benchmarks.codec.run import SUITE
+from benchmarks.harness.figures import NO_TARGET
 from tests.peers import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,13 +28,13 @@ def test_every_encoding_is_measured_beside_other_ways_to_send_the_update() -> No
     report: dict[str, Any] = json.loads(run_quick("--format", "json"))
     assert report["quick"] is True
     results = report["results"]
-    assert list(results) == list(BENCHMARKS)
-    dense_bytes = report["update"]["dense_bytes"]
+    assert list(results) == list(SUITE.benchmarks)
+    dense_bytes = real_update("perceptron").dense_bytes
     references = {row["reference"]: row for row in results["references"]}
     assert references["plain int8"]["bytes"] < dense_bytes / 3.9
     assert all(row["write_dense_mb_s"] > 0 < row["read_dense_mb_s"] for row in references.values())
     found = [(row["method"], row["share"], row["numbers"]) for row in results["encodings"]]
-    assert found == [(case.method.value, case.share, case.value_type.value) for case in CASES]
+    assert found == [(one.method.value, one.share, one.value_type.value) for one in ENCODINGS]
     for row in results["encodings"]:
         assert row["bytes"] <= row["stored_bytes"]
         assert row["encode_dense_mb_s"] > 0 < row["decode_mb_s"]
@@ -49,6 +50,8 @@ def test_tables_are_printed_as_text_and_as_markdown() -> None:
     lines = run_quick("references", "--format", "markdown").splitlines()
     assert "### references" in lines
     assert "| --- | ---: | ---: | ---: | ---: |" in lines
+    (origin,) = [line for line in lines if line.startswith("`make bench-codec")]
+    assert origin.startswith('`make bench-codec ARGS="references --quick"`, 20')
 
 
 @pytest.mark.process
@@ -57,6 +60,6 @@ def test_tables_are_printed_as_text_and_as_markdown() -> None:
 def test_flowers_dense_format_is_measured_where_flower_is() -> None:
     load("flwr")
     report: dict[str, Any] = json.loads(run_quick("references", "--format", "json"))
-    assert report["machine"]["flwr"]
+    assert "flwr" in report["machine"]
     references = {row["reference"]: row for row in report["results"]["references"]}
-    assert references["Flower dense"]["bytes"] > report["update"]["dense_bytes"]
+    assert references["Flower dense"]["bytes"] > real_update("perceptron").dense_bytes

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.peers import PEERS_PYTHON
-from benchmarks.secure import server_cost
-from benchmarks.secure.against_flower import MAX_ERROR
-from benchmarks.secure.figures import NO_TARGET, Target, judged
-from benchmarks.secure.run import BENCHMARKS
+from benchmarks.harness.figures import NO_TARGET
+from benchmarks.harness.processes import PEERS_PYTHON
+from benchmarks.secure.flower import MAX_ERROR
+from benchmarks.secure.run import SUITE
+from benchmarks.secure.servers import VARIANTS
 from security.shared_round.terms.parameter_facts import ShareFormat
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def test_another_tells_of_flower() -> None:
 def test_shared_rounds_are_played_by_real_processes_beside_plain_ones() -> None:
     rows = run_quick("servers")["servers"]
     found = [(row["format"], row["checks"]) for row in rows]
-    assert found == list(server_cost.VARIANTS)
+    assert found == [(variant.share_format, variant.checks) for variant in VARIANTS]
     for row in rows:
         assert is_judged(row)
         assert row["target"] != NO_TARGET
@@ -80,16 +80,5 @@ def test_shared_rounds_are_played_by_real_processes_beside_plain_ones() -> None:
         assert min(holder_ms) > 0
 
 
-def test_a_row_names_every_target_and_those_that_are_missed() -> None:
-    kept = Target(name="round", figure=0.9, limit=1.0, unit="x SecAgg+")
-    missed = Target(name="peak RSS", figure=501.0, limit=500.0, unit="MB")
-    assert judged(kept) == {"target": "round <= 1 x SecAgg+", "met": "yes"}
-    assert judged(kept, missed) == {
-        "target": "round <= 1 x SecAgg+; peak RSS <= 500 MB",
-        "met": "no: peak RSS",
-    }
-    assert judged() == {"target": NO_TARGET, "met": NO_TARGET}
-
-
 def test_every_benchmark_is_run_quickly_here() -> None:
-    assert set(BENCHMARKS) == {"sharing", "servers", "round-end", "flower"}
+    assert set(SUITE.benchmarks) == {"sharing", "servers", "round-end", "flower"}

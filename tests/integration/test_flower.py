@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.peers import PEERS_PYTHON, ROOT
+from benchmarks.harness.processes import PEERS_PYTHON, ROOT
 from tests.integration.service import TASK, serving
 from updates.vectors import decode_model
 

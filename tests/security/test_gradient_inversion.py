@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from aggregators.base import Update
 from aggregators.dp import DPConfig, DPGradientAggregator, RoundNoise
-from benchmarks.secure.classic import share
 from privacy.clipping import l2_norm
 from security.secret_sharing.field import MersenneField, Words, field_of
 from security.secret_sharing.fixed_point import decode, encode
 from security.secret_sharing.reconstruction import reconstruct
 from security.secret_sharing.threshold import Threshold
 from tests.security.inversion import images, inverted, likeness, update_of
+from tests.security.secret_sharing.classic import share
 
 FRACTION_BITS = 20
 COMMITTEE = Threshold(threshold=3, holders=5)

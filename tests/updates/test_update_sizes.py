@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from benchmarks.codec.encodings import LIMITS, Case, plan_of
+from benchmarks.codec.encodings import LIMITS, Encoding, plan_of
 from benchmarks.codec.real_updates import RealUpdate, real_update
 from updates.compression_plan import CompressionPlan, Method, ValueType
 from updates.compressor import compress
@@ -22,7 +22,7 @@ def update_of(model: str) -> RealUpdate:
     return real_update(model)
 
 
-def payload_bytes(update: RealUpdate, case: Case, version: int) -> int:
+def payload_bytes(update: RealUpdate, case: Encoding, version: int) -> int:
     plan = plan_of(update, case, version=version)
     content = compress(plan, update.delta)
     return len(codec_for(plan, update.layer_sizes).encode(content, seed=b"seed"))
@@ -35,7 +35,7 @@ def test_a_real_update_with_its_positions_is_within_the_promise(
     share: float, kind: ValueType, version: int
 ) -> None:
     update = update_of("perceptron")
-    case = Case(method=Method.TOP_K, share=share, value_type=kind)
+    case = Encoding(method=Method.TOP_K, share=share, value_type=kind)
     assert payload_bytes(update, case, version) <= LIMITS[share] * update.dense_bytes
 
 
@@ -44,7 +44,7 @@ def test_a_real_update_with_its_positions_is_within_the_promise(
 def test_so_is_one_of_a_convolutional_network(share: float) -> None:
     update = update_of("convolutional")
     for kind in SMALL_TYPES:
-        case = Case(method=Method.TOP_K, share=share, value_type=kind)
+        case = Encoding(method=Method.TOP_K, share=share, value_type=kind)
         assert payload_bytes(update, case, zstd_version()) <= LIMITS[share] * update.dense_bytes
 
 
@@ -52,8 +52,8 @@ def test_so_is_one_of_a_convolutional_network(share: float) -> None:
 @pytest.mark.parametrize("share", SHARES)
 def test_common_maps_are_smaller_still(method: Method, share: float) -> None:
     update = update_of("perceptron")
-    chosen = Case(method=Method.TOP_K, share=share, value_type=ValueType.FLOAT16)
-    common = Case(method=method, share=share, value_type=ValueType.FLOAT16)
+    chosen = Encoding(method=Method.TOP_K, share=share, value_type=ValueType.FLOAT16)
+    common = Encoding(method=method, share=share, value_type=ValueType.FLOAT16)
     assert payload_bytes(update, common, 0) < payload_bytes(update, chosen, 0)
 
 
@@ -81,7 +81,7 @@ def test_random_positions_and_numbers_are_within_the_promise_without_zstd(
 
 def test_float32_numbers_leave_no_room_for_positions() -> None:
     update = update_of("perceptron")
-    case = Case(method=Method.TOP_K, share=0.01, value_type=ValueType.FLOAT32)
+    case = Encoding(method=Method.TOP_K, share=0.01, value_type=ValueType.FLOAT32)
     assert payload_bytes(update, case, 0) > update.dense_bytes / 100
 
 
@@ -92,7 +92,7 @@ def test_coding_errors_of_a_real_update_are_small() -> None:
         (ValueType.BFLOAT16, 2e-3),
         (ValueType.INT8, 0.02),
     ):
-        plan = plan_of(update, Case(method=Method.TOP_K, share=0.1, value_type=kind), version=0)
+        plan = plan_of(update, Encoding(method=Method.TOP_K, share=0.1, value_type=kind), version=0)
         codec = codec_for(plan, update.layer_sizes)
         content = compress(plan, update.delta)
         found = codec.decode(codec.encode(content, seed=b"seed"))

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import torch
 
-from benchmarks.kernels import cases
+from benchmarks.kernels import rules
 from benchmarks.kernels.peers.byzfl_package import aggregators_of_byzfl
 from benchmarks.kernels.peers.numpy_peer import TIES
 from benchmarks.kernels.ways import Call, Matrix, Way, Ways
@@ -70,18 +70,18 @@ def _mixed_trimmed_mean(num_byzantine: int) -> Callable[[Any], Any]:
 
 
 WAYS: Final[Ways] = {
-    cases.MEAN: _ways("Average", lambda _: _BYZFL.Average()),
-    cases.MEDIAN: _ways("Median", lambda _: _BYZFL.Median()),
-    cases.TRIMMED_MEAN: _ways("TrMean", _BYZFL.TrMean),
-    cases.KRUM: _ways("Krum", _BYZFL.Krum, rows_power=2, note=_MORE_NEIGHBOURS),
-    cases.MULTI_KRUM: _ways("MultiKrum", _BYZFL.MultiKrum, rows_power=2, note=_MORE_NEIGHBOURS),
-    cases.GEOMETRIC_MEDIAN: _ways(
+    rules.MEAN: _ways("Average", lambda _: _BYZFL.Average()),
+    rules.MEDIAN: _ways("Median", lambda _: _BYZFL.Median()),
+    rules.TRIMMED_MEAN: _ways("TrMean", _BYZFL.TrMean),
+    rules.KRUM: _ways("Krum", _BYZFL.Krum, rows_power=2, note=_MORE_NEIGHBOURS),
+    rules.MULTI_KRUM: _ways("MultiKrum", _BYZFL.MultiKrum, rows_power=2, note=_MORE_NEIGHBOURS),
+    rules.GEOMETRIC_MEDIAN: _ways(
         "GeometricMedian",
-        lambda _: _BYZFL.GeometricMedian(nu=1e-6, T=cases.WEISZFELD_STEPS),
+        lambda _: _BYZFL.GeometricMedian(nu=1e-6, T=rules.WEISZFELD_STEPS),
         note=_FROM_ZERO,
     ),
-    cases.MEAN_AROUND_MEDIAN: _ways("Meamed", _BYZFL.Meamed, copies=10, note=TIES),
-    cases.MIXED_TRIMMED_MEAN: _ways(
+    rules.MEAN_AROUND_MEDIAN: _ways("Meamed", _BYZFL.Meamed, copies=10, note=TIES),
+    rules.MIXED_TRIMMED_MEAN: _ways(
         "NNM, TrMean", _mixed_trimmed_mean, rows_power=2, copies_per_row=1
     ),
 }

@@ -13,7 +13,7 @@ from flwr.server.strategy.aggregate import (
 )
 from numpy.typing import NDArray
 
-from benchmarks.kernels import cases
+from benchmarks.kernels import rules
 from benchmarks.kernels.peers.numpy_peer import TIES
 from benchmarks.kernels.ways import Answer, Call, Matrix, Way, Ways
 
@@ -34,26 +34,26 @@ def _krum(results: Results, num_byzantine: int) -> list[Answer]:
 
 
 WAYS: Final[Ways] = {
-    cases.MEAN: (Way(name="aggregate", bind=_bind(lambda results, _: aggregate(results))),),
-    cases.MEDIAN: (
+    rules.MEAN: (Way(name="aggregate", bind=_bind(lambda results, _: aggregate(results))),),
+    rules.MEDIAN: (
         Way(name="aggregate_median", bind=_bind(lambda results, _: aggregate_median(results))),
     ),
-    cases.TRIMMED_MEAN: (
+    rules.TRIMMED_MEAN: (
         Way(
             name="aggregate_trimmed_avg",
             # It drops int(proportion * n) values: half a value more keeps rounding out.
             bind=_bind(lambda results, f: aggregate_trimmed_avg(results, (f + 0.5) / len(results))),
         ),
     ),
-    cases.KRUM: (Way(name="aggregate_krum", bind=_bind(_krum), rows_power=2),),
-    cases.MULTI_KRUM: (
+    rules.KRUM: (Way(name="aggregate_krum", bind=_bind(_krum), rows_power=2),),
+    rules.MULTI_KRUM: (
         Way(
             name="aggregate_krum",
             bind=_bind(lambda results, f: aggregate_krum(results, f, len(results) - f)),
             rows_power=2,
         ),
     ),
-    cases.BULYAN: (
+    rules.BULYAN: (
         Way(
             name="aggregate_bulyan",
             bind=_bind(lambda results, f: aggregate_bulyan(results, f, aggregate_krum, to_keep=0)),

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.kernels import cases
+from benchmarks.kernels import rules
 from benchmarks.kernels.ways import Answer, Call, Matrix, Way, Ways
 
 FROM_MEAN: Final = "Weiszfeld steps start at the mean"
@@ -95,7 +95,7 @@ def _multi_krum(rows: Matrix, num_byzantine: int, multiply: Multiply) -> Answer:
 def _geometric_median(rows: Matrix, _: int) -> Answer:
     squares = np.einsum("ij,ij->i", rows, rows)
     center = _mean_by_product(rows, 0)
-    for _step in range(cases.WEISZFELD_STEPS):
+    for _step in range(rules.WEISZFELD_STEPS):
         distances = squares - 2 * (rows @ center) + center @ center
         weights = 1 / np.sqrt(np.maximum(distances, np.finfo(np.float32).tiny))
         center = (weights / weights.sum()) @ rows
@@ -164,21 +164,21 @@ def _distance_ways(
 
 
 WAYS: Final[Ways] = {
-    cases.MEAN: (
+    rules.MEAN: (
         _way("weights @ x", _mean_by_product, copies=0.5),
         _way("mean", _mean, copies=0.5),
     ),
-    cases.MEDIAN: (_way("median", _median), _way("sort", _median_by_sort)),
-    cases.TRIMMED_MEAN: (
+    rules.MEDIAN: (_way("median", _median), _way("sort", _median_by_sort)),
+    rules.TRIMMED_MEAN: (
         _way("sort", _trimmed_mean_by_sort),
         _way("partition", _trimmed_mean_by_partition),
     ),
-    cases.KRUM: _distance_ways("", _krum, copies=0.5),
-    cases.MULTI_KRUM: _distance_ways("", _multi_krum, copies=0.5),
-    cases.GEOMETRIC_MEDIAN: (_way("x @ z", _geometric_median, copies=0.5, note=FROM_MEAN),),
-    cases.BULYAN: _distance_ways(", argpartition", _bulyan, copies=8, note=TIES),
-    cases.MEAN_AROUND_MEDIAN: (
+    rules.KRUM: _distance_ways("", _krum, copies=0.5),
+    rules.MULTI_KRUM: _distance_ways("", _multi_krum, copies=0.5),
+    rules.GEOMETRIC_MEDIAN: (_way("x @ z", _geometric_median, copies=0.5, note=FROM_MEAN),),
+    rules.BULYAN: _distance_ways(", argpartition", _bulyan, copies=8, note=TIES),
+    rules.MEAN_AROUND_MEDIAN: (
         _way("sort, argpartition", _mean_around_median, copies=7, note=TIES),
     ),
-    cases.MIXED_TRIMMED_MEAN: _distance_ways(", sort", _mixed_trimmed_mean, copies=3.5),
+    rules.MIXED_TRIMMED_MEAN: _distance_ways(", sort", _mixed_trimmed_mean, copies=3.5),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.kernels import cases
+from benchmarks.kernels import rules
 from benchmarks.kernels.peers.numpy_peer import FROM_MEAN, TIES, bulyan_selection
 from benchmarks.kernels.ways import Answer, Call, Matrix, Way, Ways
 
@@ -77,7 +77,7 @@ def _multi_krum(rows: Tensor, num_byzantine: int) -> Tensor:
 def _geometric_median(rows: Tensor, _: int) -> Tensor:
     squares = torch.linalg.vector_norm(rows, dim=1) ** 2
     center = _mean_by_product(rows, 0)
-    for _step in range(cases.WEISZFELD_STEPS):
+    for _step in range(rules.WEISZFELD_STEPS):
         distances = squares - 2 * (rows @ center) + center @ center
         weights = distances.clamp_(min=torch.finfo(torch.float32).tiny).rsqrt()
         center = (weights / weights.sum()) @ rows
@@ -119,18 +119,18 @@ def _way(
 
 
 WAYS: Final[Ways] = {
-    cases.MEAN: (
+    rules.MEAN: (
         _way("mean", _mean, copies=0.5),
         _way("weights @ x", _mean_by_product, copies=0.5),
     ),
-    cases.MEDIAN: (_way("sort", _median_by_sort), _way("kthvalue", _median_by_ranks)),
-    cases.TRIMMED_MEAN: (_way("sort", _trimmed_mean),),
-    cases.KRUM: (_way("x @ x.T", _krum, rows_power=2, copies=0.5),),
-    cases.MULTI_KRUM: (_way("x @ x.T", _multi_krum, rows_power=2, copies=0.5),),
-    cases.GEOMETRIC_MEDIAN: (_way("x @ z", _geometric_median, copies=0.5, note=FROM_MEAN),),
-    cases.BULYAN: (_way("x @ x.T, topk", _bulyan, rows_power=2, copies=8, note=TIES),),
-    cases.MEAN_AROUND_MEDIAN: (_way("kthvalue, topk", _mean_around_median, copies=7, note=TIES),),
-    cases.MIXED_TRIMMED_MEAN: (
+    rules.MEDIAN: (_way("sort", _median_by_sort), _way("kthvalue", _median_by_ranks)),
+    rules.TRIMMED_MEAN: (_way("sort", _trimmed_mean),),
+    rules.KRUM: (_way("x @ x.T", _krum, rows_power=2, copies=0.5),),
+    rules.MULTI_KRUM: (_way("x @ x.T", _multi_krum, rows_power=2, copies=0.5),),
+    rules.GEOMETRIC_MEDIAN: (_way("x @ z", _geometric_median, copies=0.5, note=FROM_MEAN),),
+    rules.BULYAN: (_way("x @ x.T, topk", _bulyan, rows_power=2, copies=8, note=TIES),),
+    rules.MEAN_AROUND_MEDIAN: (_way("kthvalue, topk", _mean_around_median, copies=7, note=TIES),),
+    rules.MIXED_TRIMMED_MEAN: (
         _way("x @ x.T, sort", _mixed_trimmed_mean, rows_power=2, copies=5.5),
     ),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kernels.cases import CASES
+from benchmarks.kernels.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -22,4 +22,4 @@ def test_every_rule_has_a_history() -> None:
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True, text=True
     ).stdout
     tests = {line.partition("::")[2] for line in output.splitlines() if "::" in line}
-    assert tests == {f"test_rule[{rule}]" for rule in CASES}
+    assert tests == {f"test_rule[{rule}]" for rule in RULES}

@@ -1,18 +1,9 @@
-from importlib.metadata import version
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from aggregators.kernels.threads import num_cores
 from benchmarks.kernels import machine
-from benchmarks.kernels.cases import make_rows
-from benchmarks.kernels.machine import (
-    ReadOnce,
-    describe_machine,
-    measure_matrix_product,
-    measure_read_once,
-)
+from benchmarks.kernels.machine import ReadOnce, measure_matrix_product, measure_read_once
+from benchmarks.kernels.rules import make_rows
 
 
 @pytest.mark.parametrize("has_torch", [False, True])
@@ -55,21 +46,3 @@ def test_matrix_products_are_measured_with_and_without_torch(
     assert measure_matrix_product() > 0
     monkeypatch.setattr(machine, "is_installed", lambda _: False)
     assert measure_matrix_product() > 0
-
-
-def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = describe_machine()
-    assert found.cores == num_cores()
-    assert found.memory_gb > 0
-    assert found.processor
-    assert found.versions["numpy"] == version("numpy")
-    monkeypatch.setattr(machine, "_PACKAGES", ("numpy", "no-such-package"))
-    assert set(describe_machine().versions) == {"numpy"}
-
-
-def test_a_processor_without_a_name_is_told_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Path) -> str:
-        raise OSError
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    assert machine._processor()

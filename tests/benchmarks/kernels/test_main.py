@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.kernels import machine
 from benchmarks.kernels.__main__ import main
-from benchmarks.kernels.cases import CASES
 from benchmarks.kernels.peers import registry
 from benchmarks.kernels.peers.registry import PEERS, load_ways
+from benchmarks.kernels.rules import RULES
 
 SMALL = ["--n", "10", "--d", "2000", "--repeats", "2"]
 FIGURES = {"ms", "min_ms", "gb_per_s", "read_once_multiple", "times_fedagg"}
@@ -39,7 +39,7 @@ def report() -> dict[str, Any]:
 @pytest.mark.peers
 def test_every_rule_is_measured_with_every_library(report: dict[str, Any]) -> None:
     found = {(row["rule"], row["peer"]) for row in report["results"]}
-    expected = {(rule, "fedagg") for rule in CASES}
+    expected = {(rule, "fedagg") for rule in RULES}
     for peer in INSTALLED:
         expected |= {(rule, peer) for rule in load_ways(peer)}
     assert found == expected
@@ -67,7 +67,7 @@ def test_the_whole_run_is_described(report: dict[str, Any]) -> None:
     assert report["matrix_product_gflops"] > 0
     assert [(size["n"], size["d"]) for size in report["sizes"]] == [(10, 2000)]
     assert report["settings"]["peers"] == INSTALLED
-    assert [one["rule"] for one in report["speedups"]] == list(CASES)
+    assert [one["rule"] for one in report["speedups"]] == list(RULES)
 
 
 def test_rules_and_libraries_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,5 +142,5 @@ def test_help_names_formats_rules_and_libraries(
         main(["--help"])
     text = capsys.readouterr().out
     assert "--format" in text
-    for name in (*CASES, *PEERS):
+    for name in (*RULES, *PEERS):
         assert name in text

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks.kernels import measure
-from benchmarks.kernels.cases import make_rows
 from benchmarks.kernels.measure import Contender, Effort, fastest_ways, measure_rule, measure_size
 from benchmarks.kernels.results import OURS
+from benchmarks.kernels.rules import make_rows
 from benchmarks.kernels.ways import Answer, Call, Matrix, Way
 
 EFFORT = Effort(repeats=3, budget_s=60.0, limit_s=60.0)

@@ -1,12 +1,11 @@
 import dataclasses
 import json
 
-import pytest
-from rich.console import Console
-
-from benchmarks.kernels.machine import Machine, ReadOnce
-from benchmarks.kernels.report import markdown, megabytes, number, write_tables
-from benchmarks.kernels.results import LeftOut, Report, Result, Size
+from benchmarks.harness.machine import Machine
+from benchmarks.harness.tables import Report
+from benchmarks.kernels.machine import ReadOnce
+from benchmarks.kernels.report import megabytes, number, tables_of
+from benchmarks.kernels.results import Comparison, LeftOut, Result, Size
 
 OURS = Result(
     n=100,
@@ -38,7 +37,7 @@ THEIRS = dataclasses.replace(
 BYZFL = dataclasses.replace(
     OURS, peer="byzfl", ms=25.0, times_fedagg=12.5, max_diff=3e-7, note="other neighbours"
 )
-REPORT = Report(
+FOUND = Comparison(
     machine=Machine(
         processor="A Processor",
         cores=2,
@@ -61,40 +60,32 @@ REPORT = Report(
 )
 
 
-def test_markdown_puts_libraries_side_by_side() -> None:
-    text = markdown(REPORT)
-    lines = text.splitlines()
-    assert lines[0].startswith("A Processor, 2 cores, 24.0 GB, Linux 6, Python 3.11, numpy 2.4;")
-    assert "### 100 x 1,000" in lines
+def test_a_table_puts_libraries_side_by_side() -> None:
+    report = Report(command="measure", machine=str(FOUND.machine), tables=tables_of(FOUND))
+    lines = report.markdown().splitlines()
+    assert lines[0].startswith("`measure`, ")
+    assert lines[0].endswith("A Processor, 2 cores, 24.0 GB, Linux 6, Python 3.11, numpy 2.4.")
+    assert "#### 100 x 1,000" in lines
     heading = next(line for line in lines if line.startswith("| rule"))
     assert heading.endswith("| flwr ms (extra MB) | byzfl ms (extra MB) | against the fastest |")
     row = next(line for line in lines if line.startswith("| krum"))
     assert row == ("| krum | 2 | 0.2 | 4 | 5.05 | 0.0 | 250 (1,234) | 25 (0.0) | 12.5 (byzfl) |")
     assert "| mean | 2 | 0.2 | 4 |  | 0.0 |  |" in lines
     assert "other neighbours: krum by byzfl." in lines
-    assert "- torch: torch not installed" in lines
-    assert "- flwr mean (aggregate) at n=3 d=7: too slow" in lines
+    assert "krum by flwr: 25 % of the values differ beyond rounding." in lines
+    assert "Left out: torch: torch not installed." in lines
+    assert "Left out: flwr mean (aggregate) at n=3 d=7: too slow." in lines
+    assert "float32 matrix products reach 300 GFLOP/s here." in lines
 
 
 def test_cells_of_a_table_line_match_its_heading() -> None:
-    tables = [line for line in markdown(REPORT).splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in tables[:3]} == {10}
-    assert {line.count("|") for line in tables[3:]} == {8}
-
-
-def test_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    write_tables(REPORT, Console(highlight=False, soft_wrap=True))
-    text = capsys.readouterr().out
-    lines = {" ".join(line.split()) for line in text.splitlines()}
-    assert "krum fedagg 2 0.2 4 0.0 1 0e+00" in lines
-    assert "flwr 250 0.2 4 1,234 125 not finite" in lines
-    assert "krum by flwr: 25 % of the values differ beyond rounding" in lines
-    assert "krum, GFLOP/s: fedagg 5.05, flwr 5.05, byzfl 5.05" in lines
-    assert "left out: torch: torch not installed" in lines
+    first, second = tables_of(FOUND)
+    assert {len(line) for line in first.lines} == {9}
+    assert {len(line) for line in second.lines} == {7}
 
 
 def test_json_tells_the_fastest_other_library() -> None:
-    answer = json.loads(json.dumps(REPORT.as_json(), allow_nan=False))
+    answer = json.loads(json.dumps(FOUND.as_json(), allow_nan=False))
     assert answer["speedups"] == [
         {"n": 100, "d": 1000, "rule": "krum", "fastest_peer": "byzfl", "speedup": 12.5}
     ]

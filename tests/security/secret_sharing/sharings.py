@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.secure import classic
 from security.secret_sharing import cnf, seeded
 from security.secret_sharing.expansion import expand_words
 from security.secret_sharing.field import MersenneField, Words
 from security.secret_sharing.threshold import Threshold
+from tests.security.secret_sharing import classic
 
 RandomBytes = Callable[[int], bytes]
 Sharing = Callable[[MersenneField, Threshold, Words, RandomBytes], dict[int, Words]]

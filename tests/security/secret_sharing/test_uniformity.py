@@ -7,11 +7,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from benchmarks.secure import classic
 from security.secret_sharing import cnf, seeded
 from security.secret_sharing.expansion import expand_words
 from security.secret_sharing.field import M61, MersenneField, Words
 from security.secret_sharing.threshold import Threshold
+from tests.security.secret_sharing import classic
 from tests.security.secret_sharing.sharings import SHARINGS, from_seed
 
 M7 = MersenneField(7)

@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.kernels.cases import CASES, GEOMETRIC_MEDIAN, make_rows
 from benchmarks.kernels.peers import registry
 from benchmarks.kernels.peers.registry import PEERS, PeerMissing, load_ways
+from benchmarks.kernels.rules import GEOMETRIC_MEDIAN, RULES, make_rows
 from benchmarks.kernels.ways import Way
 
 SHAPES = [(11, 500), (40, 500)]
@@ -46,8 +46,8 @@ def test_every_way_of_every_library_computes_the_rule(
 ) -> None:
     rows = make_rows(*shape, seed=1)
     before = rows.copy()
-    num_byzantine = CASES[rule].num_byzantine(len(rows))
-    ours = CASES[rule].way().bind(rows, num_byzantine)()
+    num_byzantine = RULES[rule].num_byzantine(len(rows))
+    ours = RULES[rule].way().bind(rows, num_byzantine)()
     theirs = way.bind(rows, num_byzantine)()
     # Three Weiszfeld steps from different points end near each other, not in one point; values
     # are around 1, and the others round in float32.
@@ -61,16 +61,16 @@ def test_a_call_can_be_repeated(peer: str) -> None:
     rows = make_rows(11, 40, seed=2)
     for rule, ways in load_ways(peer).items():
         for way in ways:
-            call = way.bind(rows, CASES[rule].num_byzantine(len(rows)))
+            call = way.bind(rows, RULES[rule].num_byzantine(len(rows)))
             np.testing.assert_array_equal(call(), call())
 
 
 @pytest.mark.parametrize("peer", PARAMS)
 def test_every_library_computes_rules_that_are_measured(peer: str) -> None:
     if _marks(peer):
-        assert set(load_ways(peer)) < set(CASES)
+        assert set(load_ways(peer)) < set(RULES)
     else:
-        assert set(load_ways(peer)) == set(CASES)
+        assert set(load_ways(peer)) == set(RULES)
 
 
 @pytest.mark.parametrize("peer", [one for one in PARAMS if one.values == ("byzfl",)])

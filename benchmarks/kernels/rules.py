@@ -34,8 +34,8 @@ LEAST_ROWS: Final = 3  # Krum and Bulyan take no fewer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A rule to measure.
+class MeasuredRule:
+    """A rule of this library, and for which f it is measured.
 
     Attributes:
         compute: the rule of this library, from the rows and f.
@@ -68,33 +68,33 @@ def _mixed_trimmed_mean(matrix: Matrix, num_byzantine: int) -> RuleResult:
     return trimmed_mean(mixed, trim=num_byzantine)
 
 
-CASES: Final[Mapping[str, Case]] = {
-    MEAN: Case(compute=lambda rows, _: mean(rows), num_byzantine=_fifth),
-    MEDIAN: Case(compute=lambda rows, _: median(rows), num_byzantine=_fifth),
-    TRIMMED_MEAN: Case(
+RULES: Final[Mapping[str, MeasuredRule]] = {
+    MEAN: MeasuredRule(compute=lambda rows, _: mean(rows), num_byzantine=_fifth),
+    MEDIAN: MeasuredRule(compute=lambda rows, _: median(rows), num_byzantine=_fifth),
+    TRIMMED_MEAN: MeasuredRule(
         compute=lambda rows, trim: trimmed_mean(rows, trim=trim), num_byzantine=_fifth
     ),
-    KRUM: Case(
+    KRUM: MeasuredRule(
         compute=lambda rows, f: krum(rows, num_byzantine=f),
         num_byzantine=_fifth,
         is_distances=True,
     ),
-    MULTI_KRUM: Case(
+    MULTI_KRUM: MeasuredRule(
         compute=lambda rows, f: multi_krum(rows, num_byzantine=f),
         num_byzantine=_fifth,
         is_distances=True,
     ),
-    GEOMETRIC_MEDIAN: Case(
+    GEOMETRIC_MEDIAN: MeasuredRule(
         compute=lambda rows, _: geometric_median(rows, max_steps=WEISZFELD_STEPS),
         num_byzantine=_fifth,
     ),
-    BULYAN: Case(
+    BULYAN: MeasuredRule(
         compute=lambda rows, f: bulyan(rows, num_byzantine=f), num_byzantine=_most_of_bulyan
     ),
-    MEAN_AROUND_MEDIAN: Case(
+    MEAN_AROUND_MEDIAN: MeasuredRule(
         compute=lambda rows, f: mean_around_median(rows, num_byzantine=f), num_byzantine=_fifth
     ),
-    MIXED_TRIMMED_MEAN: Case(compute=_mixed_trimmed_mean, num_byzantine=_fifth),
+    MIXED_TRIMMED_MEAN: MeasuredRule(compute=_mixed_trimmed_mean, num_byzantine=_fifth),
 }
 
 

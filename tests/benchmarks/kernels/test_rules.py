@@ -3,7 +3,7 @@ import pytest
 
 from aggregators.rows.dense_rows import as_rows
 from aggregators.rows.rows import canonical_order
-from benchmarks.kernels.cases import CASES, LEAST_ROWS, make_rows
+from benchmarks.kernels.rules import LEAST_ROWS, RULES, make_rows
 
 
 def test_rows_follow_from_the_seed() -> None:
@@ -26,16 +26,16 @@ def test_rows_ascend_so_that_ties_by_value_are_ties_by_position() -> None:
     assert canonical_order(as_rows(rows)) == list(range(20))
 
 
-@pytest.mark.parametrize("rule", CASES)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("num_rows", [LEAST_ROWS, 4, 5, 7, 10, 33])
 def test_every_rule_accepts_its_f(rule: str, num_rows: int) -> None:
     rows = make_rows(num_rows, 7, seed=7)
-    answer = CASES[rule].way().bind(rows, CASES[rule].num_byzantine(num_rows))()
+    answer = RULES[rule].way().bind(rows, RULES[rule].num_byzantine(num_rows))()
     assert answer.shape == (7,)
     assert np.isfinite(answer).all()
 
 
 def test_a_fifth_is_byzantine_and_bulyan_takes_the_most_it_can() -> None:
-    assert CASES["trimmed-mean"].num_byzantine(100) == 20
-    assert CASES["krum"].num_byzantine(100) == 20
-    assert CASES["bulyan"].num_byzantine(100) == 24
+    assert RULES["trimmed-mean"].num_byzantine(100) == 20
+    assert RULES["krum"].num_byzantine(100) == 20
+    assert RULES["bulyan"].num_byzantine(100) == 24

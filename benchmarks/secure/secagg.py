@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers import PEERS_PYTHON, ROOT
+from benchmarks.harness.processes import PEERS_PYTHON, ROOT
 
 _MODULE: Final = "benchmarks.secure.secagg_plus"
 

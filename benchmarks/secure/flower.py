@@ -6,25 +6,29 @@ server does all of its work in turn; processor time is that of one core.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregators.shared_selection import select
-from benchmarks.secure.cpu import Spent
-from benchmarks.secure.figures import Figures, Target, judged, rounded
-from benchmarks.secure.holders import Holder, exact_mean, flip_coin, holders_of
+from benchmarks.harness.cases import Benchmark, Case
+from benchmarks.harness.cpu import Spent
+from benchmarks.harness.figures import Figures, Target, judged, rounded
+from benchmarks.harness.processes import PEERS_PYTHON
+from benchmarks.secure import secagg
 from benchmarks.secure.parties import (
+    Holder,
     Parties,
     Shape,
     Update,
     device_id_of,
+    flip_coin,
+    holders_of,
     random_update,
+    read_all,
 )
-from benchmarks.secure.sealing_child import read_all
-from benchmarks.secure.secagg_process import SecAggSettings
-from benchmarks.secure.secagg_process import measure as measure_secagg
 from security.shared_round.opening.sum_opening import open_sums
 from security.shared_round.opening.verdicts import judge
 from security.shared_round.terms.member_set import FrozenSet, Member, Selection
@@ -43,27 +47,19 @@ _COORDINATOR: Final = "coordinator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One cohort."""
+class CohortSize:
+    """Clients that all take part, and the elements of an update."""
 
     clients: int
     dim: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How much is measured; of `rounds` the fastest counts, for both."""
-
-    cases: Sequence[Case]
-    rounds: int
-
-
-CASES: Final = (
-    Case(clients=20, dim=1_000),
-    Case(clients=100, dim=1_000),
-    Case(clients=20, dim=100_000),
-    Case(clients=100, dim=100_000),
-    Case(clients=20, dim=1_000_000),
+SIZES: Final = (
+    CohortSize(clients=20, dim=1_000),
+    CohortSize(clients=100, dim=1_000),
+    CohortSize(clients=20, dim=100_000),
+    CohortSize(clients=100, dim=100_000),
+    CohortSize(clients=20, dim=1_000_000),
 )
 
 
@@ -89,29 +85,37 @@ class RoundCost:
     max_error: float
 
 
-def measure(settings: Settings) -> list[Figures]:
-    """For each cohort one row for SecAgg+, then one for each variant of ours."""
+def measure(rounds: int, *, size: CohortSize) -> list[Figures]:
+    """Give one row for SecAgg+, then one for each variant of ours; the fastest round counts."""
     parties = Parties.meet()
     # What is compiled or loaded once is no round's.
-    _rows(parties, Case(clients=_WARM_UP_CLIENTS, dim=_WARM_UP_DIM), 1)
-    return [row for case in settings.cases for row in _rows(parties, case, settings.rounds)]
-
-
-def _rows(parties: Parties, case: Case, rounds: int) -> list[Figures]:
-    updates = [random_update(case.dim, seed=number) for number in range(case.clients)]
+    warm_up = CohortSize(clients=_WARM_UP_CLIENTS, dim=_WARM_UP_DIM)
+    _rounds_of_ours(parties, warm_up, _updates(warm_up), 1)
+    updates = _updates(size)
     system, best = _secagg_round(updates, rounds)
-    ours: dict[tuple[str, str], list[RoundCost]] = {variant: [] for variant in VARIANTS}
-    for _ in range(rounds):
-        for (share_format, checks), found in ours.items():
-            shape = Shape(format=share_format, checks=checks, dim=case.dim, clients=case.clients)
-            found.append(run_round(parties, shape, updates))
+    ours = _rounds_of_ours(parties, size, updates, rounds)
     return [
-        _row(case, system, best),
+        _row(size, system, best),
         *(
-            _row(case, f"{share_format}, {checks}", min(found, key=_seconds), beside=best)
+            _row(size, f"{share_format}, {checks}", min(found, key=_seconds), beside=best)
             for (share_format, checks), found in ours.items()
         ),
     ]
+
+
+def _updates(size: CohortSize) -> list[Update]:
+    return [random_update(size.dim, seed=number) for number in range(size.clients)]
+
+
+def _rounds_of_ours(
+    parties: Parties, size: CohortSize, updates: Sequence[Update], rounds: int
+) -> dict[tuple[str, str], list[RoundCost]]:
+    found: dict[tuple[str, str], list[RoundCost]] = {variant: [] for variant in VARIANTS}
+    for _ in range(rounds):
+        for (share_format, checks), costs in found.items():
+            shape = Shape(format=share_format, checks=checks, dim=size.dim, clients=size.clients)
+            costs.append(run_round(parties, shape, updates))
+    return found
 
 
 def run_round(parties: Parties, shape: Shape, updates: Sequence[Update]) -> RoundCost:
@@ -130,7 +134,7 @@ def run_round(parties: Parties, shape: Shape, updates: Sequence[Update]) -> Roun
         slowest_server_s=max(servers),
         bytes_up=running.bytes_up / len(updates),
         bytes_down=len(params.to_bytes()) + dense_payload_bytes(params.dim),
-        max_error=float(np.abs(mean - exact_mean(updates)).max()),
+        max_error=float(np.abs(mean - np.mean(updates, axis=0, dtype=np.float64)).max()),
     )
 
 
@@ -199,14 +203,14 @@ class _SharedRound:
 
 def _secagg_round(updates: Sequence[Update], rounds: int) -> tuple[str, RoundCost]:
     clients = len(updates)
-    settings = SecAggSettings(
+    settings = secagg.SecAggSettings(
         num_shares=min(NUM_SHARES, clients - 1 + clients % 2),
         threshold=min(RECONSTRUCTION_THRESHOLD, clients // 2 + 1),
         # The narrowest that clips nothing: no other would be as exact.
         clipping_range=max(float(np.abs(update).max()) for update in updates),
         rounds=rounds,
     )
-    found = measure_secagg(updates, settings)
+    found = secagg.measure(updates, settings)
     return f"SecAgg+ of flwr {found.version}", RoundCost(
         round_s=found.server_s + clients * found.client_s,
         device_s=found.client_s,
@@ -218,7 +222,13 @@ def _secagg_round(updates: Sequence[Update], rounds: int) -> tuple[str, RoundCos
     )
 
 
-def _row(case: Case, system: str, cost: RoundCost, *, beside: RoundCost | None = None) -> Figures:
+def _missing() -> str:
+    return "" if PEERS_PYTHON.exists() else "it is not installed, `make peers` does that"
+
+
+def _row(
+    size: CohortSize, system: str, cost: RoundCost, *, beside: RoundCost | None = None
+) -> Figures:
     targets = []
     if beside is not None:
         round_ratio, device_ratio = (
@@ -232,8 +242,8 @@ def _row(case: Case, system: str, cost: RoundCost, *, beside: RoundCost | None =
         ]
     return {
         "system": system,
-        "clients": case.clients,
-        "dim": case.dim,
+        "clients": size.clients,
+        "dim": size.dim,
         "round_s": rounded(cost.round_s),
         "device_ms": rounded(1e3 * cost.device_s),
         "servers_s": rounded(cost.servers_s),
@@ -251,3 +261,19 @@ def _seconds(cost: RoundCost) -> float:
 
 def _name(holder: Holder) -> str:
     return f"holder {holder.index}"
+
+
+BENCHMARK: Final = Benchmark(
+    cases=[
+        Case(
+            name=f"{size.clients} clients, {size.dim:,} elements",
+            full=partial(measure, size=size),
+            quick=None
+            if number
+            else partial(measure, size=CohortSize(clients=_WARM_UP_CLIENTS, dim=size.dim)),
+        )
+        for number, size in enumerate(SIZES)
+    ],
+    repeats=3,
+    missing=_missing,
+)

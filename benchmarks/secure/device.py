@@ -1,18 +1,22 @@
-"""What a device pays to share an update, beside what it pays to encode a plain one."""
+"""What a device pays to share an update, beside what it pays to encode a plain one.
 
-import contextlib
+`python -m benchmarks.secure.device FORMAT DIM` is one device that seals one update: it says
+"sealed" once it has made and read the whole bundle, and waits for its standard input to end. The
+process that started it reads how much memory that took.
+"""
+
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import xxhash
 
-from benchmarks.processes import ROOT, Usage
-from benchmarks.secure.cpu import best_of
-from benchmarks.secure.figures import Figures, Target, judged, rounded
+from benchmarks.harness.cases import Benchmark, Case
+from benchmarks.harness.cpu import best_of
+from benchmarks.harness.figures import Figures, Target, judged, rounded
+from benchmarks.harness.processes import TalkingProcess, peak_resident_bytes
 from benchmarks.secure.parties import (
     HOLDERS,
     THRESHOLD,
@@ -21,8 +25,8 @@ from benchmarks.secure.parties import (
     Update,
     device_id_of,
     random_update,
+    read_all,
 )
-from benchmarks.secure.sealing_child import read_all
 from security.secret_sharing import fixed_point
 from security.secret_sharing.expansion import SEED_BYTES, Expansion, derive_key
 from security.secret_sharing.field import M61
@@ -32,6 +36,7 @@ from security.shared_round.terms.parameter_fields import CHUNK_BYTES
 from security.shared_round.terms.share_format import sharing_scheme
 from updates.codec import encode_dense
 
+DIMS: Final = (1_000, 100_000, 1_000_000, 10_000_000)
 FRACTION_BITS: Final = 20
 STEP_WORDS: Final = CHUNK_BYTES // M61.word_bytes
 SCHEME: Final = Threshold(threshold=THRESHOLD, holders=HOLDERS)
@@ -40,20 +45,9 @@ MAX_SHARE_US: Final = {1_000: 60.0, 1_000_000: 10_000.0}
 MAX_RSS_MB: Final = 500.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How much is measured: the sizes, and how often each."""
-
-    dims: Sequence[int]
-    repeats: int
-
-
-def measure(settings: Settings) -> list[Figures]:
-    """One row for each size and format."""
-    parties = Parties.meet()
-    return [
-        _row(parties, name, dim, settings.repeats) for dim in settings.dims for name in ShareFormat
-    ]
+def measure(repeats: int, *, dim: int) -> list[Figures]:
+    """Give one row for each format."""
+    return [_row(Parties.meet(), name, dim, repeats) for name in ShareFormat]
 
 
 def share(share_format: ShareFormat, update: Update, seeds: Sequence[bytes]) -> None:
@@ -115,16 +109,32 @@ def _row(parties: Parties, name: str, dim: int, repeats: int) -> Figures:
 
 def _peak_rss_mb(name: str, dim: int) -> float:
     """Peak memory of a device process that seals one update, its own vector included."""
-    command = (sys.executable, "-m", "benchmarks.secure.sealing_child", name, str(dim))
-    child = subprocess.Popen(  # noqa: S603  # our own command
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    with child, contextlib.ExitStack() as stack:
-        stack.callback(child.kill)
-        if child.stdout is None or child.stdout.readline() != b"sealed\n":
-            msg = f"the device that seals {dim} elements ended early"
-            raise RuntimeError(msg)
-        return Usage.of(child.pid).peak_rss_bytes / 1e6
+    with TalkingProcess("benchmarks.secure.device", (name, str(dim))) as device:
+        device.hear()
+        return peak_resident_bytes(device.pid) / 1e6
+
+
+def seal_one(share_format: str, dim: int) -> None:
+    """Be the device that seals one update."""
+    parties = Parties.meet()
+    params = parties.round_of(Shape(format=share_format, checks="norm", dim=dim, clients=100))
+    read_all(parties.seal(params, device_id_of(0), random_update(dim, seed=dim)))
+    sys.stdout.write("sealed\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+BENCHMARK: Final = Benchmark(
+    cases=[
+        Case(
+            name=f"{dim:,} elements",
+            full=partial(measure, dim=dim),
+            quick=partial(measure, dim=dim) if dim == DIMS[0] else None,
+        )
+        for dim in DIMS
+    ],
+    repeats=5,
+)
+
+if __name__ == "__main__":
+    seal_one(sys.argv[1], int(sys.argv[2]))

@@ -1,17 +1,12 @@
-"""Processor time of a process: what else the machine does is not in it."""
+"""Processor time of this process: what else the machine does is not in it."""
 
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 
-import psutil
-
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_IS_LINUX: Final = platform.system() == "Linux"
 
 MIN_BATCH_S: Final = 0.02
 """Shorter calls are timed many at a time."""
@@ -29,16 +24,6 @@ class Spent:
         result = function(*args, **kwargs)
         self.seconds[what] = self.seconds.get(what, 0.0) + time.process_time() - started
         return result
-
-
-def process_cpu_s(pid: int) -> float:
-    """Processor seconds of a process of this user since it started."""
-    if _IS_LINUX:
-        # The kernel's name for the clock that clock_getcpuclockid(3) returns: nanoseconds, where
-        # the counters in /proc tick in hundredths of a second.
-        return time.clock_gettime(~pid << 3 | 2)
-    times = psutil.Process(pid).cpu_times()
-    return times.user + times.system
 
 
 def best_of(functions: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.secure import classic
 from security.errors import SharingError
 from security.secret_sharing.field import M61
 from security.secret_sharing.threshold import Threshold
+from tests.security.secret_sharing import classic
 from tests.security.secret_sharing.sharings import from_seed
 
 

@@ -1,0 +1,1 @@
+"""What all benchmarks share: cases, settings, processes, figures, tables, kept reports."""
