@@ -3,7 +3,7 @@
 # what the tests need on top. Libraries that are only compared with are in .venv-peers.
 # ARGS reaches the command behind a target: `make demo ARGS=--help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup peers demo demo-clean demo-pythons test check unit coverage chaos bench bench-kernels bench-secure bench-pipeline experiment-privacy bench-codec experiment-compression format protos lock up down clean
+.PHONY: help setup peers demo demo-clean demo-pythons test check unit coverage chaos bench bench-kernels bench-secure bench-pipeline bench-page experiment-privacy bench-codec experiment-compression format protos lock up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -102,7 +102,7 @@ coverage: $(STAMP) ## Run the test suite and require 90 % line and branch covera
 chaos: $(STAMP) ## Run the fault simulations with thousands of examples.
 	$(BIN)/python -m pytest tests/chaos --hypothesis-profile=chaos $(ARGS)
 
-bench: $(STAMP) ## Measure throughput and latency on this machine.
+bench: $(STAMP) ## Measure throughput, latency and memory on this machine.
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 # Only the comparison writes to standard output, so that ARGS="--format json" is one JSON object.
@@ -121,8 +121,11 @@ bench-codec: $(PEERS) ## Measure bytes and speed of every encoding of a real upd
 experiment-compression: $(STAMP) ## Train with every way to compress updates; print what each costs.
 	@$(BIN)/python -m simulation.experiments.compression_table $(ARGS)
 
-bench-pipeline: $(STAMP) ## Time rounds with everything on beside plain ones (needs Fashion-MNIST).
+bench-pipeline: $(STAMP) ## Time rounds with everything on beside plain ones (needs ARGS="--data-dir DIR").
 	@$(BIN)/python -m benchmarks.pipeline $(ARGS)
+
+bench-page: $(STAMP) ## Write what was measured into docs/Performance.md.
+	@$(BIN)/python -m benchmarks.page
 
 experiment-privacy: $(STAMP) ## Train with and without privacy on MNIST: ARGS="--data-dir DIR".
 	@$(BIN)/python -m simulation.experiments.private_training $(ARGS)

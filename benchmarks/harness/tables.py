@@ -60,7 +60,7 @@ class Table:
             table.add_row(*map(escape, line))
         console.print(table)
         for note in self.notes:
-            console.print(escape(note))
+            console.print(escape(note), soft_wrap=True)
 
     def markdown(self) -> str:
         """Write it for a document."""
@@ -96,7 +96,7 @@ class Report:
         """Show it in a terminal."""
         for table in self.tables:
             table.print(console)
-        console.print(escape(self.origin))
+        console.print(escape(self.origin), soft_wrap=True)
 
     def markdown(self) -> str:
         """Write it for a document."""
