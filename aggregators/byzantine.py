@@ -49,7 +49,7 @@ class ByzantineConfig:
             raise AggregationError(message)
 
     def num_malicious(self, num_updates: int) -> int:
-        """f, of so many updates."""
+        """Return f, of so many updates."""
         if self.malicious_fraction is None:
             return self.aggregator.num_malicious_nodes
         return math.floor(self.malicious_fraction * num_updates + _ROUNDING)

@@ -103,7 +103,7 @@ def ranks_values(config: AggregatorConfig) -> bool:
 
 
 def sparse_problem(config: AggregatorConfig, *, ratio: float) -> str | None:
-    """Why a rule cannot combine updates of which each holds `ratio` of all coordinates.
+    """Say why a rule cannot combine updates of which each holds `ratio` of all coordinates.
 
     None: it can, as far as is known before there are updates. A rule that ranks values then takes
     them as dense vectors: of sparse ones, those that hold less than they may could be too few.

@@ -88,7 +88,7 @@ class DPConfig:
         )
 
     def noise(self, *, dim: int) -> GridNoise:
-        """The noise on the sum; with banded noise: of one innovation over the column's norm."""
+        """Give the noise on the sum; banded: of one innovation over the column's norm."""
         multiplier = self.noise_multiplier
         if self.adaptive_clipping is not None:
             count_stddev = self.adaptive_clipping.count_stddev

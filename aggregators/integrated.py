@@ -277,7 +277,7 @@ class IntegratedFederatedAggregator:
 
 
 def _known(plain: PlainUpdates, state: AggregatorState) -> ServerKnowledge:
-    """What the rule may know: the centre as the round's map shows it, and its own memory."""
+    """Return what the rule may know: the centre as the round's map shows it, and its own memory."""
     if plain.knowledge.center is not None or plain.knowledge.state is not None:
         message = "knowledge must not hold a center or a state: they come from the version before"
         raise AggregationError(message)

@@ -41,11 +41,11 @@ class Tolerance:
             raise TooFewUpdatesError(message)
 
     def least(self, num_byzantine: int) -> int:
-        """The least n that f allows."""
+        """Return the least n that f allows."""
         return self.per_byzantine * num_byzantine + self.base
 
     def most(self, num_rows: int) -> int:
-        """The largest f that n rows allow; negative: none."""
+        """Return the largest f that n rows allow; negative: none."""
         return (num_rows - self.base) // self.per_byzantine
 
     def __str__(self) -> str:

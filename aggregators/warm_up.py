@@ -57,7 +57,7 @@ def _aggregate(config: AggregatorConfig, num_rows: int) -> None:
 
 
 def _least_rows(config: AggregatorConfig) -> int:
-    """A number of rows that the steps and the rule admit, and that is a cohort."""
+    """Return a number of rows that the steps and the rule admit, and that is a cohort."""
     return max(2, 2 * config.num_malicious_nodes + 1, least_updates(config))
 
 

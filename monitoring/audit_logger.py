@@ -218,7 +218,7 @@ def _faults(
 
 
 def _parse(line: bytes) -> dict[str, object]:
-    """The object that a line holds; empty where it holds none."""
+    """Parse the object that a line holds; empty where it holds none."""
     try:
         content = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):

@@ -291,7 +291,7 @@ class Declaration:
 
 
 def declared_metrics() -> dict[str, Declaration]:
-    """Every metric's exposed name and declaration, in the order of `Metrics`."""
+    """Return every metric's exposed name and declaration, in the order of `Metrics`."""
     hints = get_type_hints(Metrics, include_extras=True)
     return {
         PREFIX + name: Declaration(hint.__origin__, hint.__metadata__[0])

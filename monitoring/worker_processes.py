@@ -43,5 +43,5 @@ class WorkerProcessCollector(Collector):
 
 
 def _process_metrics(pid: int) -> Iterator[Metric]:
-    """The metrics of one process; nothing where it has died or there is no /proc."""
+    """Return the metrics of one process; nothing where it has died or there is no /proc."""
     yield from ProcessCollector(pid=lambda: pid, registry=CollectorRegistry()).collect()

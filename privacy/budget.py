@@ -35,13 +35,13 @@ class Scorer(Protocol):
     def epsilon_of(
         self, counts: Mapping[Charge, int], delta: float, accountant: Accountant
     ) -> float:
-        """Epsilon at `delta` of so many releases of each charge; rises with every count."""
+        """Compute epsilon at `delta` of so many releases of each charge; rises with every count."""
         ...
 
     def within(
         self, counts: Mapping[Charge, int], *, epsilon: float, delta: float, accountant: Accountant
     ) -> bool:
-        """Whether `epsilon_of` is at most `epsilon`, as cheaply as that can be told."""
+        """Tell whether `epsilon_of` is at most `epsilon`, as cheaply as that can be told."""
         ...
 
 
@@ -109,7 +109,7 @@ class LedgerState:
         return sum(self.committed.values())
 
     def reserve(self, round_number: int, charge: Charge) -> "LedgerState":
-        """The ledger with one more open round.
+        """Return the ledger with one more open round.
 
         Raises:
             PrivacyError: if the round is open already.
@@ -119,7 +119,7 @@ class LedgerState:
         return replace(self, reserved={**self.reserved, round_number: charge.to_text()})
 
     def settle(self, round_number: int, *, charged: bool) -> "LedgerState":
-        """The ledger after the end of an open round, `charged` or released.
+        """Return the ledger after the end of an open round, `charged` or released.
 
         Raises:
             PrivacyError: if the round is not open.
@@ -139,7 +139,7 @@ class LedgerState:
 def charged_counts(
     ledger: LedgerState, *, max_participations: int | None = None
 ) -> dict[Charge, int]:
-    """Releases of each charge that count for the device that took part the most.
+    """Return releases of each charge that count for the device that took part the most.
 
     Args:
         ledger: what happened.
@@ -157,7 +157,7 @@ def charged_counts(
 
 
 def spent(ledger: LedgerState, budget: Budget, scorer: Scorer) -> float:
-    """Epsilon, at the budget's delta, of everything charged or open.
+    """Return epsilon, at the budget's delta, of everything charged or open.
 
     Infinite where a version was published without a charge: nothing can be said of it.
     """
@@ -168,7 +168,7 @@ def spent(ledger: LedgerState, budget: Budget, scorer: Scorer) -> float:
 
 
 def allows(ledger: LedgerState, charge: Charge, budget: Budget, scorer: Scorer) -> bool:
-    """Whether one more round with this charge keeps within the budget.
+    """Tell whether one more round with this charge keeps within the budget.
 
     Guarantees:
         True only where `spent` of the ledger with the round reserved is at most the budget.
@@ -179,7 +179,7 @@ def allows(ledger: LedgerState, charge: Charge, budget: Budget, scorer: Scorer) 
 def remaining_rounds(
     ledger: LedgerState, charge: Charge, budget: Budget, scorer: Scorer, *, limit: int
 ) -> int:
-    """Most further rounds with this charge that the budget allows, up to `limit`.
+    """Return the most further rounds with this charge that the budget allows, up to `limit`.
 
     Without a claim of sampling the busiest device is taken to be in each, up to the cap.
 

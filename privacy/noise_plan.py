@@ -185,7 +185,7 @@ def _charge(request: PlanRequest, z: float) -> Charge:
 
 
 def _growth(request: PlanRequest) -> tuple[float, float]:
-    """Deviation of a late round's noise and of the summed noise, over that of one independent."""
+    """Compute the deviations of a late round's and of the summed noise, over an independent one's."""
     rounds = request.rounds
     inverse = np.zeros(rounds)
     inverse[0] = 1.0
@@ -198,7 +198,7 @@ def _growth(request: PlanRequest) -> tuple[float, float]:
 
 
 def _banded_inverse(bands: int, rounds: int) -> Floats:
-    """First column of the inverse of the banded Toeplitz matrix with unit columns.
+    """Return the first column of the inverse of the banded Toeplitz matrix with unit columns.
 
     Its coefficients are those of 1 / sqrt(1 - x) up to the band: Kalinin and Lampert (2024),
     arXiv:2405.13763.

@@ -303,7 +303,7 @@ def _tracing(config: ServerConfig) -> Tracing:
 
 
 def _credentials(tls: ServerTls | None, *, ask_client: bool) -> grpc.ServerCredentials | None:
-    """TLS of one port; `ask_client` demands a certificate of the devices' authority."""
+    """Read one port's TLS; `ask_client` demands a certificate of the devices' authority."""
     if tls is None:
         return None
     return grpc.ssl_server_credentials(

@@ -15,7 +15,7 @@ END: Final = "<!-- round diagram: end -->\n"
 
 
 def diagram() -> str:
-    """The table as a Mermaid state diagram."""
+    """Return the table as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", f"    [*] --> {Phase.SELECTING.value}"]
     for phase, events in ALLOWED.items():
         lines += [
@@ -30,7 +30,7 @@ def diagram() -> str:
 
 
 def with_diagram(document: str) -> str:
-    """`document` with its block replaced.
+    """Return `document` with its block replaced.
 
     Raises:
         ValueError: if the document has no block.

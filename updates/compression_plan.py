@@ -95,7 +95,7 @@ class CompressionPlan:
 
 
 def dense_plan(dim: int) -> CompressionPlan:
-    """No compression: every coordinate as float32."""
+    """Return the plan without compression: every coordinate as float32."""
     return CompressionPlan(method=Method.DENSE, dim=dim, num_values=dim)
 
 

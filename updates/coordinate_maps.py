@@ -270,7 +270,7 @@ class _SignedProjection:
         return expanded
 
     def _rows(self, start: int, count: int) -> Indices:
-        """Rows of `count` coordinates from the first one of a block on."""
+        """Return rows of `count` coordinates from the first one of a block on."""
         block = start // self.num_values
         offsets = self._offsets[block : block + -(-count // self.num_values), None]
         rows = (offsets + np.arange(self.num_values)).ravel()[:count]

@@ -26,7 +26,7 @@ class EngineOptions:
 
 
 def engine_problem(name: str) -> str | None:
-    """Why an engine cannot be opened, as far as can be known without opening it; None: nothing."""
+    """Say why an engine cannot be opened, as far as is known without opening it; None: it can."""
     if name not in LIBRARIES:
         return f"engine={name!r} must be one of {', '.join(LIBRARIES)}"
     library = LIBRARIES[name]

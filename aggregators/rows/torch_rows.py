@@ -213,7 +213,7 @@ class TorchRows(StoredRows[_Item]):
         return _Item(row, _tensor(row).to(self._device))
 
     def _local(self, columns: NDArray[np.int64] | None = None) -> DenseRows:
-        """The rows, or some of their columns, as the kernels read them."""
+        """Return the rows, or some of their columns, as the kernels read them."""
         vectors = [item.local for item in self._items]
         return DenseRows(
             vectors if columns is None else [vector[columns] for vector in vectors],
@@ -226,7 +226,7 @@ class TorchRows(StoredRows[_Item]):
         return torch.tensor(values, dtype=torch.float64, device=self._device)
 
     def _width(self, num_values: int) -> int:
-        """Columns that fit in the working memory, of so many values each."""
+        """Return columns that fit in the working memory, of so many values each."""
         is_cpu = self._device.type == "cpu"
         block_bytes = CPU_BLOCK_BYTES if is_cpu else DEVICE_BLOCK_BYTES
         return max(1, block_bytes // (_BYTES_PER_VALUE * num_values))

@@ -81,38 +81,38 @@ class AdminClient:
         self._http.close()
 
     def tasks(self) -> Sequence[TaskSummary]:
-        """All tasks."""
+        """Return all tasks."""
         return self._parsed(_TASKS, self._call("GET", _PREFIX))
 
     def task(self, name: str) -> TaskStatus:
-        """One task and its latest round."""
+        """Return one task and its latest round."""
         return self._parsed(TypeAdapter(TaskStatus), self._call("GET", f"{_PREFIX}/{name}"))
 
     def privacy(self, task: str) -> PrivacyStatus:
-        """What a task has spent of its privacy budget."""
+        """Return what a task has spent of its privacy budget."""
         answer = self._call("GET", f"{_PREFIX}/{task}/privacy")
         return self._parsed(TypeAdapter(PrivacyStatus), answer)
 
     def rounds(self, task: str, *, limit: int) -> Sequence[RoundSummary]:
-        """Finished rounds, newest first."""
+        """Return finished rounds, newest first."""
         return self._parsed(_ROUNDS, self._call("GET", f"{_PREFIX}/{task}/rounds?limit={limit}"))
 
     def replay(self, task: str, round_number: int) -> ReplayedRound:
-        """A finished round's version, built again; may take as long as the round's aggregation."""
+        """Build a finished round's version again; may take as long as the round's aggregation."""
         answer = self._call("POST", f"{_PREFIX}/{task}/rounds/{round_number}/replay", timeout=None)
         return self._parsed(TypeAdapter(ReplayedRound), answer)
 
     def models(self, task: str) -> Sequence[ModelInfo]:
-        """Published versions, newest first."""
+        """Return published versions, newest first."""
         return self._parsed(_MODELS, self._call("GET", f"{_PREFIX}/{task}/models"))
 
     def model(self, task: str, version: int) -> ModelInfo:
-        """One version."""
+        """Return one version."""
         answer = self._call("GET", f"{_PREFIX}/{task}/models/{version}")
         return self._parsed(TypeAdapter(ModelInfo), answer)
 
     def model_file(self, task: str, version: int) -> Iterator[bytes]:
-        """The file of one version, part by part, as it comes; its hash is the caller's to check."""
+        """Read the file of one version, part by part, as it comes; the caller checks its hash."""
         path = f"{_PREFIX}/{task}/models/{version}/file"
         try:
             with self._http.stream("GET", path) as answer:

@@ -191,7 +191,7 @@ def _folder(keep_dir: Path | None, guardian: Guardian) -> Path:
 
 
 def _console_of(output: Output) -> Console | None:
-    """Progress is part of the text answer; beside a JSON answer only a person may see it."""
+    """Choose where progress goes: beside a JSON answer only a person may see it."""
     if not output.is_json:
         return output.console
     return output.stderr if output.stderr.is_terminal else None

@@ -52,18 +52,18 @@ class Evidence:
             await asyncio.sleep(_POLL_S)
 
     def openings(self) -> Mapping[int, Sequence[str]]:
-        """What each finished round opened at most, and to whom, as the audit log tells it."""
+        """Tell what each finished round opened at most, and to whom, as the audit log tells it."""
         return {
             int(entry["round_id"]): list(entry["details"].get("opened_at_most", ()))
             for entry in self._entries()
         }
 
     def pseudonym(self, device_id: str) -> str:
-        """What stands for a device in the audit log."""
+        """Return what stands for a device in the audit log."""
         return load_or_create_key(self._folder / DATA_DIR / KEY_FILE).pseudonym(device_id)
 
     def device_events(self) -> list[dict[str, Field]]:
-        """Everything the devices wrote down, device by device."""
+        """Return everything the devices wrote down, device by device."""
         return list(read_events(sorted((self._folder / DEVICE_LOGS).glob("*.jsonl"))))
 
     @property
@@ -72,7 +72,7 @@ class Evidence:
         return self._folder / SERVER_LOGS / "devices.log"
 
     def last_words(self, device: str | None = None) -> str:
-        """What a device said last, in its event log or on standard error; None: any of them."""
+        """Find what a device said last, in its event log or on standard error; None: any device."""
         events = [one for one in self.device_events() if device in {None, one["device"]}]
         errors = [str(one["error"]) for one in events if one["event"] == "failed"]
         if errors:

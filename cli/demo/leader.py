@@ -20,7 +20,7 @@ def leader_of(logs: Iterable[tuple[str, Path]]) -> str | None:
 
 
 def _leads_since(path: Path) -> str | None:
-    """The instant (RFC 3339, UTC) from which the process has led; None where it does not."""
+    """Return the instant (RFC 3339, UTC) from which the process has led; None where it does not."""
     since: str | None = None
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -65,15 +65,15 @@ class TaskObserver:
         await self._transport.close()
 
     async def status(self) -> TaskStatus:
-        """The task and its latest round."""
+        """Return the task and its latest round."""
         return TaskStatus.model_validate_json(await self._get(""))
 
     async def privacy(self) -> PrivacyStatus:
-        """The task's privacy budget and what is spent of it."""
+        """Return the task's privacy budget and what is spent of it."""
         return PrivacyStatus.model_validate_json(await self._get("/privacy"))
 
     async def models(self) -> Sequence[ModelInfo]:
-        """Every model version."""
+        """Return every model version."""
         return _MODELS.validate_json(await self._get("/models"))
 
     async def finished_rounds(self, after: int) -> list[RoundReport]:

@@ -67,11 +67,11 @@ class DemoOptions:
         return self.compression == Method.DENSE.value
 
     def gives(self, parameter: str) -> bool:
-        """Whether the command line names a parameter."""
+        """Tell whether the command line names a parameter."""
         return parameter in self.population.given
 
     def settings(self) -> DemoSettings:
-        """What to run.
+        """Return what to run.
 
         Raises:
             OptionsError: with a line for every option that would do nothing or cannot work.

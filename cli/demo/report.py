@@ -91,7 +91,7 @@ class DemoReport:
         return not (self.problem or self.lost_updates or self.duplicate_updates)
 
     def as_json(self) -> Mapping[str, object]:
-        """One object; numbers that JSON cannot hold become null."""
+        """Return one object; numbers that JSON cannot hold become null."""
         rounds = [
             {name: _json_number(value) for name, value in asdict(one).items() if name != "openings"}
             for one in self.rounds
@@ -134,7 +134,7 @@ class DemoReport:
         }
 
     def table(self) -> Table:
-        """One row per round."""
+        """Return one row per round."""
         table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True)
         for column in _COLUMNS:
             table.add_column(column, justify="right", no_wrap=True)
@@ -143,7 +143,7 @@ class DemoReport:
         return table
 
     def summary(self) -> str:
-        """The rest, in one paragraph."""
+        """Return the rest, in one paragraph."""
         counted = (
             f"{self.acknowledged_updates} updates acknowledged, {self.lost_updates} lost, "
             f"{self.duplicate_updates} counted twice."
@@ -157,7 +157,7 @@ class DemoReport:
         )
 
     def _terms_summary(self) -> str:
-        """What was sent, and what was spent, where the demonstration asks for either."""
+        """Return what was sent, and what was spent, where the demonstration asks for either."""
         lines = []
         if not self.settings.compression.is_dense and self.bytes_on_wire:
             ratio = self.dense_update_bytes / self.bytes_on_wire
@@ -188,7 +188,7 @@ class DemoReport:
 
 
 def round_line(one: RoundReport, num_rounds: int) -> str:
-    """The line that a finished round gets at once; at most 80 characters."""
+    """Return the line that a finished round gets at once; at most 80 characters."""
     head = f"[ROUND {one.round}/{num_rounds}]"
     if one.decision != "published":
         text = f"{head} {one.decision}: {one.reason}"

@@ -134,7 +134,7 @@ class Demo:
         return report
 
     def _logs(self) -> Path:
-        """Where logs stay."""
+        """Tell where logs stay."""
         return self._folder / SERVER_LOGS if self._place.is_kept else self._evidence.keep()
 
     async def _run(self) -> DemoReport:

@@ -82,7 +82,7 @@ class DemoSettings:
         return PLAIN if self.shared is None else SHARED
 
     def as_json(self) -> dict[str, object]:
-        """The settings as the report tells them."""
+        """Return the settings as the report tells them."""
         scenario = self.scenario
         return {
             "mode": self.mode,
@@ -170,13 +170,13 @@ def _task(settings: DemoSettings, folder: Path) -> Mapping[str, TomlValue]:
 
 
 def min_contributions(settings: DemoSettings) -> int:
-    """Updates without which a round is abandoned."""
+    """Count updates without which a round is abandoned."""
     share = math.ceil(_MIN_CONTRIBUTIONS_SHARE * settings.scenario.num_devices)
     return max(share, settings.needed_updates)
 
 
 def num_malicious(settings: DemoSettings) -> int:
-    """Attackers that the rule is told to withstand."""
+    """Count attackers that the rule is told to withstand."""
     attackers = settings.scenario.num_attackers
     if settings.aggregator == "mean":
         return 0
@@ -188,13 +188,13 @@ def num_malicious(settings: DemoSettings) -> int:
 
 
 def min_members(settings: DemoSettings) -> int:
-    """Fewest updates that are opened together in shared mode."""
+    """Return the fewest updates that are opened together in shared mode."""
     group_size = settings.shared.group_size if settings.shared is not None else 0
     return max(2, min(group_size or min_contributions(settings), _most_selected(settings)))
 
 
 def _most_selected(settings: DemoSettings) -> int:
-    """Updates that a rule by distances leaves of the fewest that come in."""
+    """Count updates that a rule by distances leaves of the fewest that come in."""
     return min_contributions(settings) - settings.scenario.num_attackers
 
 

@@ -28,7 +28,7 @@ class CompressionTerms:
         return self == CompressionTerms()
 
     def section(self) -> Mapping[str, TomlValue]:
-        """The server's settings."""
+        """Return the server's settings."""
         section: dict[str, TomlValue] = {"method": self.method, "ratio": self.ratio}
         if self.value_type is not None:
             section["value-type"] = self.value_type
@@ -50,6 +50,6 @@ class ToldPrivacy:
     clipping_norm: float = 1.0
 
     def section(self, *, is_shared: bool) -> Mapping[str, TomlValue]:
-        """The server's settings."""
+        """Return the server's settings."""
         noise = "holders" if is_shared else "central"
         return {"noise": noise, "epsilon": self.epsilon, "delta": self.delta}

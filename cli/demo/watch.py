@@ -137,7 +137,7 @@ class Waiting:
         self._since = self._told = clock()
 
     def progressed(self) -> None:
-        """Something came of the waiting."""
+        """Learn that something came of the waiting."""
         self._since = self._told = self._clock()
 
     def tick(self) -> None:
@@ -149,14 +149,14 @@ class Waiting:
 
 
 def ended(exit_code: int | None) -> str:
-    """How a process ended, in words."""
+    """Tell how a process ended, in words."""
     if exit_code is not None and exit_code < 0:
         return f"was killed by {signal.Signals(-exit_code).name}"
     return f"ended with status {exit_code}"
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says anything."""
+    """Return the last line of a log that says anything."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))

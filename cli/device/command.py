@@ -165,7 +165,7 @@ class DeviceOptions:
 
 
 def _absent(option: str) -> Contradiction[DeviceOptions]:
-    """A row for a file that must be there."""
+    """Return a row for a file that must be there."""
 
     def absent(options: DeviceOptions) -> object:
         path: Path | None = getattr(options, option.replace("-", "_"))

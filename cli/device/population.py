@@ -47,7 +47,7 @@ class PopulationOptions:
         return self.attack != DEFAULTS.attack
 
     def scenario(self, num_rounds: int = DEFAULTS.num_rounds) -> Scenario:
-        """The population, on its task.
+        """Return the population, on its task.
 
         Raises:
             ScenarioError: if an option is out of range.
@@ -79,7 +79,7 @@ def unless_one_of(value: str, known: Collection[str]) -> str:
 
 
 def _missing_samples(options: PopulationOptions) -> str:
-    """What the data set lacks for so many devices; whether it can be read is told elsewhere."""
+    """Tell what the data set lacks for so many devices, without a look whether it can be read."""
     try:
         samples = len(datasets.load(options.dataset, options.data_dir).y_train)
     except DatasetError:

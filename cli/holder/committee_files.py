@@ -97,7 +97,7 @@ def write_committee(plan: CommitteePlan, folder: Path, device_ids: Iterable[str]
 
 
 def holder_name(index: int) -> str:
-    """Name of a holder, and of its folder and process."""
+    """Return the name of a holder, and of its folder and process."""
     return f"{HOLDER}{index}"
 
 

@@ -62,7 +62,7 @@ class TensorFile:
 
 
 def is_safetensors(data: bytes) -> bool:
-    """Whether bytes begin as a safetensors file does: a length, then a JSON object."""
+    """Tell whether bytes begin as a safetensors file does: a length, then a JSON object."""
     return data[_HEADER_BYTES : _HEADER_BYTES + 1] == b"{"
 
 

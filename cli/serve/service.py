@@ -165,7 +165,7 @@ def server_template(
 
 
 def server_environment() -> dict[str, str]:
-    """What servers need set before they start; they import from where this process does."""
+    """Return what servers need set before they start; they import from where this process does."""
     path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     return {**worker_environment(), "PYTHONPATH": path}
 

@@ -94,11 +94,11 @@ class ErrorMemory:
         self._store.begin(submission.key, Residual(vector=remaining, round=submission.round))
 
     async def accepted(self) -> None:
-        """The server has taken the update."""
+        """Learn that the server has taken the update."""
         await asyncio.to_thread(self._store.commit)
 
     async def failed(self, error: FedaggError) -> None:
-        """The submission ended with an error."""
+        """Learn that the submission ended with an error."""
         if _is_final(error):
             await asyncio.to_thread(self._store.drop)
 

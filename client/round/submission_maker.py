@@ -105,12 +105,12 @@ class SubmissionMaker:
             await asyncio.to_thread(self._device.memory.begin, submission, self._remaining)
 
     async def accepted(self) -> None:
-        """The server has taken the update."""
+        """Learn that the server has taken the update."""
         if self._remaining is not None:
             await self._device.memory.accepted()
 
     async def failed(self, error: FedaggError) -> None:
-        """Sending the update ended with an error."""
+        """Learn that sending the update ended with an error."""
         if self._remaining is not None:
             await self._device.memory.failed(error)
 

@@ -75,14 +75,14 @@ def require_private_key(pem: bytes) -> bytes:
 
 
 def belongs_to(public_key: bytes, certificate: x509.Certificate) -> bool:
-    """Whether a public key, as `require_private_key` gives it, is that of a certificate."""
+    """Tell whether a public key, as `require_private_key` gives it, is that of a certificate."""
     return public_key == certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
 
 
 def is_trusted(certificate: x509.Certificate, authorities: list[x509.Certificate]) -> bool:
-    """Whether a certificate is one of the authorities, or was signed by one of them."""
+    """Tell whether a certificate is one of the authorities, or was signed by one of them."""
     return any(certificate == one or _is_signed(certificate, one) for one in authorities)
 
 

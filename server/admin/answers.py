@@ -130,31 +130,31 @@ class AdminBackend(Protocol):
     """
 
     async def list_tasks(self) -> list[TaskSummary]:
-        """Every task, in the order of the configuration."""
+        """Return every task, in the order of the configuration."""
         ...
 
     async def task_status(self, task: str) -> TaskStatus:
-        """One task and its latest round."""
+        """Return one task and its latest round."""
         ...
 
     async def privacy(self, task: str) -> PrivacyStatus:
-        """Budget, ledger and participations of one task, private or not."""
+        """Return budget, ledger and participations of one task, private or not."""
         ...
 
     async def finished_rounds(self, task: str, *, limit: int) -> list[RoundSummary]:
-        """The latest finished rounds, newest first, at most `limit`."""
+        """Return the latest finished rounds, newest first, at most `limit`."""
         ...
 
     async def list_models(self, task: str) -> list[ModelInfo]:
-        """Every published version, newest first."""
+        """Return every published version, newest first."""
         ...
 
     async def model(self, task: str, version: int) -> ModelInfo:
-        """One published version."""
+        """Return one published version."""
         ...
 
     async def model_file(self, task: str, version: int) -> tuple[int, AsyncIterator[bytes]]:
-        """The size of one published version's file, and the file in parts."""
+        """Return the size of one published version's file, and the file in parts."""
         ...
 
     async def replay(self, task: str, round_number: int) -> ReplayedRound:

@@ -54,7 +54,7 @@ class StoreBackend:
         self._private = private
 
     async def list_tasks(self) -> list[TaskSummary]:
-        """Every task, in the order of the configuration."""
+        """Return every task, in the order of the configuration."""
         found = [await self.task_status(name) for name in self._tasks.names]
         return [
             TaskSummary(**status.model_dump(include=set(TaskSummary.model_fields)))
@@ -62,7 +62,7 @@ class StoreBackend:
         ]
 
     async def task_status(self, task: str) -> TaskStatus:
-        """One task and its latest round."""
+        """Return one task and its latest round."""
         terms = self._tasks[task].terms
         snapshot = await self._store.snapshot(task)
         round_ = snapshot.round
@@ -81,7 +81,7 @@ class StoreBackend:
         )
 
     async def privacy(self, task: str) -> PrivacyStatus:
-        """Budget, ledger and participations of one task, private or not."""
+        """Return budget, ledger and participations of one task, private or not."""
         info = self._tasks[task]
         ledger = await self._store.ledger(task)
         private = self._private.get(task)
@@ -116,7 +116,7 @@ class StoreBackend:
     async def _scores(
         self, private: PrivateRounds | None, ledger: LedgerState
     ) -> dict[str, float | None]:
-        """Epsilon by each accountant; None where it has no bound, nothing where nobody asks."""
+        """Compute epsilon by each accountant; None: no bound, nothing where nobody asks."""
         if private is None:
             return {}
         cap = private.budget.max_participations
@@ -130,23 +130,23 @@ class StoreBackend:
         return found
 
     async def finished_rounds(self, task: str, *, limit: int) -> list[RoundSummary]:
-        """The latest finished rounds, newest first."""
+        """Return the latest finished rounds, newest first."""
         self._tasks[task]
         found = await self._store.finished_rounds(task, limit=limit)
         return [_round_summary(record) for record in reversed(found)]
 
     async def list_models(self, task: str) -> list[ModelInfo]:
-        """Every published version, newest first."""
+        """Return every published version, newest first."""
         self._tasks[task]
         return [_model_info(model) for model in reversed(await self._store.models(task))]
 
     async def model(self, task: str, version: int) -> ModelInfo:
-        """One published version."""
+        """Return one published version."""
         self._tasks[task]
         return _model_info(await self._store.model(task, version))
 
     async def model_file(self, task: str, version: int) -> tuple[int, AsyncIterator[bytes]]:
-        """The file of one published version; the first part is read, so that it is there."""
+        """Return the file of one published version; the first part is read, so that it is there."""
         self._tasks[task]
         model = await self._models.version(task, version)
         parts = self._models.file(task, model)

@@ -58,7 +58,7 @@ class RoundCompression:
         self._making = asyncio.Lock()
 
     async def plan(self, *, round_number: int, base_version: int) -> CompressionPlan:
-        """The plan of a round.
+        """Return the plan of a round.
 
         Raises:
             BlobNotFound: if the file of a model that coordinates follow from is gone.

@@ -85,7 +85,7 @@ class TaskCompression:
         return self._plan(seed, coordinates)
 
     def codec(self) -> UpdateCodec:
-        """What reads the updates of every round: seeds and coordinates do not matter to it."""
+        """Make what reads the updates of every round: seeds and coordinates do not matter to it."""
         seed, coordinates = b"", b""
         if self.method in _SEEDED:
             seed = bytes(SEED_BYTES)

@@ -57,7 +57,7 @@ def problems_of(rows: Iterable[Contradiction[T]], asked: T, where: str = "") -> 
 
 
 def rows_where(guard: Callable[[T], bool], *rows: Contradiction[T]) -> tuple[Contradiction[T], ...]:
-    """Rows that count only where `guard` holds."""
+    """Return rows that count only where `guard` holds."""
 
     def guarded(when: Callable[[T], object]) -> Callable[[T], object]:
         return lambda asked: guard(asked) and when(asked)
@@ -66,7 +66,7 @@ def rows_where(guard: Callable[[T], bool], *rows: Contradiction[T]) -> tuple[Con
 
 
 def rule_traits(task: "TaskConfig") -> Traits:
-    """What the rule declares. Where there is no such rule, nothing that rests on it is judged."""
+    """Read what the rule declares; of a rule that is not there nothing is judged."""
     try:
         return traits_of(task.aggregation.rule)
     except AggregationError as error:

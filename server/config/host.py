@@ -91,7 +91,7 @@ def _is_bound(address: str) -> bool:
 
 
 def _answers(address: str) -> bool:
-    """Whether somebody listens there, though they would let others do so too."""
+    """Tell whether somebody listens there, though they would let others do so too."""
     host, port = split_address(address)
     there = _LOOPBACK_OF.get(host, host)
     try:
@@ -102,7 +102,7 @@ def _answers(address: str) -> bool:
 
 
 def _bind_problem(address: str) -> OSError | None:
-    """Why a process cannot have an address; None: it can. Nothing listens, not for a moment."""
+    """Say why a process cannot have an address; None: it can. Nothing listens, not for a moment."""
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

@@ -145,7 +145,7 @@ def _override(kind: type[Section], tree: dict[str, Any], name: str, text: str) -
 
 
 def _paths(kind: type[Section]) -> list[list[str]]:
-    """Section and key of every setting that the environment can override."""
+    """Return the section and key of every setting that the environment can override."""
     return [path.split(".") for path in setting_paths(kind) if path.count(".") == 1]
 
 

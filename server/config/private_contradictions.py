@@ -15,7 +15,7 @@ _NOISE_PLACES: Final = {"plain": ("central", "device"), "shared": ("holders",)}
 
 
 def _noisy_rule_problem(task: "TaskConfig") -> str | None:
-    """Why the rule cannot work under the noise of devices, whatever the model.
+    """Say why the rule cannot work under the noise of devices, whatever the model.
 
     A multiplier that is still to be calibrated, and the size of the model, count at the start.
     """

@@ -64,7 +64,7 @@ def holder_problems(config: "HolderConfig") -> list[str]:
 
 
 def _hosts_meet(one: str, other: str) -> bool:
-    """Whether two addresses cannot both be listened on."""
+    """Tell whether two addresses cannot both be listened on."""
     if not one or not other:
         return False
     (host, port), (other_host, other_port) = split_address(one), split_address(other)

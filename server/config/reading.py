@@ -106,7 +106,7 @@ def _read(kind: type[Section], name: str, value: object, problems: list[str], wh
 
 
 def section_kind(annotation: object) -> type[Section] | None:
-    """The section that a setting is, or is a list of; None: it is a value."""
+    """Return the section that a setting is, or is a list of; None: it is a value."""
     for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind
@@ -199,7 +199,7 @@ def _lengths(field: FieldInfo) -> str:
 
 
 def _kinds(field: FieldInfo) -> list[Any]:
-    """The types a value may have, None left out."""
+    """Return the types a value may have, None left out."""
     annotation: Any = field.annotation
     if get_origin(annotation) in {types.UnionType, Union}:
         return [kind for kind in get_args(annotation) if kind is not type(None)]

@@ -194,7 +194,7 @@ def weight_cap(task: TaskConfig) -> int:
 
 
 def value_type_of(task: TaskConfig) -> str:
-    """How the task's numbers are written."""
+    """Tell how the task's numbers are written."""
     compression = task.compression
     exact = compression.is_dense or task.is_shared
     return compression.value_type or ("float32" if exact else "float16")

@@ -33,7 +33,7 @@ METHODS: Final = tuple(
 
 
 def federation_handlers(service: FederationService) -> grpc.GenericRpcHandler:
-    """Handlers of `Federation`.
+    """Make the handlers of `Federation`.
 
     Requests arrive raw and are parsed inside the interceptor, so that garbage is refused like any
     other bad input. Two directions stay raw for their bytes' sake: SubmitUpdate's requests (see

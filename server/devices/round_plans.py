@@ -29,7 +29,7 @@ class RoundPlans:
         self._plans: OrderedDict[tuple[str, int, int, float, float], pb.Plan] = OrderedDict()
 
     async def plan(self, task: TaskInfo, answer: CheckInAnswer) -> pb.Plan:
-        """The plan of the round that a device was assigned to. Not to be modified: it is kept.
+        """Make the plan of the round that a device was assigned to. Not to be modified: it is kept.
 
         Raises:
             Unavailable: if a store did not answer.
@@ -75,7 +75,7 @@ class RoundPlans:
 
 
 def _device_noise(task: TaskInfo, privacy: RoundPrivacy | None) -> float:
-    """What each device adds: as the round was charged, whatever the settings say by now."""
+    """Return what each device adds: as the round was charged, whatever the settings say by now."""
     if privacy is None:
         return task.plan.device_noise_multiplier
     if privacy.noise != NOISE_OF_DEVICES:

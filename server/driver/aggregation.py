@@ -147,7 +147,7 @@ class Aggregation:
         )
 
     async def problem(self, round_: Round) -> str | None:
-        """Why the round's candidate must not be published; None: nothing is wrong with it."""
+        """Say why the round's candidate must not be published; None: nothing is wrong with it."""
         if round_.candidate is None:
             return "there is no candidate"
         try:
@@ -233,7 +233,7 @@ class Aggregation:
         return built
 
     async def _source(self, round_: Round) -> RoundSource:
-        """What the round collected."""
+        """Return what the round collected."""
         return PlainRound(
             stored=await self._stored_updates(round_), tells_losses=self._tells_losses
         )
@@ -291,7 +291,7 @@ class Aggregation:
         )
 
     async def _plan(self, round_: Round) -> CompressionPlan | None:
-        """How the round's updates are compressed.
+        """Tell how the round's updates are compressed.
 
         Raises:
             AggregationError: if its devices were told otherwise: the settings were changed since.

@@ -20,7 +20,7 @@ from server.task.task_info import TaskInfo
 
 
 def offers_needed(round_: Round, info: TaskInfo, *, waited_s: float) -> int:
-    """How many devices must offer themselves before the cohort is drawn, at least 1.
+    """Tell how many devices must offer themselves before the cohort is drawn, at least 1.
 
     With Poisson sampling, all devices of the population, or after the selection timeout the quorum:
     a number of offers tells who is there, not who will be drawn. With a fixed size the population
@@ -61,7 +61,7 @@ def draw_cohort(
 
 
 def _policy(round_: Round, policy: SelectionPolicy) -> SelectionPolicy:
-    """The task's policy, made as strict as the round's charge needs it."""
+    """Return the task's policy, made as strict as the round's charge needs it."""
     charge, privacy = round_.charge, round_.privacy
     if charge is None or privacy is None:
         return policy

@@ -371,7 +371,7 @@ class RoundDriver:
         return bool(finished)
 
     async def _resolve(self, result: CommitResult, after: Round) -> CommitResult:
-        """A commit whose answer was lost is sent again, and then refused because of itself."""
+        """Take a refused commit for committed where it is what the store holds: a lost answer."""
         if result in {CommitResult.STALE, CommitResult.BASE_CHANGED}:
             stored = (await self._ports.store.snapshot(self._task)).round
             if stored == after:

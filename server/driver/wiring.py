@@ -128,5 +128,5 @@ def _holder_credentials(files: HolderFiles | None) -> grpc.ChannelCredentials | 
 
 
 def _process_name() -> str:
-    """A name no other process has, also after a restart with the same process id."""
+    """Make a name no other process has, also after a restart with the same process id."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(8)}"

@@ -52,7 +52,7 @@ class Gate:
         return max(self._limits.values())
 
     def guarded(self, handler: Handler, method: str) -> Handler:
-        """The handler behind the gate.
+        """Return the handler behind the gate.
 
         Every method takes a stream then, which looks the same on the wire: gRPC would read the one
         message of the others before it asks us.
@@ -96,13 +96,13 @@ class Gate:
 
 
 def peers_of(config: HolderConfig) -> PeerIdentity:
-    """What compares a caller with its certificate, where it must show one."""
+    """Return what compares a caller with its certificate, where it must show one."""
     tls = config.tls
     return PeerIdentity(required=tls.proves_callers, gateways=tls.coordinators)
 
 
 def request_limits(policy: PolicyConfig) -> dict[str, int]:
-    """The most bytes of one message, by method: as many as the policy's largest round needs."""
+    """Bound the bytes of one message, by method: as many as the policy's largest round needs."""
     members = policy.max_members
     pairs = members * (members - 1) // 2 if Checks.DISTANCES in policy.checks else 0
     # Openings tell the tests of every group of members, and blame those of every member.

@@ -7,12 +7,12 @@ from server.wire.status import refusal
 
 
 def as_service_error(error: SharedRoundError) -> ServiceError:
-    """The error of the same reason."""
+    """Return the error of the same reason."""
     return refusal(error.reason, str(error))
 
 
 def stepped(state: HolderRound, event: Event) -> HolderRound:
-    """The state after an event.
+    """Return the state after an event.
 
     Raises:
         ServiceError: with the state machine's reason, if it refuses the event.

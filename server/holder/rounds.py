@@ -118,7 +118,7 @@ class HolderRounds:
         return params.sha256
 
     def receipts(self, params_sha256: bytes) -> list[bytes]:
-        """Receipts of everything stored for a round, serialized."""
+        """Return receipts of everything stored for a round, serialized."""
         self._parts.known.row(params_sha256)
         return self._parts.storage.read(lambda ledger: ledger.receipts(params_sha256))
 
@@ -304,7 +304,7 @@ class HolderRounds:
         storage.forget_deleted()
 
     def outdated(self) -> list[bytes]:
-        """Rounds that their coordinator has forgotten, by params_sha256; they are to be purged."""
+        """List rounds, by params_sha256, that their coordinator forgot; they are to be purged."""
         before_s = self._parts.me.now_s() - self._parts.retention_s
         return self._parts.storage.read(lambda ledger: ledger.open_rounds(opened_before_s=before_s))
 

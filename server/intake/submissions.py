@@ -165,7 +165,7 @@ class Submissions:
         return submission, outcome
 
     async def status(self, submission: Submission) -> tuple[int, Admission | None]:
-        """Bytes stored of an unfinished upload, or the admission of a finished one."""
+        """Return bytes stored of an unfinished upload, or the admission of a finished one."""
         admission = await self._store.probe(submission)
         if admission.verdict is AdmissionVerdict.DUPLICATE:
             return submission.payload_bytes, admission
@@ -229,7 +229,7 @@ class Submissions:
         return None
 
     async def _format_of(self, task: TaskInfo, round_number: int) -> PayloadFormat:
-        """What the payloads of a round must be.
+        """Return what the payloads of a round must be.
 
         Raises:
             UnknownRound: if the round is shared and not the one that is open.
@@ -289,7 +289,7 @@ class Submissions:
 
 
 def status_query(request: pb.GetUploadStatusRequest) -> Submission:
-    """The submission a status request asks about.
+    """Return the submission a status request asks about.
 
     Raises:
         MalformedRequest: if a field is out of range.

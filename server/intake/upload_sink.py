@@ -61,7 +61,7 @@ class UploadSink:
         self._busy = threading.Lock()
 
     def feed(self, chunks: Iterable[bytes | memoryview]) -> None:
-        """`check` and `write` the next bytes.
+        """Take the next bytes: `check` and `write` them.
 
         Raises:
             ServiceError: as soon as a chunk is wrong.

@@ -105,7 +105,7 @@ class Uploads:
                 del self._streams[device]
 
     async def stored_bytes(self, submission: Submission) -> int:
-        """Bytes kept of an upload that broke off."""
+        """Return bytes kept of an upload that broke off."""
         part = await self._blobs.stored_part(blob_key(submission))
         return part[1] if part else 0
 
@@ -144,7 +144,7 @@ class Uploads:
                 await asyncio.shield(self._blobs.delete_part(key, part=resumed))
 
     def _part_name(self) -> str:
-        """A name no other attempt has, in any process."""
+        """Make a name no other attempt has, in any process."""
         return f"{self._process}-{next(self._attempts)}"
 
     async def _part_of(self, key: str, offset: int) -> str:
@@ -221,7 +221,7 @@ def _data_of(message: bytes) -> memoryview:
 
 
 def blob_key(submission: Submission) -> str:
-    """Blob key of a streamed payload."""
+    """Return the blob key of a streamed payload."""
     return payload_blob(
         submission.task,
         submission.round_number,

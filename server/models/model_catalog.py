@@ -37,7 +37,7 @@ class ModelCatalog:
         self._loading = asyncio.Lock()
 
     async def version(self, task: str, number: int) -> ModelVersion:
-        """Metadata of one version.
+        """Return metadata of one version.
 
         Raises:
             UnknownModelVersion: if there is no such version.
@@ -52,7 +52,7 @@ class ModelCatalog:
         return found
 
     async def current(self, task: str) -> ModelVersion:
-        """Metadata of the version that new rounds start from."""
+        """Return metadata of the version that new rounds start from."""
         snapshot = await self._store.snapshot(task)
         return await self.version(task, snapshot.current_version)
 

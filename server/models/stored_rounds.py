@@ -35,7 +35,7 @@ class StoredRounds:
         self._workers = workers
 
     async def model(self, task: str, version: int) -> bytes:
-        """The model file of a version, without its state.
+        """Return the model file of a version, without its state.
 
         Raises:
             BlobNotFound, DamagedFile: as `base` does.
@@ -45,7 +45,7 @@ class StoredRounds:
         return files.model
 
     async def base(self, task: str, version: int) -> BaseVersion:
-        """The files of a version.
+        """Return the files of a version.
 
         Raises:
             BlobNotFound: if one is gone.
@@ -59,7 +59,7 @@ class StoredRounds:
     async def files(
         self, task: str, round_number: int | None, *, sha256: str, state_sha256: str
     ) -> BaseVersion:
-        """The files of a version or candidate that a round made; None: of the initial model.
+        """Return the files of a version or candidate that a round made; None: of the initial model.
 
         Raises:
             BlobNotFound: if one is gone.

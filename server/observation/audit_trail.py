@@ -29,13 +29,13 @@ class AuditTrail:
         self._lines = metrics.audit_entries_total
 
     async def record(self, finished: FinishedRound) -> None:
-        """Durable when it returns."""
+        """Append a finished round's entry; durable when it returns."""
         if await self._workers.run(self._logger.append, audit_entry(finished)):
             self._lines.labels(task=finished.task).inc()
 
 
 def audit_entry(finished: FinishedRound) -> AuditEntry:
-    """What the audit log keeps of a round; never an update."""
+    """Return what the audit log keeps of a round; never an update."""
     return AuditEntry(
         task=finished.task,
         round_id=finished.number,
@@ -58,7 +58,7 @@ def audit_entry(finished: FinishedRound) -> AuditEntry:
 
 
 def _privacy_spent(cost: RoundCost | None) -> dict[str, float] | None:
-    """All that the task has spent, this round included."""
+    """Return all that the task has spent, this round included."""
     if cost is None or cost.epsilon is None or cost.delta is None:
         return None
     return {"epsilon": cost.epsilon, "delta": cost.delta}
@@ -73,7 +73,7 @@ def _privacy_details(cost: RoundCost) -> dict[str, AuditValue]:
 
 
 def _shared_details(shared: SharedRound) -> dict[str, AuditValue]:
-    """Who could see what: of a round that failed on its way, the most that can have been opened."""
+    """Tell who could see what: of a round that failed, the most that can have been opened."""
     params = RoundParameters.from_bytes(shared.params_bytes)
     opened: tuple[str, ...] = ()
     if shared.set_sha256:

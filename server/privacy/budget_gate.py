@@ -32,7 +32,7 @@ class PrivateRounds(Protocol):
         ...
 
     async def plan(self, ledger: LedgerState) -> RoundPrivacy:
-        """The privacy of the next round.
+        """Return the privacy of the next round.
 
         Its `charge` decides how the cohort is drawn (`Charge.sampling`, its probability, population
         and cohort), whatever the settings say by then. `clipping_norm` is `ledger.clipping_norm`
@@ -43,18 +43,18 @@ class PrivateRounds(Protocol):
         ...
 
     async def refusal(self, ledger: LedgerState, privacy: RoundPrivacy) -> str | None:
-        """Why one more round, with this privacy, would exceed the budget; None: it would not.
+        """Say why one more round, with this privacy, would exceed the budget; None: it would not.
 
         `privacy.budget.allows` decides. Operators see the text, also in the audit log.
         """
         ...
 
     async def epsilon(self, counts: Mapping[str, int], accountant: Accountant) -> float:
-        """Epsilon at the budget's delta of so many releases of each charge, told by its text."""
+        """Compute epsilon, at the budget's delta, of so many releases of each charge."""
         ...
 
     async def remaining(self, ledger: LedgerState, privacy: RoundPrivacy, *, limit: int) -> int:
-        """Most further rounds like this one that the budget allows, up to `limit`."""
+        """Return the most further rounds like this one that the budget allows, up to `limit`."""
         ...
 
 
@@ -113,7 +113,7 @@ class BudgetGate:
         self._has_told = False
 
     def mismatch(self, round_: Round) -> str | None:
-        """Why this process must not compute the round: it would release what is not charged."""
+        """Say why this process must not compute the round: it would release what is not charged."""
         privacy, private = round_.privacy, self._private
         if privacy is None:
             return None if private is None else "the task is private and the round is not"
@@ -155,7 +155,7 @@ class BudgetGate:
         return await self._refuse(replace(round_, privacy=privacy), refusal, ledger, lease)
 
     async def cost(self, ending: Round) -> RoundCost | None:
-        """What a round that is about to end costs, as the store will settle it; None: not private.
+        """Tell what a round that is about to end costs, as the store settles it; None: not private.
 
         Args:
             ending: the round in the phase that it ends from.
@@ -170,7 +170,7 @@ class BudgetGate:
         return self._cost(ending.privacy, ledger, is_charged=is_charged)
 
     async def scored(self, record: FinishedRound) -> FinishedRound:
-        """The record with the epsilon that is spent after it; metrics are told."""
+        """Return the record with the epsilon that is spent after it; metrics are told."""
         private, cost = self._private, record.privacy
         if private is None or cost is None:
             return record
@@ -214,7 +214,7 @@ class BudgetGate:
         )
 
     async def _tell(self, private: PrivateRounds, ledger: LedgerState) -> None:
-        """What was spent before this process began; from then on `scored` tells of each round."""
+        """Report what was spent before this process began; later `scored` tells of each round."""
         if self._has_told:
             return
         self._has_told = True
@@ -231,7 +231,7 @@ class BudgetGate:
 def _private_round(
     round_: Round, privacy: RoundPrivacy, ledger: LedgerState, budget: Budget
 ) -> Round:
-    """The round with its privacy, and what follows from that."""
+    """Return the round with its privacy, and what follows from that."""
     cap = budget.max_participations
     if cap is not None:
         # That is what the charge was allowed for, should the settings change meanwhile.

@@ -47,7 +47,7 @@ class NoiseHistory:
         self._run = run_id(config, dim=dim)
 
     async def before(self, round_number: int) -> dict[int, Noise]:
-        """The noise of earlier rounds, as far back as a round's own depends on it."""
+        """Return the noise of earlier rounds, as far back as a round's own depends on it."""
         found: dict[int, Noise] = {}
         known = 0  # one after the other
         for number in range(round_number - 1, max(0, round_number - 2 * self._bands), -1):

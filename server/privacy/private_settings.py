@@ -6,7 +6,7 @@ from server.round.private_source import PrivateSettings
 
 
 def private_settings(task: TaskConfig) -> PrivateSettings | None:
-    """How a round's updates are combined and noised; None: the coordinator adds no noise."""
+    """Tell how a round's updates are combined and noised; None: the coordinator adds no noise."""
     privacy, rule = task.privacy, task.aggregation
     if privacy.noise != "central":
         return None

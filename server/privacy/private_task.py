@@ -57,18 +57,18 @@ class PrivateTask:
         return self._round(self.clipping_norm)
 
     async def plan(self, ledger: LedgerState) -> RoundPrivacy:
-        """The privacy of the next round."""
+        """Return the privacy of the next round."""
         norm = self.clipping_norm
         if self.adapts and ledger.clipping_norm is not None:
             norm = ledger.clipping_norm
         return self._round(norm)
 
     async def refusal(self, ledger: LedgerState, privacy: RoundPrivacy) -> str | None:
-        """Why one more round would exceed the budget; None: it would not."""
+        """Say why one more round would exceed the budget; None: it would not."""
         return await self.workers.run(self._refusal, ledger, privacy)
 
     async def epsilon(self, counts: Mapping[str, int], accountant: Accountant) -> float:
-        """Epsilon at the budget's delta of so many releases of each charge."""
+        """Compute epsilon at the budget's delta of so many releases of each charge."""
         known = {Charge.from_text(text): count for text, count in counts.items() if count}
         if not known:
             return 0.0
@@ -77,7 +77,7 @@ class PrivateTask:
         )
 
     async def remaining(self, ledger: LedgerState, privacy: RoundPrivacy, *, limit: int) -> int:
-        """Most further rounds like this one that the budget allows, up to `limit`."""
+        """Return the most further rounds like this one that the budget allows, up to `limit`."""
         return await self.workers.run(
             remaining_rounds,
             ledger,
@@ -195,7 +195,7 @@ def _charge(config: TaskConfig) -> Charge:
 
 
 def _rule_shape(config: TaskConfig) -> RuleShape:
-    """The rule as far as its sum is bounded; noise of devices hides them before any rule."""
+    """Return the rule as far as its sum is bounded; noise of devices hides them before any rule."""
     rule = config.aggregation
     if config.privacy.noise == "device":
         return RuleShape(rule="mean", num_updates=config.reporting_goal)
@@ -208,7 +208,7 @@ def _rule_shape(config: TaskConfig) -> RuleShape:
 
 
 def _most_updates(config: TaskConfig) -> int:
-    """The most updates that one round can have."""
+    """Return the most updates that one round can have."""
     match Sampling(config.privacy.sampling):
         case Sampling.POISSON:
             return config.privacy.population
@@ -222,7 +222,7 @@ def _most_updates(config: TaskConfig) -> int:
 
 
 def _expected_terms(config: TaskConfig, shape: RuleShape) -> float:
-    """What a round's sum is divided by: the terms it has if all goes as planned."""
+    """Return what a round's sum is divided by: the terms it has if all goes as planned."""
     settings = config.privacy
     expected = float(config.reporting_goal)
     if Sampling(settings.sampling) is Sampling.POISSON:

@@ -149,7 +149,7 @@ def _die_with(parent: int) -> None:
 
 
 def _is_open(fd: int) -> bool:
-    """False for what was only open to list the others."""
+    """Tell whether it is still open; what was only open to list the others is not."""
     try:
         os.fstat(fd)
     except OSError:

@@ -257,7 +257,7 @@ class Template:
             answer.set_result(int(message["pid"]))
 
     def _meet(self, template: str, pid: int) -> None:
-        """A template says that it is ready: ask it for what the one before did not do.
+        """Ask a template that says it is ready for what the one before did not do.
 
         The one before, if it did fork, has said so already: messages keep their order. And what it
         left in the middle of a fork ends by itself, in the group that is reaped.

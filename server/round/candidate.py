@@ -180,7 +180,7 @@ def require_state(base: BaseVersion) -> None:
 def candidate_problem(
     candidate: BaseVersion, base: bytes, *, max_update_norm: float | None
 ) -> str | None:
-    """Why a candidate must not be published; None: nothing is wrong with it.
+    """Say why a candidate must not be published; None: nothing is wrong with it.
 
     Checks that the file decodes with the base's tensors, that every value is finite, that the
     state is that of the model, and that the change from the base is no longer than
@@ -208,7 +208,7 @@ def candidate_problem(
 
 
 def layer_sizes(model: bytes) -> tuple[int, ...]:
-    """Elements of each of the model's tensors; together, those of an update.
+    """Return elements of each of the model's tensors; together, those of an update.
 
     Raises:
         ModelError: if `model` is no safetensors file of float32 tensors.
@@ -218,5 +218,5 @@ def layer_sizes(model: bytes) -> tuple[int, ...]:
 
 
 def sizes_of(layout: ModelLayout) -> tuple[int, ...]:
-    """Elements of each tensor, in the order of the flat vector."""
+    """Return elements of each tensor, in the order of the flat vector."""
     return tuple(spec.size for spec in layout.tensors)

@@ -126,7 +126,7 @@ class PlainRound:
 
 
 def common_map(compression: CompressionPlan | None) -> LinearMap | None:
-    """The map of a plan whose devices all send the same numbers; None: there is none."""
+    """Return the map of a plan whose devices all send the same numbers; None: there is none."""
     if compression is None or not compression.is_common_map:
         return None
     return linear_map(compression)

@@ -57,7 +57,7 @@ class PrivateSettings:
     count_noise: float = 0.0
 
     def config(self, privacy: RoundPrivacy, *, dim: int, num_updates: int = 0) -> DPConfig:
-        """How a round's updates of `dim` numbers become one aggregate.
+        """Tell how a round's updates of `dim` numbers become one aggregate.
 
         Args:
             privacy: of the round.
@@ -176,7 +176,7 @@ class PrivateRound:
 
 
 def round_noise(config: DPConfig, round_: PrivateRound, *, dim: int) -> RoundNoise:
-    """What decides the noise of a round: its key, and all that goes into the sum.
+    """Return what decides the noise of a round: its key, and all that goes into the sum.
 
     Banded noise belongs to a run of equal settings: where they change, a new run begins with noise
     of its own, independent of that before.
@@ -208,7 +208,7 @@ def round_noise(config: DPConfig, round_: PrivateRound, *, dim: int) -> RoundNoi
 
 
 def summed_dim(model_dim: int, compression: CompressionPlan | None) -> int:
-    """Numbers of the sum that noise is added to: of what a common map gives, else of the model."""
+    """Count the numbers of the sum that gets noise: what a common map gives, else the model's."""
     if compression is not None and compression.is_common_map:
         return compression.num_values
     return model_dim
@@ -220,7 +220,7 @@ def run_id(config: DPConfig, *, dim: int) -> str:
 
 
 def _text_of(config: DPConfig, dim: int) -> str:
-    """What the noise is bound to; floats as JSON writes them, which is exact."""
+    """Return what the noise is bound to; floats as JSON writes them, which is exact."""
     bound = (
         config.rule,
         config.num_malicious_nodes,
@@ -242,7 +242,7 @@ def _text_of(config: DPConfig, dim: int) -> str:
 def _metrics(
     contributions: int, aggregate: PrivateAggregate, report: StepReport
 ) -> dict[str, float]:
-    """What may be told: no norm, loss or count that one update's content could move."""
+    """Return what may be told: no norm, loss or count that one update's content could move."""
     selected = int(np.count_nonzero(aggregate.private.selected))
     metrics = {
         "contributions": float(contributions),

@@ -17,7 +17,7 @@ def finished_round(
     model: ModelVersion | None,
     cost: RoundCost | None = None,
 ) -> FinishedRound:
-    """The record of a round in a terminal phase; `cost` is that of its privacy."""
+    """Return the record of a round in a terminal phase; `cost` is that of its privacy."""
     candidate = ended.candidate
     reason = ended.reason.value if ended.reason else ""
     return FinishedRound(
@@ -43,7 +43,7 @@ def finished_round(
 
 
 def published_version(published: Round, *, version: int, base: ModelVersion) -> ModelVersion:
-    """Metadata of the version that a published round's candidate becomes.
+    """Return metadata of the version that a published round's candidate becomes.
 
     Args:
         published: the round.

@@ -43,7 +43,7 @@ class Bundle:
         return hashlib.sha256(self.prefix.header.header).digest()
 
     def start(self, holder: int) -> pb.ShareStart:
-        """What a holder is told first: the header, its own frame, and how much follows."""
+        """Return what a holder is told first: the header, its own frame, and how much follows."""
         return pb.ShareStart(
             params_sha256=self.index.params.sha256,
             header=self.prefix.header,
@@ -103,7 +103,7 @@ class Bundles:
         return bundles, damaged
 
     async def _inline(self, round_: Round, devices: Sequence[str]) -> dict[str, bytes]:
-        """Small payloads by device; those that are gone are missing."""
+        """Return small payloads by device; those that are gone are missing."""
         try:
             found = await self._store.inline_payloads(round_.task, round_.number, devices)
             return dict(zip(devices, found, strict=True))

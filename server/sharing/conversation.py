@@ -96,7 +96,7 @@ class Conversation:
         )
 
     def agreeing(self) -> tuple[int, ...]:
-        """Holders, ascending, whose votes can be put into one box: the most there are."""
+        """Return holders, ascending, whose votes can be put into one box: the most there are."""
         votes = {holder: stated.value for holder, stated in self.votes.items()}
         return agreeing_votes(self._params.scheme, votes)
 
@@ -156,7 +156,7 @@ class Conversation:
         )
 
     def coin(self) -> Coin:
-        """The coin, from the shares so far.
+        """Return the coin, from the shares so far.
 
         Raises:
             EvidenceInsufficientError: if they are too few.
@@ -216,7 +216,7 @@ class Conversation:
         )
 
     def evidence(self, mode: pb.SelectionMode.ValueType) -> pb.CommitRequest:
-        """Everything from which any holder derives the selection by itself."""
+        """Return everything from which any holder derives the selection by itself."""
         return pb.CommitRequest(
             **self._names,
             mode=mode,

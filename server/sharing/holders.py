@@ -234,7 +234,7 @@ class HolderClient:
 
 
 def refusal_of(detail: ErrorDetail) -> HolderRefused:
-    """What an outcome within an answer tells."""
+    """Return what an outcome within an answer tells."""
     return HolderRefused(_reason_name(detail.reason), detail.message)
 
 
@@ -254,7 +254,7 @@ async def _answer(call: Awaitable[T]) -> T:
 
 
 def _is_unreadable(answer: object) -> bool:
-    """Whether gRPC could not parse what came: it then gives None, and no error."""
+    """Tell whether gRPC could not parse what came: it then gives None, and no error."""
     return answer is None
 
 

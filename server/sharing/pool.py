@@ -73,7 +73,7 @@ class HolderPool:
         return tuple(self._clients)
 
     def is_hoped_for(self, holder: int) -> bool:
-        """Whether a holder that does not answer may still do so soon."""
+        """Tell whether a holder that does not answer may still do so soon."""
         since = self._away_since.get(holder)
         return since is None or time.monotonic() - since < self._timeout_s
 
@@ -132,7 +132,7 @@ class HolderPool:
         return self._has_keys
 
     def forget_keys(self) -> None:
-        """A holder says that it lacks keys: look again."""
+        """Look again whether a holder has keys; it says that it lacks some."""
         self._has_keys = False
 
     async def close(self) -> None:

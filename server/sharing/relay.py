@@ -122,7 +122,7 @@ class Relay:
         return best_holders(held, self._params)
 
     def common(self, holders: frozenset[int]) -> tuple[tuple[str, bytes], ...]:
-        """Devices and header hashes of the shares that all of these holders have, ascending.
+        """Return devices and header hashes of the shares that all of these holders have, ascending.
 
         Only of updates that were admitted: anybody may hand a holder a share.
         """
@@ -142,7 +142,7 @@ class Relay:
     def with_noise(
         self, holders: frozenset[int]
     ) -> tuple[frozenset[int], tuple[tuple[str, bytes], ...]]:
-        """Those of some holders that have the noise of one set of dealers, and names and hashes.
+        """Pick holders that have the noise of one set of dealers; give its names and hashes too.
 
         Nobody where the round's noise has not reached a quorum of them.
         """
@@ -159,7 +159,7 @@ class Relay:
         return chosen, tuple((bundle.device_id, bundle.header_sha256) for bundle in bundles)
 
     def forget(self, holder: int) -> None:
-        """The holder says that it lacks something: ask it again what it has."""
+        """Ask a holder again what it has; it says that it lacks something."""
         self._stored.pop(holder, None)
 
     async def _introduce(self) -> None:
@@ -255,7 +255,7 @@ class Relay:
         return lacking - set(answers.given)
 
     def _is_noted(self, holder: int, signed: round_pb.SignedStatement) -> bool:
-        """Whether a receipt tells nothing new; saves the look at its signature."""
+        """Tell whether a receipt tells nothing new; saves the look at its signature."""
         try:
             receipt = round_pb.HolderStatement.FromString(signed.statement).receipt
         except DecodeError:

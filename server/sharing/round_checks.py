@@ -59,7 +59,7 @@ class Patience:
 
 
 def possible_modes(params: RoundParameters, num_openings: int) -> tuple[SelectionMode, ...]:
-    """How the round may be judged with so many holders' openings, best first; none: wait.
+    """Tell how the round may be judged with so many holders' openings, best first; none: wait.
 
     Raises:
         RoundHopeless: if the parameters say that such a round opens nothing.
@@ -105,7 +105,7 @@ def holders_with_noise(
 
 
 def may_be_boxed(params: RoundParameters, num_votes: int) -> bool:
-    """Whether the coin may be opened with so many votes: nobody else opens checks afterwards.
+    """Tell whether the coin may be opened with so many votes: nobody else opens checks afterwards.
 
     Raises:
         RoundHopeless: if the parameters say that the round opens nothing with so few.
@@ -123,7 +123,7 @@ def may_be_boxed(params: RoundParameters, num_votes: int) -> bool:
 def reliable(
     params: RoundParameters, shared: SharedRound, released: Iterable[int]
 ) -> tuple[int, ...]:
-    """Holders, ascending, whose shares of the sums are to be used.
+    """Return holders, ascending, whose shares of the sums are to be used.
 
     Not those that lied, or at which some member's share is wrong. Where shares were checked, only
     holders whose shares were, unless they are too few.
@@ -136,12 +136,12 @@ def reliable(
 
 
 def _openings_needed(params: RoundParameters) -> int:
-    """Openings that the full checks take."""
+    """Count openings that the full checks take."""
     return max(params.quorum, params.scheme.product_shares) if params.is_checked else 0
 
 
 def frozen_set(params: RoundParameters, shared: SharedRound) -> FrozenSet:
-    """The set that was frozen, as the holders hash it."""
+    """Return the set that was frozen, as the holders hash it."""
     return FrozenSet(
         params_sha256=params.sha256,
         attempt=shared.attempt,
@@ -157,7 +157,7 @@ def _members(named: Iterable[tuple[str, str]]) -> tuple[Member, ...]:
 
 
 def selection_of(frozen: FrozenSet, shared: SharedRound) -> Selection:
-    """The selection that was derived, as the holders hash it."""
+    """Return the selection that was derived, as the holders hash it."""
     return Selection(
         set_sha256=frozen.sha256,
         mode=SelectionMode[shared.mode.upper()],
@@ -168,7 +168,7 @@ def selection_of(frozen: FrozenSet, shared: SharedRound) -> Selection:
 def left_out(
     frozen: FrozenSet, verdict: Verdict, selection: Selection
 ) -> tuple[tuple[str, str], ...]:
-    """Members that are in no sum, with the reason of each."""
+    """Return members that are in no sum, with the reason of each."""
     opened = set(selection.members)
     found = []
     for position, member in enumerate(frozen.members):

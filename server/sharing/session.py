@@ -36,7 +36,7 @@ class Session:
         self._is_complete = False  # all holders had everything the last time
 
     def talk_about(self, frozen: FrozenSet) -> Conversation:
-        """The statements about a set; a new set starts a new conversation."""
+        """Collect the statements about a set; a new set starts a new conversation."""
         if self._talk is None or self._talk.frozen.sha256 != frozen.sha256:
             self._talk = Conversation(self.params, frozen, pool=self._pool, observer=self._observer)
         return self._talk

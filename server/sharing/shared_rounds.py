@@ -219,7 +219,7 @@ class SharedRoundPhases:
             raise
 
     def is_over(self, round_: Round, *, now_ms: int) -> bool:
-        """Whether the present phase has lasted as long as the task allows."""
+        """Tell whether the present phase has lasted as long as the task allows."""
         return self._patience(round_, now_ms).is_over
 
     async def purge(self, record: FinishedRound) -> None:
@@ -360,7 +360,7 @@ class SharedRoundPhases:
         )
 
     def _look_again(self, session: Session, talk: Conversation) -> None:
-        """Holders that lack a share, or the round, are asked what they have."""
+        """Ask holders that lack a share, or the round, what they have."""
         for holder, refusal in talk.refusals.items():
             if refusal.reason in {"SHARE_MISSING", "UNKNOWN_ROUND"}:
                 session.relay.forget(holder)
@@ -386,7 +386,7 @@ class SharedRoundPhases:
         have: Container[int],
         among: Iterable[int] | None = None,
     ) -> bool:
-        """Whether a holder of some, or of all, that is not among `have` is worth waiting for."""
+        """Tell whether a holder of some, or of all, that is not in `have` is worth waiting for."""
         if not self._patience(round_, now_ms).waits_for_all:
             return False
         wanted = self._pool.indices if among is None else among

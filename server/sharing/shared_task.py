@@ -164,21 +164,21 @@ class SharedTask:
 
 
 def _noise_of(privacy: RoundPrivacy | None) -> tuple[float, float]:
-    """The noise multiplier and the sensitivity of a round's sum; no noise without privacy."""
+    """Give the noise multiplier and the sensitivity of a round's sum; no noise without privacy."""
     if privacy is None:
         return 0.0, 1.0
     return Charge.from_text(privacy.charge).noise_multiplier, privacy.sensitivity
 
 
 def _sha256_of(compression: CompressionPlan | None) -> bytes:
-    """What binds all parties to one map; empty where there is none."""
+    """Return what binds all parties to one map; empty where there is none."""
     if compression is None:
         return b""
     return hashlib.sha256(plan_message.to_bytes(compression)).digest()
 
 
 def staleness_weights(max_staleness: int) -> tuple[int, ...]:
-    """Weights of updates trained 0, 1, ... versions before the base: 8 / sqrt(1 + s), rounded.
+    """Weigh updates trained 0, 1, ... versions before the base: 8 / sqrt(1 + s), rounded.
 
     References: Nguyen et al. (2022), arXiv:2106.06639, section 5 (FedBuff).
     """

@@ -95,7 +95,7 @@ class ObjectBlobs:
         raise BlobNotFound(msg)
 
     def delete_part(self, key: str, part: str) -> None:
-        """Nothing to remove."""
+        """Do nothing: objects have no parts."""
 
     def open_upload(self, key: str) -> FileSystem | None:
         """Start an upload in several requests, None where there is no such thing.

@@ -41,15 +41,15 @@ INSTALLATION_KEY: Final = "fedagg:installation"
 
 
 def task_prefix(task: str) -> str:
-    """Prefix of all keys of `task`."""
+    """Return the prefix of all keys of `task`."""
     return f"fedagg:{{{task}}}:"
 
 
 def events_channel(task: str) -> str:
-    """Pub/sub channel that announces the task's changes of phase."""
+    """Return the pub/sub channel that announces the task's changes of phase."""
     return task_prefix(task) + "events"
 
 
 def drive_channel(task: str) -> str:
-    """Pub/sub channel of what only the driver need know."""
+    """Return the pub/sub channel of what only the driver need know."""
     return task_prefix(task) + "drive"

@@ -55,7 +55,7 @@ def load_finished(text: bytes) -> FinishedRound:
 
 
 def dump_facts(submission: Submission) -> str:
-    """The part of a stored submission between its digest and its time.
+    """Return the part of a stored submission between its digest and its time.
 
     What later releases added stands last, in the order of their coming: older lines end before it.
     """
@@ -94,7 +94,7 @@ def _candidate(tree: dict[str, Any]) -> CandidateModel:
 
 
 def _shared(tree: dict[str, Any]) -> SharedRound:
-    """JSON knows lists only; the values hold tuples."""
+    """Read a shared round; JSON knows lists only, the values hold tuples."""
     return SharedRound(**{name: _as_tuples(value) for name, value in tree.items()})
 
 

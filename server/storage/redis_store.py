@@ -133,7 +133,7 @@ class RedisRoundStore:
         return await self._commit("exhaust", round_, lease, *tail)
 
     async def ledger(self, task: str) -> LedgerState:
-        """One consistent reading of what the task has spent of its privacy budget.
+        """Return one consistent reading of what the task has spent of its privacy budget.
 
         Raises:
             UnknownTask: if the task was never created.
@@ -155,7 +155,7 @@ class RedisRoundStore:
         )
 
     async def noise_key(self, task: str) -> bytes:
-        """The secret, of 32 bytes, that the noise of the task's rounds follows from.
+        """Return the secret, of 32 bytes, that the noise of the task's rounds follows from.
 
         Made at the first call and the same ever after. Whoever has it can subtract the noise.
         """
@@ -164,7 +164,7 @@ class RedisRoundStore:
         return _bytes(await self._client.command("GET", key))
 
     async def participations(self, task: str) -> dict[int, int]:
-        """Number of rounds -> devices that were selected for so many; none for 0."""
+        """Return the number of rounds -> devices that were selected for so many; none for 0."""
         rows = await self._client.command("HGETALL", task_prefix(task) + "participations")
         return dict(sorted((int(rounds), int(devices)) for rounds, devices in _pairs(rows)))
 
@@ -195,7 +195,7 @@ class RedisRoundStore:
         return await self._commit("finish", round_, lease, *tail, *cost)
 
     async def candidates(self, task: str) -> tuple[Candidate, ...]:
-        """Devices whose offer stands, with what is known of their participation."""
+        """Return devices whose offer stands, with what is known of their participation."""
         rows = _rows(await self._script("candidates", task))
         return tuple(
             _candidate(_bytes(rows[i]), _bytes(rows[i + 1]), _bytes(rows[i + 2]))
@@ -243,7 +243,7 @@ class RedisRoundStore:
         return [await batcher.submit(submission)]
 
     async def probe(self, submission: Submission) -> Admission:
-        """The verdict `admit` would give now, storing nothing."""
+        """Return the verdict `admit` would give now, storing nothing."""
         return (await self._judge("probe", [submission]))[0]
 
     async def note_rejection(self, task: str, round_number: int, device_id: str) -> None:
@@ -251,7 +251,7 @@ class RedisRoundStore:
         await self._script("reject", task, round_number, device_id)
 
     async def contributions(self, task: str, round_number: int) -> tuple[Contribution, ...]:
-        """What was admitted, sorted by device: the order does not tell who was first."""
+        """Return what was admitted, sorted by device: the order does not tell who was first."""
         key = self._of(task, "submissions", round_number)
         rows = _rows(await self._client.command("HGETALL", key))
         pairs = zip(rows[::2], rows[1::2], strict=True)
@@ -261,7 +261,7 @@ class RedisRoundStore:
     async def inline_payloads(
         self, task: str, round_number: int, device_ids: Sequence[str]
     ) -> list[bytes]:
-        """Payloads kept in Redis, in the order asked.
+        """Return payloads kept in Redis, in the order asked.
 
         Raises:
             BlobNotFound: if one is gone, as all are once the round has ended.
@@ -277,11 +277,11 @@ class RedisRoundStore:
         return [_bytes(row) for row in rows]
 
     async def rejections(self, task: str, round_number: int) -> int:
-        """Devices with a refused update in this round."""
+        """Count devices with a refused update in this round."""
         return _int(await self._client.command("SCARD", self._of(task, "rejected", round_number)))
 
     async def model(self, task: str, version: int) -> ModelVersion:
-        """Metadata of one version.
+        """Return metadata of one version.
 
         Raises:
             UnknownModelVersion: if the task has no such version.
@@ -292,7 +292,7 @@ class RedisRoundStore:
         return records.load_model(_bytes(row))
 
     async def models(self, task: str) -> tuple[ModelVersion, ...]:
-        """All versions, oldest first."""
+        """Return all versions, oldest first."""
         rows = _rows(await self._client.command("HVALS", task_prefix(task) + "models"))
         found = [records.load_model(_bytes(row)) for row in rows]
         return tuple(sorted(found, key=lambda model: model.version))
@@ -309,13 +309,13 @@ class RedisRoundStore:
         return records.load_model(_bytes(row))
 
     async def finished_rounds(self, task: str, *, limit: int) -> tuple[FinishedRound, ...]:
-        """The newest `limit` finished rounds, oldest first."""
+        """Return the newest `limit` finished rounds, oldest first."""
         key = task_prefix(task) + "finished"
         rows = _rows(await self._client.command("LRANGE", key, -limit, -1))
         return tuple(records.load_finished(_bytes(row)) for row in rows)
 
     async def unaudited(self, task: str) -> tuple[FinishedRound, ...]:
-        """Finished rounds that no audit log has yet, oldest first."""
+        """Return finished rounds that no audit log has yet, oldest first."""
         rows = _rows(await self._client.command("HVALS", task_prefix(task) + "outbox"))
         found = [records.load_finished(_bytes(row)) for row in rows]
         return tuple(sorted(found, key=lambda record: record.number))
@@ -325,7 +325,7 @@ class RedisRoundStore:
         await self._client.command("HDEL", task_prefix(task) + "outbox", round_number)
 
     async def claim_installation(self, candidate: str) -> str:
-        """Name of this installation: the first candidate that anybody proposed."""
+        """Name this installation: the first candidate that anybody proposed counts."""
         await self._client.command("SET", INSTALLATION_KEY, candidate, "NX")
         return _bytes(await self._client.command("GET", INSTALLATION_KEY)).decode()
 

@@ -20,7 +20,7 @@ from server.round.round_privacy import RoundPrivacy
 
 
 def aggregator_config(task: TaskConfig) -> AggregatorConfig:
-    """The rule, checked.
+    """Return the rule, checked.
 
     Raises:
         AggregationError: if it is unknown, needs what a coordinator does not have, or cannot work
@@ -58,7 +58,7 @@ def aggregation_settings(
     privacy: RoundPrivacy | None,
     engine: Engine = LOCAL,
 ) -> AggregationSettings:
-    """How a round's updates become a change of the model.
+    """Tell how a round's updates become a change of the model.
 
     Args:
         task: settings.
@@ -90,7 +90,7 @@ def aggregation_settings(
 
 
 def _gate(privacy: RoundPrivacy, dim: int) -> float:
-    """The norm that honest updates stay within though devices added noise to them."""
+    """Return the norm that honest updates stay within though devices added noise to them."""
     noise = device_noise(
         noise_multiplier=Charge.from_text(privacy.charge).noise_multiplier,
         clip_norm=privacy.clipping_norm,
@@ -100,7 +100,7 @@ def _gate(privacy: RoundPrivacy, dim: int) -> float:
 
 
 def _row_rule(task: TaskConfig) -> str:
-    """The rule for what the coordinator sees: updates, or in a shared round means of groups.
+    """Return the rule for what the coordinator sees: updates, or in a shared round means of groups.
 
     Rules that pick by distances have done so before. Where a degraded round opens groups instead,
     the median of their means withstands what a rule on so few rows would not.

@@ -215,7 +215,7 @@ class _Opening:
         self._findings = findings
 
     def is_sound(self) -> bool:
-        """Whether nothing is wrong with the task so far."""
+        """Tell whether nothing is wrong with the task so far."""
         return not any(problem.startswith(self._where) for problem in self._findings.problems)
 
     @contextmanager
@@ -227,7 +227,7 @@ class _Opening:
             self._add(*_named(section, str(error)))
 
     def rule(self) -> AggregatorConfig | None:
-        """The rule for what the coordinator sees, if it can take the updates of every round."""
+        """Give the rule for what the coordinator sees, if it can take every round's updates."""
         rule = None
         with self.telling("aggregation.rule"):
             rule = aggregator_config(self._config)
@@ -238,7 +238,7 @@ class _Opening:
         return rule
 
     def model(self) -> _Model | None:
-        """The initial model."""
+        """Return the initial model."""
         path = self._config.initial_model
         data = self._read("initial-model", path)
         if data is None:
@@ -261,7 +261,7 @@ class _Opening:
         return None
 
     def committee(self) -> Committee | None:
-        """The share holders of a shared task."""
+        """Return the share holders of a shared task."""
         path = self._config.sharing.committee
         data = None if path is None else self._read("sharing.committee", path)
         if data is None:
@@ -277,7 +277,7 @@ class _Opening:
         return committee
 
     def holder_files(self, now_s: float) -> HolderFiles | None:
-        """What holders are called with; None: without TLS."""
+        """Return what holders are called with; None: without TLS."""
         sharing, findings, where = self._config.sharing, self._findings, f"{self._where}sharing."
         if sharing.holders_ca is None:
             return None
@@ -322,7 +322,7 @@ class _Opening:
                 return
 
     def _check_selection(self) -> None:
-        """The same where holders pick by opened distances; only multi-krum needs a number."""
+        """Check the same where holders pick by opened distances; only multi-krum needs a number."""
         task, settings = self._config, self._config.aggregation
         if settings.rule != "multi-krum":
             return

@@ -20,7 +20,7 @@ from updates.stage import zstd_version
 
 
 def task_compression(config: TaskConfig, layer_sizes: tuple[int, ...]) -> TaskCompression | None:
-    """How a task's updates are compressed; None: they are dense float32.
+    """Tell how a task's updates are compressed; None: they are dense float32.
 
     Raises:
         CompressionError: if the coordinates that rounds announce can be too many for a message.
@@ -46,7 +46,7 @@ def task_compression(config: TaskConfig, layer_sizes: tuple[int, ...]) -> TaskCo
 
 
 def shared_task(config: TaskConfig, committee: Committee) -> SharedTask:
-    """The shared side of a task, with these share holders."""
+    """Return the shared side of a task, with these share holders."""
     sharing, rule = config.sharing, config.aggregation
     return SharedTask(
         name=config.name,
@@ -80,7 +80,7 @@ def task_info(
     compression: TaskCompression | None = None,
     privacy: RoundPrivacy | None = None,
 ) -> TaskInfo:
-    """Facts of one task whose model has `dim` elements.
+    """Return facts of one task whose model has `dim` elements.
 
     Args:
         config: settings.

@@ -84,7 +84,7 @@ class TaskDirectory:
 
 
 def noised_dim(dim: int, compression: TaskCompression | None) -> int:
-    """Numbers of an update as it is summed: of what a common map gives, else of the model."""
+    """Count an update's numbers as it is summed: what a common map gives, else the model's."""
     if compression is None or compression.method not in COMMON_MAPS:
         return dim
     return compression.num_values

@@ -137,7 +137,7 @@ def receipt_of(submission: Submission, admission: Admission) -> pb.SubmissionRec
 
 
 def plan_of(plan: TrainingPlan) -> pb.Plan:
-    """What all rounds of a task ask of a device; without privacy, no word of it."""
+    """Return what all rounds of a task ask of a device; without privacy, no word of it."""
     privacy = None
     if plan.device_noise_multiplier or plan.reports_clipping:
         privacy = pb.PrivacyPlan(

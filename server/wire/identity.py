@@ -43,7 +43,7 @@ class PeerIdentity:
             raise DeviceIdMismatch(msg)
 
     def check_submitter(self, context: Context) -> Callable[[str], None]:
-        """What checks the device ids of a stream of submissions.
+        """Return what checks the device ids of a stream of submissions.
 
         A gateway may name any device, every other peer only itself.
         """

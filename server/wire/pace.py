@@ -54,5 +54,5 @@ class Pace:
 
 
 def too_slow(why: str) -> Overloaded:
-    """The peer may come back."""
+    """Make the refusal of a sender that is too slow; it may come back."""
     return Overloaded(why, retry_after_ms=OVERLOAD_RETRY_MS)

@@ -64,12 +64,12 @@ _BY_REASON: Final = {cls.reason: cls for cls in STATUS}
 
 
 def status_code(error: ServiceError) -> grpc.StatusCode:
-    """Status to answer `error` with; a private subclass is answered as its nearest ancestor."""
+    """Return the status that answers `error`; a private subclass has its nearest ancestor's."""
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 
 
 def error_detail(error: ServiceError) -> errors_pb2.ErrorDetail:
-    """Wire form of `error`, the same in a trailer and inside a batch."""
+    """Return the wire form of `error`, the same in a trailer and inside a batch."""
     return errors_pb2.ErrorDetail(
         reason=errors_pb2.ErrorReason.Value(error.reason),
         message=error.message[:MAX_MESSAGE_CHARS],
@@ -78,7 +78,7 @@ def error_detail(error: ServiceError) -> errors_pb2.ErrorDetail:
 
 
 def refusal(reason: str, message: str) -> ServiceError:
-    """The error of `reason`, for refusals that a package below states by name.
+    """Return the error of `reason`, for refusals that a package below states by name.
 
     Raises:
         KeyError: if no class has that reason.
@@ -87,7 +87,7 @@ def refusal(reason: str, message: str) -> ServiceError:
 
 
 def internal_error_detail() -> errors_pb2.ErrorDetail:
-    """What a peer learns of a defect: that there was one."""
+    """Return what a peer learns of a defect: that there was one."""
     return errors_pb2.ErrorDetail(
         reason=errors_pb2.ErrorReason.INTERNAL_ERROR, message="internal error"
     )

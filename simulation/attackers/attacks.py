@@ -52,23 +52,23 @@ def _send_honestly(update: Vector, _rng: np.random.Generator, _scale: float) -> 
 
 
 def _flip_sign(update: Vector, _rng: np.random.Generator, scale: float) -> Vector:
-    """-s u: push the model the other way."""
+    """Send -s u: push the model the other way."""
     return np.float32(-scale) * update
 
 
 def _send_noise(update: Vector, rng: np.random.Generator, scale: float) -> Vector:
-    """s rms(u) N(0, I): noise instead of the update."""
+    """Send s rms(u) N(0, I): noise instead of the update."""
     noise = rng.standard_normal(update.shape)
     return (scale * _root_mean_square(update) * noise).astype(np.float32)
 
 
 def _send_zero(update: Vector, _rng: np.random.Generator, _scale: float) -> Vector:
-    """0: hold the model back."""
+    """Send 0: hold the model back."""
     return np.zeros_like(update)
 
 
 def _send_same_value(update: Vector, _rng: np.random.Generator, scale: float) -> Vector:
-    """s rms(u) (1, ..., 1): every coordinate the same. Li et al. (2019), arXiv:1811.03761."""
+    """Send s rms(u) (1, ..., 1), every coordinate the same; Li et al. (2019), arXiv:1811.03761."""
     return np.full_like(update, scale * _root_mean_square(update))
 
 

@@ -147,7 +147,7 @@ def _generator(*numbers: int) -> np.random.Generator:
 
 
 def _layers(models: Floats, sizes: tuple[int, ...]) -> Iterator[Layer]:
-    """Views of each layer's weights (m, out, in) and biases (m, 1, out)."""
+    """Return views of each layer's weights (m, out, in) and biases (m, 1, out)."""
     place = 0
     for a, b in pairwise(sizes):
         weight = models[:, place : place + a * b].reshape(-1, b, a)

@@ -214,7 +214,7 @@ class _Fleet:
         return coordinate_maps.linear_map(plan).expand(mean) if plan.is_common_map else mean
 
     def _sent(self, plan: CompressionPlan, content: Content, seed: bytes) -> Content:
-        """What the other side has of it."""
+        """Return what the other side has of it."""
         if self._shared:
             words = _encoded(content)
             self.bytes_sent += len(words) * _FIELD.word_bytes

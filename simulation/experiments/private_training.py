@@ -81,7 +81,7 @@ class PrivateScenario:
         return self.sampling_probability * self.num_devices
 
     def without_privacy(self) -> "PrivateScenario":
-        """The same training without clipping and noise, at its own best step size."""
+        """Return the same training without clipping and noise, at its own best step size."""
         return replace(self, noise_multiplier=0.0, learning_rate=PLAIN_LEARNING_RATE)
 
 

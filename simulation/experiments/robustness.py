@@ -77,7 +77,7 @@ def simulate(
 
 
 def plan_of(scenario: Scenario, round_number: int) -> Plan:
-    """What a device of the scenario is asked to do in a round."""
+    """Return what a device of the scenario is asked to do in a round."""
     return Plan(
         local_epochs=scenario.local_epochs,
         batch_size=scenario.batch_size,

@@ -79,5 +79,5 @@ class DeviceSpec:
 
 
 def device_id(index: int) -> str:
-    """The id of the device at a position in its population, from 0."""
+    """Return the id of the device at a position in its population, from 0."""
     return f"device-{index:04d}"

@@ -23,19 +23,19 @@ class Kernels(Protocol):
     NAME: str
 
     def add(self, total: Words, words: Words, bits: int) -> None:
-        """Total += words."""
+        """Compute total += words."""
         ...
 
     def subtract(self, total: Words, words: Words, bits: int) -> None:
-        """Total -= words."""
+        """Compute total -= words."""
         ...
 
     def add_scaled(self, total: Words, words: Words, factor: np.uint64, bits: int) -> None:
-        """Total += factor * words, for a canonical factor."""
+        """Compute total += factor * words, for a canonical factor."""
         ...
 
     def multiply(self, out: Words, a: Words, b: Words, bits: int) -> None:
-        """Out = a * b; `b` may have one word for all."""
+        """Compute out = a * b; `b` may have one word for all."""
         ...
 
     def dot(self, a: Words, b: Words, bits: int) -> tuple[int, int]:
@@ -43,18 +43,18 @@ class Kernels(Protocol):
         ...
 
     def weighted_sum(self, out: Words, rows: Words, weights: NDArray[np.int64], bits: int) -> None:
-        """Out = weights @ rows, for weights of a sum of magnitudes below 2^31.
+        """Compute out = weights @ rows, for weights of a sum of magnitudes below 2^31.
 
         Rows may be longer than `out`: a contiguous matrix is what can be vectorised.
         """
         ...
 
     def mask(self, out: Words, raw: NDArray[np.unsignedinteger], bits: int) -> bool:
-        """Out = raw mod 2^bits; tell whether a word came out as p, which is no element."""
+        """Compute out = raw mod 2^bits; tell whether a word came out as p, which is no element."""
         ...
 
     def encode(self, out: Words, values: NDArray[np.float32], scale: float, bits: int) -> bool:
-        """Out = rint(values * scale) mod p; tell whether all of them fit the field."""
+        """Compute out = rint(values * scale) mod p; tell whether all of them fit the field."""
         ...
 
     def extrapolate(

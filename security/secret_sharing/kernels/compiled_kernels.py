@@ -81,7 +81,7 @@ def _joined(low: np.uint64, high: np.uint64, bits: int) -> np.uint64:
 
 @kernel
 def add(total: Words, words: Words, bits: int) -> None:
-    """Total += words."""
+    """Compute total += words."""
     p = _modulus(bits)
     for i in range(total.shape[0]):
         total[i] = _plus(total[i], words[i], p)
@@ -89,7 +89,7 @@ def add(total: Words, words: Words, bits: int) -> None:
 
 @kernel
 def subtract(total: Words, words: Words, bits: int) -> None:
-    """Total -= words."""
+    """Compute total -= words."""
     p = _modulus(bits)
     for i in range(total.shape[0]):
         total[i] = _minus(total[i], words[i], p)
@@ -97,7 +97,7 @@ def subtract(total: Words, words: Words, bits: int) -> None:
 
 @kernel
 def add_scaled(total: Words, words: Words, factor: np.uint64, bits: int) -> None:
-    """Total += factor * words."""
+    """Compute total += factor * words."""
     p = _modulus(bits)
     for i in range(total.shape[0]):
         total[i] = _plus(total[i], _canonical(_product(words[i], factor, bits), bits), p)
@@ -105,7 +105,7 @@ def add_scaled(total: Words, words: Words, factor: np.uint64, bits: int) -> None
 
 @kernel
 def multiply(out: Words, a: Words, b: Words, bits: int) -> None:
-    """Out = a * b, word by word; one word of `b` may serve for all."""
+    """Compute out = a * b, word by word; one word of `b` may serve for all."""
     if b.shape[0] == a.shape[0]:
         for i in range(out.shape[0]):
             out[i] = _canonical(_product(a[i], b[i], bits), bits)
@@ -130,7 +130,7 @@ def dot(a: Words, b: Words, bits: int) -> tuple[int, int]:
 
 @kernel
 def weighted_sum(out: Words, rows: Words, weights: NDArray[np.int64], bits: int) -> None:
-    """Out = weights @ rows."""
+    """Compute out = weights @ rows."""
     p = _modulus(bits)
     low = np.empty(_BLOCK_WORDS, np.uint64)
     high = np.empty(_BLOCK_WORDS, np.uint64)
@@ -154,7 +154,7 @@ def weighted_sum(out: Words, rows: Words, weights: NDArray[np.int64], bits: int)
 
 @kernel
 def mask(out: Words, raw: NDArray[np.unsignedinteger], bits: int) -> bool:
-    """Out = raw mod 2^bits; tell whether a word came out as p."""
+    """Compute out = raw mod 2^bits; tell whether a word came out as p."""
     p = _modulus(bits)
     has_modulus = False
     for i in range(out.shape[0]):
@@ -166,7 +166,7 @@ def mask(out: Words, raw: NDArray[np.unsignedinteger], bits: int) -> bool:
 
 @kernel
 def encode(out: Words, values: NDArray[np.float32], scale: float, bits: int) -> bool:
-    """Out = rint(values * scale) mod p; tell whether all of them fit."""
+    """Compute out = rint(values * scale) mod p; tell whether all of them fit."""
     p = np.int64(_modulus(bits))
     limit = np.float64(_ONE << np.uint64(bits - 1))
     num_fitting = 0

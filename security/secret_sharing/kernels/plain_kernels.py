@@ -22,7 +22,7 @@ _THREE: Final = np.uint64(3)
 
 
 def add(total: Words, words: Words, bits: int) -> None:
-    """Total += words."""
+    """Compute total += words."""
     p = _modulus(bits)
     for part in _blocks(len(total)):
         raised = total[part] + words[part]
@@ -31,7 +31,7 @@ def add(total: Words, words: Words, bits: int) -> None:
 
 
 def subtract(total: Words, words: Words, bits: int) -> None:
-    """Total -= words."""
+    """Compute total -= words."""
     p = _modulus(bits)
     for part in _blocks(len(total)):
         lowered = total[part] - words[part]
@@ -39,7 +39,7 @@ def subtract(total: Words, words: Words, bits: int) -> None:
 
 
 def add_scaled(total: Words, words: Words, factor: np.uint64, bits: int) -> None:
-    """Total += factor * words."""
+    """Compute total += factor * words."""
     p = _modulus(bits)
     for part in _blocks(len(total)):
         raised = total[part] + _canonical(_product(words[part], factor, bits), bits)
@@ -47,7 +47,7 @@ def add_scaled(total: Words, words: Words, factor: np.uint64, bits: int) -> None
 
 
 def multiply(out: Words, a: Words, b: Words, bits: int) -> None:
-    """Out = a * b, word by word; one word of `b` may serve for all."""
+    """Compute out = a * b, word by word; one word of `b` may serve for all."""
     for part in _blocks(len(out)):
         factor = b[part] if len(b) == len(a) else b
         out[part] = _canonical(_product(a[part], factor, bits), bits)
@@ -64,7 +64,7 @@ def dot(a: Words, b: Words, bits: int) -> tuple[int, int]:
 
 
 def weighted_sum(out: Words, rows: Words, weights: NDArray[np.int64], bits: int) -> None:
-    """Out = weights @ rows."""
+    """Compute out = weights @ rows."""
     for part in _blocks(len(out)):
         low = np.zeros(part.stop - part.start, np.int64)
         high = np.zeros_like(low)
@@ -75,7 +75,7 @@ def weighted_sum(out: Words, rows: Words, weights: NDArray[np.int64], bits: int)
 
 
 def mask(out: Words, raw: NDArray[np.unsignedinteger], bits: int) -> bool:
-    """Out = raw mod 2^bits; tell whether a word came out as p."""
+    """Compute out = raw mod 2^bits; tell whether a word came out as p."""
     p = _modulus(bits)
     has_modulus = False
     for part in _blocks(len(out)):
@@ -85,7 +85,7 @@ def mask(out: Words, raw: NDArray[np.unsignedinteger], bits: int) -> bool:
 
 
 def encode(out: Words, values: NDArray[np.float32], scale: float, bits: int) -> bool:
-    """Out = rint(values * scale) mod p; tell whether all of them fit."""
+    """Compute out = rint(values * scale) mod p; tell whether all of them fit."""
     limit = float(1 << (bits - 1))
     p = np.int64((1 << bits) - 1)
     fits = True

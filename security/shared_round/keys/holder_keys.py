@@ -115,7 +115,7 @@ class HolderSecrets:
         )
 
     def owns(self, identity: HolderIdentity) -> bool:
-        """Whether both keys of the identity are this holder's."""
+        """Tell whether both keys of the identity are this holder's."""
         return identity == self.identity(
             index=identity.index, name=identity.name, address=identity.address
         )

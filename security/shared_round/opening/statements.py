@@ -325,7 +325,7 @@ def _same(name: str, value: bytes, expected: bytes) -> None:
 def _pieces(
     name: str, holder: int, values: Sequence[bytes], scheme: Threshold
 ) -> tuple[bytes, ...]:
-    """One value for each piece that the holder has."""
+    """Return one value for each piece that the holder has."""
     count = len(scheme.pieces_of(holder))
     if len(values) != count:
         msg = f"{name} of holder {holder} must be {count}, got {len(values)}"

@@ -91,7 +91,7 @@ def refuse_count(name: str, count: int, needed: int) -> Never:
 
 
 def _least_left(params: RoundParameters, *, with_products: bool) -> int:
-    """Of linear values one more than opens them, so that a wrong one among the rest is seen."""
+    """Count linear values to keep: one more than opens them, so that a wrong one is seen."""
     return params.scheme.product_shares if with_products else params.threshold + 1
 
 

@@ -137,7 +137,7 @@ class ParameterFields:
         return self.sharing.num_bodies
 
     def body_bytes(self, body: int) -> int:
-        """Size of a body's ciphertext in bytes; every body has the same.
+        """Return the size of a body's ciphertext in bytes; every body has the same.
 
         Raises:
             SharingError: if there is no such body.

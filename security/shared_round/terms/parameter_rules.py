@@ -45,7 +45,7 @@ def check_parameters(params: ParameterFields) -> None:
 
 
 def group_bound(params: ParameterFields, group: int) -> int:
-    """Largest scalar of the wrap-around test that an honest group of `group` members opens."""
+    """Bound the wrap-around test's scalar that an honest group of `group` members opens."""
     return bounds.group_wrap_bound(
         params.norm_bound,
         group=group,
@@ -55,7 +55,7 @@ def group_bound(params: ParameterFields, group: int) -> int:
 
 
 def blame_bound(params: ParameterFields) -> int:
-    """Largest scalar of the wrap-around test that one honest member opens."""
+    """Return the largest scalar of the wrap-around test that one honest member opens."""
     return bounds.blame_wrap_bound(
         params.norm_bound,
         nominal_group=params.wrap_group,

@@ -46,7 +46,7 @@ class OpenedFrames:
         self._keys: OrderedDict[tuple[bytes, str, bytes], PieceKeys] = OrderedDict()
 
     def open(self, params: RoundParameters, header: VerifiedHeader, frame: bytes) -> PieceKeys:
-        """Keys of a share.
+        """Open the keys of a share.
 
         Raises:
             SharedRoundError: as `open_frame` does.

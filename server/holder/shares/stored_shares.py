@@ -48,20 +48,20 @@ class StoredShares:
     def vectors(
         self, params: RoundParameters, frozen: FrozenSet, positions: Sequence[int]
     ) -> "list[StoredShare]":
-        """Shares of the members at these positions, in that order."""
+        """Return shares of the members at these positions, in that order."""
         return [StoredShare(self, params, frozen.members[position]) for position in positions]
 
     def noise(self, params: RoundParameters, frozen: FrozenSet) -> "list[StoredShare]":
-        """Shares of the dealers' noise, in the set's order."""
+        """Return shares of the dealers' noise, in the set's order."""
         return [StoredShare(self, params, dealer) for dealer in frozen.dealers]
 
     def weight(self, params: RoundParameters, member: Member) -> int:
-        """Weight of a member's update by its staleness."""
+        """Return the weight of a member's update by its staleness."""
         row = self._row(params, member)
         return params.staleness_weight(_header(row).model_version)
 
     def pieces(self, params: RoundParameters, member: Member) -> SharePieces:
-        """What makes the words of one share.
+        """Return what makes the words of one share.
 
         Raises:
             ShareMissing: if it is not stored, or purged.

@@ -58,7 +58,7 @@ class Judgement:
             raise EvidenceInsufficientError(msg)
 
     def suspects(self, openings: Iterable[pb.SignedStatement]) -> tuple[int, ...]:
-        """Positions of the members of failed groups; at least one.
+        """Return positions of the members of failed groups; at least one.
 
         Raises:
             EvidenceInsufficientError: if the openings show no group that failed.
@@ -82,7 +82,7 @@ class Judgement:
         *,
         mode: SelectionMode,
     ) -> Selection:
-        """The sums that follow from the evidence.
+        """Return the sums that follow from the evidence.
 
         Raises:
             MalformedRequest: if the round does not allow the mode.
@@ -123,7 +123,7 @@ class Judgement:
         return judge(params, self.coin, len(frozen.members), rows, mode=mode)
 
     def _blame(self, statement: pb.HolderStatement, suspects: tuple[int, ...]) -> Words:
-        """Words of the suspects; a holder may have been asked about others along with them."""
+        """Pick words of the suspects; a holder may have been asked about others along with them."""
         params = self.evidence.params
         members = list(statement.blame.members)
         words = read_blame(

@@ -51,7 +51,7 @@ class Keyring:
         return self._replicated().is_complete
 
     def keys(self) -> ReplicatedKeys:
-        """All keys of this holder.
+        """Return all keys of this holder.
 
         Raises:
             KeysMissing: if others have not dealt theirs yet.

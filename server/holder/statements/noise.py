@@ -75,7 +75,7 @@ class NoiseDealer:
         return path
 
     def _require_open(self, params: RoundParameters) -> None:
-        """Noise is of use only while its shares are taken, as a device's."""
+        """Refuse a round that takes no shares any more: noise would be of no use."""
         stepped(self._known.row(params.sha256).state, ShareOffered())
 
     def _write(self, params: RoundParameters) -> None:

@@ -49,7 +49,7 @@ def _least(params: RoundParameters, policy: PolicyConfig) -> LeastProtection:
 
 
 def least_quorum(scheme: Threshold, policy: PolicyConfig) -> int:
-    """Votes that bind. Two quorums of ceil((n + t) / 2) share t holders, one of them honest.
+    """Count votes that bind. Two quorums of ceil((n + t) / 2) share t holders, one of them honest.
 
     Where every holder is assumed to follow the protocol it is enough that two quorums meet, that
     a quorum can open a sum, and that the holders outside of it cannot.

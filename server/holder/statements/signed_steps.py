@@ -35,7 +35,7 @@ class SignedSteps:
         self._known = known
 
     def speaker(self, params: RoundParameters) -> Speaker:
-        """What builds this holder's statements of a round."""
+        """Return what builds this holder's statements of a round."""
         return self._me.speaker(params.sha256)
 
     def sign(
@@ -65,7 +65,7 @@ class SignedSteps:
     def stored(
         self, params: RoundParameters, kind: StatementKind, subject: bytes = b""
     ) -> bytes | None:
-        """A statement that was signed before, as it was sent."""
+        """Return a statement that was signed before, as it was sent."""
         return self._storage.read(lambda ledger: ledger.statement(params.sha256, kind, subject))
 
     def require_allowed(self, params: RoundParameters, event: Event) -> None:
@@ -73,7 +73,7 @@ class SignedSteps:
         stepped(self._known.row(params.sha256).state, event)
 
     def context(self, params_sha256: bytes, set_sha256: bytes) -> StepContext:
-        """The round and a set of it that this holder voted for, in whatever attempt.
+        """Return the round and a set of it that this holder voted for, in whatever attempt.
 
         Raises:
             UnknownRound, NotFrozen: if there is none.
@@ -89,7 +89,7 @@ class SignedSteps:
 
 
 def frozen_set(params: RoundParameters, request: pb.FreezeRequest) -> FrozenSet:
-    """The set that is proposed.
+    """Return the set that is proposed.
 
     Raises:
         MalformedMessageError: if its members or dealers are not in order.

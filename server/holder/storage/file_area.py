@@ -27,7 +27,7 @@ class FileArea:
         return NewFile(self._folder, name or secrets.token_hex(16), fsync=self._fsync)
 
     def path(self, name: str) -> Path:
-        """Where the file of that name is."""
+        """Tell where the file of that name is."""
         return self._folder / name
 
     def delete(self, name: str) -> None:

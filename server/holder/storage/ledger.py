@@ -123,7 +123,7 @@ class Ledger:
         return found
 
     def owner(self) -> tuple[bytes, int] | None:
-        """Whom the folder belongs to, if that is known."""
+        """Tell whom the folder belongs to, if that is known."""
         tables = self._sql.execute("SELECT 1 FROM sqlite_master WHERE name = 'holder'")
         if tables.fetchone() is None:
             return None
@@ -176,14 +176,14 @@ class Ledger:
         )
 
     def round_of(self, task: str, number: int) -> bytes | None:
-        """SHA-256 of the parameters under which a round was opened."""
+        """Return the SHA-256 of the parameters under which a round was opened."""
         row = self._sql.execute(
             "SELECT params_sha256 FROM rounds WHERE task = ? AND number = ?", (task, number)
         ).fetchone()
         return None if row is None else row[0]
 
     def open_rounds(self, opened_before_s: float = float("inf")) -> list[bytes]:
-        """Rounds that are not purged, by params_sha256, oldest first."""
+        """Return rounds that are not purged, by params_sha256, oldest first."""
         rows = self._sql.execute(
             "SELECT params_sha256 FROM rounds WHERE phase != ? AND opened_at_s < ?"
             " ORDER BY opened_at_s",
@@ -227,7 +227,7 @@ class Ledger:
         )
 
     def proposal(self, params_sha256: bytes, set_sha256: bytes) -> bytes | None:
-        """The proposal of a set that this holder voted for."""
+        """Return the proposal of a set that this holder voted for."""
         row = self._sql.execute(
             "SELECT proposal FROM votes WHERE params_sha256 = ? AND set_sha256 = ?",
             (params_sha256, set_sha256),
@@ -243,7 +243,7 @@ class Ledger:
         return None if row is None else _share(row)
 
     def header_digests(self, params_sha256: bytes) -> dict[str, bytes]:
-        """Which update of each device is stored."""
+        """Tell which update of each device is stored."""
         return dict(
             self._sql.execute(
                 "SELECT device_id, header_sha256 FROM shares WHERE params_sha256 = ?",
@@ -252,7 +252,7 @@ class Ledger:
         )
 
     def receipts(self, params_sha256: bytes) -> list[bytes]:
-        """Every receipt of a round, by device id."""
+        """Return every receipt of a round, by device id."""
         rows = self._sql.execute(
             "SELECT receipt FROM shares WHERE params_sha256 = ? ORDER BY device_id",
             (params_sha256,),
@@ -275,7 +275,7 @@ class Ledger:
         )
 
     def body_files(self) -> Iterator[str]:
-        """Names of all files that hold a body."""
+        """Return names of all files that hold a body."""
         rows = self._sql.execute("SELECT body_file FROM shares WHERE body_file IS NOT NULL")
         return (row[0] for row in rows)
 
@@ -294,7 +294,7 @@ class Ledger:
     def statement(
         self, params_sha256: bytes, kind: StatementKind, subject: bytes = b""
     ) -> bytes | None:
-        """A SignedStatement as it was sent."""
+        """Return a SignedStatement as it was sent."""
         row = self._sql.execute(
             "SELECT statement FROM statements WHERE params_sha256 = ? AND kind = ? AND subject = ?",
             (params_sha256, kind.value, subject),

@@ -40,7 +40,7 @@ class HolderSelf:
     now_s: Callable[[], float]
 
     def speaker(self, params_sha256: bytes) -> Speaker:
-        """What builds this holder's statements of a round."""
+        """Return what builds this holder's statements of a round."""
         return Speaker(params_sha256=params_sha256, holder=self.index)
 
     def sign(self, statement: pb.HolderStatement) -> bytes:
@@ -57,7 +57,7 @@ class KnownRounds:
         self._parameters: OrderedDict[bytes, RoundParameters] = OrderedDict()
 
     def parameters(self, params_sha256: bytes) -> RoundParameters:
-        """Parameters of a round.
+        """Return the parameters of a round.
 
         Raises:
             UnknownRound: if it was not opened here.
@@ -75,7 +75,7 @@ class KnownRounds:
         return params
 
     def row(self, params_sha256: bytes) -> RoundRow:
-        """A round as it is stored.
+        """Return a round as it is stored.
 
         Raises:
             UnknownRound: if it was not opened here.
@@ -86,7 +86,7 @@ class KnownRounds:
 
 
 def require_round(row: RoundRow | None, params_sha256: bytes) -> RoundRow:
-    """The row.
+    """Return the row.
 
     Raises:
         UnknownRound: if there is none.
@@ -98,6 +98,6 @@ def require_round(row: RoundRow | None, params_sha256: bytes) -> RoundRow:
 
 
 def serialize(message: Message) -> bytes:
-    """The message's bytes, the same for equal messages."""
+    """Return the message's bytes, the same for equal messages."""
     data: bytes = message.SerializeToString(deterministic=True)
     return data
