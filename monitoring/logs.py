@@ -127,6 +127,7 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        """Write a record as one JSON object on one line, in ASCII."""
         return json.dumps(_entry(self, record))
 
 
@@ -134,6 +135,7 @@ class TextFormatter(logging.Formatter):
     """Time, level, event and `name=value` pairs; control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Write a record for a person: one line, and the stack below it where there is one."""
         entry = _entry(self, record)
         at, level, event = str(entry.pop("at")), str(entry.pop("level")), str(entry.pop("event"))
         exception = entry.pop("exception", None)

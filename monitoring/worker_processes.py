@@ -23,6 +23,7 @@ class WorkerProcessCollector(Collector):
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
+        """Read /proc for every live worker and yield each metric with a sample per worker."""
         families: dict[str, Metric] = {}
         for pid in sorted(self._live_pids()):
             for family in _process_metrics(pid):
@@ -34,6 +35,7 @@ class WorkerProcessCollector(Collector):
         yield from families.values()
 
     def describe(self) -> Iterator[Metric]:
+        """Yield nothing, so that registration does not read /proc."""
         # Registration would otherwise collect once, reading /proc for nothing.
         yield from ()
 

@@ -106,6 +106,7 @@ class LedgerState:
 
     @property
     def rounds_committed(self) -> int:
+        """Rounds that were charged."""
         return sum(self.committed.values())
 
     def reserve(self, round_number: int, charge: Charge) -> "LedgerState":

@@ -185,7 +185,7 @@ def _charge(request: PlanRequest, z: float) -> Charge:
 
 
 def _growth(request: PlanRequest) -> tuple[float, float]:
-    """Compute the deviations of a late round's and of the summed noise, over an independent one's."""
+    """Compute a late round's and the summed noise's deviations, over an independent round's."""
     rounds = request.rounds
     inverse = np.zeros(rounds)
     inverse[0] = 1.0

@@ -89,13 +89,20 @@ class ProductionFederatedServer:
 
     @property
     def http_port(self) -> int:
+        """Port of the HTTP API, known from the start."""
         return self._parts.http.port
 
     @property
     def metrics_port(self) -> int:
+        """Port of the process's own metrics, known from the start."""
         return self._parts.metrics.port
 
     async def start(self) -> None:
+        """Open the ports, then answer devices and drive tasks in the background.
+
+        Raises:
+            RuntimeError: if gRPC cannot listen on an address.
+        """
         parts = self._parts
         self._server.add_generic_rpc_handlers((federation_handlers(parts.federation),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -125,6 +132,10 @@ class ProductionFederatedServer:
         _log.info("server_started", grpc_port=self.grpc_port, http_port=self.http_port)
 
     async def stop(self) -> None:
+        """End in order: health, check-ins that wait, drivers, calls, HTTP, stores.
+
+        Calls under way have `DRAIN_S` seconds to end.
+        """
         await self._health.enter_graceful_shutdown()
         self._parts.federation.drain()
         pending = set(self._tasks)

@@ -46,10 +46,12 @@ class VectorBody:
         return num_bytes(self.num_values, self.value_type)
 
     def write(self, content: Content, *, seed: bytes) -> bytes:
+        """Encode all numbers; `seed` decides how they are rounded."""
         values = as_vector(content, num_values=self.num_values)
         return quantize(values, value_type=self.value_type, seed=seed)
 
     def read(self, data: memoryview) -> Values:
+        """Decode a body of exactly `max_bytes`; the vector, (num_values,) float32, is read-only."""
         values = dequantize(data, num_values=self.num_values, value_type=self.value_type)
         values.flags.writeable = False
         return values
@@ -69,6 +71,11 @@ class SparseBody:
         return self.layers.max_bytes(self.max_values) + num_bytes(self.max_values, self.value_type)
 
     def write(self, content: Content, *, seed: bytes) -> bytes:
+        """Encode positions and numbers, but for numbers that the type rounds to zero.
+
+        Raises:
+            WrongShapeError: if the content is not sparse, or of another dimension, or too long.
+        """
         if not isinstance(content, SparseValues):
             message = f"content of type {type(content).__name__} must be SparseValues"
             raise WrongShapeError(message)
@@ -84,6 +91,12 @@ class SparseBody:
         return encode_indices(indices, self.layers) + numbers
 
     def read(self, data: memoryview) -> SparseValues:
+        """Decode positions and numbers; both arrays are read-only.
+
+        Raises:
+            MalformedUpdateError: if the bytes are no such body.
+            NonCanonicalUpdateError: if they are not its one encoding.
+        """
         indices, rest = decode_indices(data, self.layers, max_values=self.max_values)
         values = dequantize(
             rest, num_values=len(indices), value_type=self.value_type, has_zero=False

@@ -184,16 +184,20 @@ class DenseCodec:
 
     @property
     def max_payload_bytes(self) -> int:
+        """The bytes that every payload has."""
         return codec.dense_payload_bytes(self.dim)
 
     def encode(self, content: Content, *, seed: bytes) -> bytes:
+        """Encode (dim,) float32; nothing is rounded, so the seed does not matter."""
         del seed
         return codec.encode_dense(as_vector(content, num_values=self.dim))
 
     def decode(self, payload: bytes | memoryview) -> Content:
+        """Read (dim,) float32, a read-only view of the payload where it can be one."""
         return codec.decode(payload, dim=self.dim)
 
     def validator(self) -> Validator:
+        """Start a check that keeps no more than a few bytes of the payload."""
         return codec.DenseValidator(dim=self.dim)
 
 
@@ -209,21 +213,25 @@ class CodedUpdates:
 
     @property
     def max_payload_bytes(self) -> int:
+        """The header, and the largest body: a stage never makes one larger."""
         # A stage never makes a body larger.
         return HEADER_BYTES + self.stage.max_body_bytes
 
     def encode(self, content: Content, *, seed: bytes) -> bytes:
+        """Write the body, pack it, and put the header before it."""
         stage, data = self.stage.pack(self.body.write(content, seed=seed))
         value_type = _TYPE_NUMBERS[self.value_type]
         return _HEADER.pack(MAGIC, self.number, value_type, stage, 0, self.dim) + data
 
     def decode(self, payload: bytes | memoryview) -> Content:
+        """Check the header and the length, unpack, and read the body."""
         view = memoryview(payload).cast("B")
         stage = self.check_header(bytes(view[:HEADER_BYTES]))
         self.check_length(len(view))
         return self.body.read(self.stage.unpack(stage, view[HEADER_BYTES:]))
 
     def validator(self) -> Validator:
+        """Start a check that keeps the payload and decodes it at the end."""
         return BufferedValidator(self)
 
     def check_length(self, num_bytes: int) -> None:

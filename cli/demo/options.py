@@ -60,10 +60,12 @@ class DemoOptions:
 
     @property
     def is_shared(self) -> bool:
+        """Whether updates are shared among holders."""
         return self.mode == SHARED
 
     @property
     def is_dense(self) -> bool:
+        """Whether every coordinate is sent."""
         return self.compression == Method.DENSE.value
 
     def gives(self, parameter: str) -> bool:

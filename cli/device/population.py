@@ -44,6 +44,7 @@ class PopulationOptions:
 
     @property
     def is_attacked(self) -> bool:
+        """Whether malicious devices do anything but train."""
         return self.attack != DEFAULTS.attack
 
     def scenario(self, num_rounds: int = DEFAULTS.num_rounds) -> Scenario:

@@ -45,6 +45,7 @@ class Tensor:
 
     @property
     def is_floating(self) -> bool:
+        """Whether its elements are floats that numpy, or float32, can hold."""
         return self.values is not None and self.values.dtype.kind == "f"
 
 

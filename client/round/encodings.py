@@ -35,38 +35,46 @@ class PlainEncoding:
 
     @property
     def payload_bytes(self) -> int:
+        """The size that every dense payload of the round has."""
         return dense_payload_bytes(self._assignment.dim)
 
     @property
     def upload_bytes(self) -> int:
+        """The payload: the server gets all there is."""
         return self.payload_bytes
 
     @property
     def takes_stale(self) -> bool:
+        """False: the server takes updates of the base version alone."""
         return False
 
     @property
     def tells_training(self) -> bool:
+        """True: the server sees the update itself."""
         return True
 
     def accepts(self, model_version: int) -> bool:
+        """Tell whether the version is the round's own."""
         return model_version == self._assignment.model_version
 
     def encode(
         self, content: Content, *, model_version: int, layer_sizes: tuple[int, ...] = ()
     ) -> bytes:
+        """Write (dim,) float32 as the payload."""
         del model_version, layer_sizes  # the submission tells the first
         return encode_update(content, dim=self._assignment.dim)
 
     def received(
         self, payload: bytes | SealedPayload, content: Content, *, layer_sizes: tuple[int, ...]
     ) -> Content:
+        """Return the content: dense float32 loses nothing."""
         del payload, layer_sizes
         return content
 
     async def deliver(
         self, payload: bytes | SealedPayload, context: DeliveryContext
     ) -> Mapping[int, bytes]:
+        """Send nothing: the server gets everything in the payload."""
         del payload, context
         return {}
 
@@ -76,6 +84,7 @@ class CompressedEncoding(PlainEncoding):
 
     @property
     def payload_bytes(self) -> int:
+        """0: the size depends on the update."""
         return 0  # it depends on the update
 
     @property
@@ -103,6 +112,7 @@ class CompressedEncoding(PlainEncoding):
     def received(
         self, payload: bytes | SealedPayload, content: Content, *, layer_sizes: tuple[int, ...]
     ) -> Content:
+        """Decode the payload: what rounding and dropping left of the update."""
         del content
         return codec_for(self._assignment.compression, layer_sizes).decode(payload[:])
 

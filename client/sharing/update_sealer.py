@@ -123,25 +123,30 @@ class SharedEncoding:
 
     @property
     def payload_bytes(self) -> int:
+        """The size of all sealed bodies; 0 where devices send them to the holders."""
         if self._assignment.direct_delivery:
             return 0  # all that the server gets is what stands in front of the shares
         return sum(self.params.body_bytes(body) for body in range(self.params.num_bodies))
 
     @property
     def upload_bytes(self) -> int:
+        """Bytes of shares and keys that leave the device, to the server or the holders."""
         if self._assignment.direct_delivery:
             return delivered_bytes(self.params)
         return self.payload_bytes
 
     @property
     def takes_stale(self) -> bool:
+        """Whether the round takes versions before its own."""
         return self._max_staleness > 0
 
     @property
     def tells_training(self) -> bool:
+        """Whether the device's policy lets the server know samples and losses."""
         return self._sealer.policy.tells_training
 
     def accepts(self, model_version: int) -> bool:
+        """Tell whether the version is recent enough and has a weight in the round's terms."""
         if self.params.base_version - model_version > self._max_staleness:
             return False
         try:

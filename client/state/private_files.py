@@ -37,16 +37,20 @@ class PrivateMemory:
         self._kept: dict[str, bytes] = {}
 
     def read(self, name: str) -> bytes | None:
+        """Return what is kept under a name; None: nothing is."""
         return self._kept.get(name)
 
     def write(self, name: str, data: bytes) -> None:
+        """Keep bytes under a name; replaces what is there."""
         self._kept[name] = data
 
     def rename(self, source: str, target: str) -> None:
+        """Move what is kept to another name; nothing where there is none."""
         if source in self._kept:
             self._kept[target] = self._kept.pop(source)
 
     def remove(self, name: str) -> None:
+        """Forget what is kept under a name, if anything is."""
         self._kept.pop(name, None)
 
 

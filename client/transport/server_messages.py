@@ -89,6 +89,7 @@ def error_from_detail(detail: errors_pb2.ErrorDetail) -> RefusedError:
 
 
 def check_in_request(offer: Offer) -> federation_pb2.CheckInRequest:
+    """Write an offer as a request; the wait is rounded to milliseconds."""
     return federation_pb2.CheckInRequest(
         task=offer.task,
         device_id=offer.device_id,
@@ -99,6 +100,11 @@ def check_in_request(offer: Offer) -> federation_pb2.CheckInRequest:
 
 
 def check_in_answer(message: federation_pb2.CheckInResponse) -> Assignment | RetryLater:
+    """Read what became of an offer.
+
+    Raises:
+        ProtocolError: if the answer holds neither outcome, or an assignment that cannot be.
+    """
     match message.WhichOneof("outcome"):
         case "assignment":
             return _assignment(message.assignment)
@@ -109,6 +115,7 @@ def check_in_answer(message: federation_pb2.CheckInResponse) -> Assignment | Ret
 
 
 def fetch_request(model: ModelRequest, *, offset: int) -> federation_pb2.FetchModelRequest:
+    """Ask for a model file from `offset` on, in bytes."""
     return federation_pb2.FetchModelRequest(
         task=model.task,
         model_version=model.model_version,
@@ -118,6 +125,7 @@ def fetch_request(model: ModelRequest, *, offset: int) -> federation_pb2.FetchMo
 
 
 def update_header(submission: Submission, *, offset: int = 0) -> federation_pb2.UpdateHeader:
+    """Write what precedes a payload that is sent from `offset` on, in bytes."""
     return federation_pb2.UpdateHeader(
         task=submission.task,
         round=submission.round,
@@ -135,6 +143,7 @@ def update_header(submission: Submission, *, offset: int = 0) -> federation_pb2.
 
 
 def inline_update(submission: Submission) -> federation_pb2.InlineUpdate:
+    """Write header and whole payload as one message."""
     return federation_pb2.InlineUpdate(
         header=update_header(submission), payload=submission.payload[:]
     )
@@ -143,6 +152,7 @@ def inline_update(submission: Submission) -> federation_pb2.InlineUpdate:
 def upload_status_request(
     submission: Submission | SubmissionKey,
 ) -> federation_pb2.GetUploadStatusRequest:
+    """Ask how much of a submission is stored."""
     return federation_pb2.GetUploadStatusRequest(
         task=submission.task,
         round=submission.round,
@@ -162,6 +172,11 @@ def receipt_if_accepted(
 def upload_status(
     message: federation_pb2.GetUploadStatusResponse, submission: Submission
 ) -> UploadStatus:
+    """Read how much of a submission is stored, or its receipt.
+
+    Raises:
+        ProtocolError: if more bytes are stored than there are, or the receipt is of something else.
+    """
     if message.HasField("receipt"):
         return UploadStatus(
             stored_bytes=len(submission.payload), receipt=receipt(message.receipt, submission)
@@ -192,6 +207,7 @@ def receipt(
 
 
 def progress_request(progress: Progress) -> federation_pb2.ReportProgressRequest:
+    """Write how far the training is."""
     return federation_pb2.ReportProgressRequest(
         task=progress.task,
         round=progress.round,
@@ -202,6 +218,7 @@ def progress_request(progress: Progress) -> federation_pb2.ReportProgressRequest
 
 
 def round_status(message: federation_pb2.ReportProgressResponse) -> RoundStatus:
+    """Read whether the round still waits, and for how many seconds."""
     return RoundStatus(is_open=message.round_open, ttl_s=message.ttl_ms / 1_000)
 
 

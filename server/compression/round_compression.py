@@ -26,13 +26,23 @@ MAX_KNOWN_PLANS: Final = 8  # of one task; late devices may ask for a round that
 class ModelRecords(Protocol):
     """Tells which models there are."""
 
-    async def model(self, task: str, version: int) -> ModelVersion: ...
+    async def model(self, task: str, version: int) -> ModelVersion:
+        """Return the metadata of one version.
+
+        Raises:
+            UnknownModelVersion: if there is none.
+        """
 
 
 class ModelFiles(Protocol):
     """Where they lie."""
 
-    async def get(self, key: str) -> bytes: ...
+    async def get(self, key: str) -> bytes:
+        """Return a whole blob.
+
+        Raises:
+            BlobNotFound: if it is gone.
+        """
 
 
 class RoundCompression:

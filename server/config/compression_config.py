@@ -43,4 +43,5 @@ class CompressionConfig(Section):
 
     @property
     def is_dense(self) -> bool:
+        """Whether every coordinate is sent."""
         return self.method == "dense"

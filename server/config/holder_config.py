@@ -59,6 +59,7 @@ class HolderTlsConfig(Section):
 
     @property
     def has_certificate(self) -> bool:
+        """Whether the port has a certificate of its own, with its key."""
         return self.certificate is not None and self.private_key is not None
 
     @property

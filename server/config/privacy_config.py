@@ -55,4 +55,5 @@ class PrivacyConfig(Section):
 
     @property
     def is_on(self) -> bool:
+        """Whether anybody adds noise, devices or the coordinator."""
         return self.noise != "none"

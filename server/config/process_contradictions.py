@@ -33,6 +33,7 @@ class PlacedTask:
 
     @property
     def task(self) -> "TaskConfig":
+        """The settings of the task itself."""
         return self.server.tasks[self.index]
 
     @property

@@ -42,10 +42,12 @@ class TlsConfig(Section):
 
     @property
     def is_begun(self) -> bool:
+        """Whether any of the three files is given."""
         return {self.certificate, self.private_key, self.client_ca} != {None}
 
     @property
     def is_complete(self) -> bool:
+        """Whether all three files are given: TLS is on."""
         return None not in {self.certificate, self.private_key, self.client_ca}
 
 
@@ -63,10 +65,12 @@ class EnrollmentConfig(Section):
 
     @property
     def is_begun(self) -> bool:
+        """Whether any of the three is given."""
         return {self.ca_certificate, self.ca_private_key, self.token_key} != {None}
 
     @property
     def is_complete(self) -> bool:
+        """Whether all three are given: devices can enroll."""
         return None not in {self.ca_certificate, self.ca_private_key, self.token_key}
 
 
@@ -207,8 +211,10 @@ class ServerConfig(Section):
 
     @property
     def blob_url(self) -> str:
+        """URL of the blob store; without one in the settings, a folder beside the data."""
         return self.store.blobs or str((self.store.data_dir / "blobs").absolute())
 
     @property
     def audit_path(self) -> Path:
+        """File of the audit log; without one in the settings, beside the data."""
         return Path(self.observability.audit_log or self.store.data_dir / "audit.jsonl")

@@ -165,6 +165,7 @@ class TaskConfig(Section):
 
     @property
     def is_shared(self) -> bool:
+        """Whether updates are shared among holders and only sums are opened."""
         return self.mode == "shared"
 
     @property

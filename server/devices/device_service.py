@@ -44,17 +44,21 @@ _DECIDED: Final = frozenset(
 class RoundNews(Protocol):
     """Wakes a check-in that waits for a decision."""
 
-    def mark(self, task: str) -> int: ...
+    def mark(self, task: str) -> int:
+        """Count the news of a task so far; taken before the state is read."""
 
-    def wake(self, task: str) -> None: ...
+    def wake(self, task: str) -> None:
+        """Wake everybody who waits for a task."""
 
-    async def wait(self, task: str, *, timeout_s: float, since: int) -> None: ...
+    async def wait(self, task: str, *, timeout_s: float, since: int) -> None:
+        """Return once there is news of a task after `since`, or after `timeout_s` seconds."""
 
 
 class PlanMaker(Protocol):
     """Makes the plan of one round's assignment; the same on every replica."""
 
-    async def plan(self, task: TaskInfo, answer: CheckInAnswer) -> pb.Plan: ...
+    async def plan(self, task: TaskInfo, answer: CheckInAnswer) -> pb.Plan:
+        """Make the plan of the round that `answer` assigned the device to."""
 
 
 class ServiceObserver(Protocol):

@@ -66,23 +66,38 @@ class RoundObserver(BudgetObserver, Protocol):
 class AuditLog(Protocol):
     """Where finished rounds are written down. Idempotent by (task, round)."""
 
-    async def record(self, finished: FinishedRound) -> None: ...
+    async def record(self, finished: FinishedRound) -> None:
+        """Append the entry of a finished round, unless it is there; durable when it returns."""
 
 
 class CandidateMaker(Protocol):
     """Makes and checks a round's candidate, and cleans up. Every method may be repeated."""
 
-    async def require_base(self, task: str, version: int) -> None: ...
+    async def require_base(self, task: str, version: int) -> None:
+        """Read the files of a version that a round is about to open on.
 
-    async def aggregate(self, round_: Round) -> CandidateModel | str | None: ...
+        Raises:
+            ServiceError: if they are gone or damaged, or the store does not answer.
+        """
 
-    async def problem(self, round_: Round) -> str | None: ...
+    async def aggregate(self, round_: Round) -> CandidateModel | str | None:
+        """Build and store the candidate from what the round collected.
 
-    async def discard(self, round_: Round) -> None: ...
+        Returns:
+            The candidate; or why the round has to be abandoned; None: not yet, ask again soon.
+        """
 
-    async def purge(self, record: FinishedRound) -> None: ...
+    async def problem(self, round_: Round) -> str | None:
+        """Say why the candidate must not be published; None: nothing is wrong with it."""
 
-    async def sweep(self, task: str, ended: int) -> None: ...
+    async def discard(self, round_: Round) -> None:
+        """Delete the files of an abandoned round's candidate."""
+
+    async def purge(self, record: FinishedRound) -> None:
+        """Delete the payloads that nobody will ask for once this round has ended."""
+
+    async def sweep(self, task: str, ended: int) -> None:
+        """Delete leftover payloads of all rounds up to `ended` that are not kept."""
 
 
 class SharedRounds(Protocol):
@@ -91,25 +106,37 @@ class SharedRounds(Protocol):
     `freeze` and `check` return what the round is ready for; None: not yet, ask again soon.
     """
 
-    async def plan(self, round_: Round, *, cohort_size: int) -> SharedRound: ...
+    async def plan(self, round_: Round, *, cohort_size: int) -> SharedRound:
+        """Fix the parameters of a round whose cohort, of so many devices, is chosen."""
 
-    async def relay(self, round_: Round, *, accepted: int) -> str | None: ...
+    async def relay(self, round_: Round, *, accepted: int) -> str | None:
+        """Pass the shares of `accepted` updates on to the holders, in the background.
 
-    async def freeze(self, round_: Round, *, now_ms: int) -> Event | None: ...
+        Returns:
+            Why the round has to be abandoned; None: nothing speaks against it.
+        """
 
-    async def check(self, round_: Round, *, now_ms: int) -> Event | None: ...
+    async def freeze(self, round_: Round, *, now_ms: int) -> Event | None:
+        """Let the holders vote for the set of updates that all of them have."""
 
-    async def purge(self, record: FinishedRound) -> None: ...
+    async def check(self, round_: Round, *, now_ms: int) -> Event | None:
+        """Let the holders open the checks; derive from them what is summed."""
 
-    async def close(self) -> None: ...
+    async def purge(self, record: FinishedRound) -> None:
+        """Let the holders delete the shares of a round that ended."""
+
+    async def close(self) -> None:
+        """Stop relaying and close the connections to the holders."""
 
 
 class Wakeup(Protocol):
     """Waits for news of a task."""
 
-    def mark(self, task: str) -> int: ...
+    def mark(self, task: str) -> int:
+        """Count the news of a task so far; taken before the state is read."""
 
-    async def wait(self, task: str, *, timeout_s: float, since: int) -> None: ...
+    async def wait(self, task: str, *, timeout_s: float, since: int) -> None:
+        """Return once there is news of a task after `since`, or after `timeout_s` seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,7 @@ class ShareHolderService(ShareHolderServicer):
     async def Describe(  # noqa: N802  # a name of the protocol
         self, request: pb.DescribeRequest, context: Context
     ) -> pb.HolderDescription:
+        """Tell who this holder is, and whether it has every key that its committee shares."""
         del request, context
         me = self._parts.me
         return pb.HolderDescription(
@@ -89,12 +90,14 @@ class ShareHolderService(ShareHolderServicer):
     async def DealKeys(  # noqa: N802
         self, request: pb.DealKeysRequest, context: Context
     ) -> pb.DealKeysResponse:
+        """Give the keys that this holder deals to the others, sealed to them."""
         del request, context
         return pb.DealKeysResponse(keys=self._parts.keyring.dealt)
 
     async def AcceptKeys(  # noqa: N802
         self, request: pb.AcceptKeysRequest, context: Context
     ) -> pb.AcceptKeysResponse:
+        """Take the keys that others dealt to this holder; those that it has stay."""
         del context
         has_keys = await self._parts.files.run(self._parts.keyring.accept, request.keys)
         return pb.AcceptKeysResponse(has_keys=has_keys)
@@ -102,6 +105,7 @@ class ShareHolderService(ShareHolderServicer):
     async def OpenRound(  # noqa: N802
         self, request: pb.OpenRoundRequest, context: Context
     ) -> pb.OpenRoundResponse:
+        """Check a round against the policy and store it; purge those that are outdated."""
         del context
         rounds = self._parts.rounds
         for old in await self._parts.files.run(rounds.outdated):
@@ -112,6 +116,7 @@ class ShareHolderService(ShareHolderServicer):
     async def DealNoise(  # noqa: N802
         self, request: pb.DealNoiseRequest, context: Context
     ) -> AsyncIterator[pb.NoiseChunk]:
+        """Stream this holder's noise of a round, sealed as a device's update is."""
         del context
         digest = request.params_sha256
         path = await self._turns.run(digest, self._parts.dealer.deal, digest)
@@ -129,6 +134,7 @@ class ShareHolderService(ShareHolderServicer):
     async def StoreShare(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.StoreShareRequest], context: Context
     ) -> shared_pb.SignedStatement:
+        """Take one device's share: a start first, then the body. Durable when answered."""
         check_sender = self._parts.peers.check_submitter(context)
         with self._counted():
             receipt = await self._streams.receive(request_iterator, check_sender)
@@ -138,6 +144,7 @@ class ShareHolderService(ShareHolderServicer):
     async def StoreShares(  # noqa: N802
         self, request: pb.StoreSharesRequest, context: Context
     ) -> pb.StoreSharesResponse:
+        """Take many small shares; one receipt or refusal for each, in their order."""
         check_sender = self._parts.peers.check_submitter(context)
         if request.ByteSize() > MAX_DATA_BYTES:
             msg = f"shares of {request.ByteSize()} bytes must be at most {MAX_DATA_BYTES} together"
@@ -148,6 +155,7 @@ class ShareHolderService(ShareHolderServicer):
     async def ListShares(  # noqa: N802
         self, request: pb.ListSharesRequest, context: Context
     ) -> pb.ListSharesResponse:
+        """List the receipts of everything stored for a round."""
         del context
 
         def read() -> pb.ListSharesResponse:
@@ -160,24 +168,28 @@ class ShareHolderService(ShareHolderServicer):
     async def Freeze(  # noqa: N802
         self, request: pb.FreezeRequest, context: Context
     ) -> shared_pb.SignedStatement:
+        """Vote for a set of updates, all of which are stored here."""
         del context
         return await self._step("vote", self._parts.rounds.freeze, request)
 
     async def LockBox(  # noqa: N802
         self, request: pb.LockBoxRequest, context: Context
     ) -> shared_pb.SignedStatement:
+        """Bind the holder to a ballot box, for whose coin alone it will give its pieces."""
         del context
         return await self._step("lock", self._parts.rounds.lock_box, request)
 
     async def RevealCoin(  # noqa: N802
         self, request: pb.RevealCoinRequest, context: Context
     ) -> shared_pb.SignedStatement:
+        """Give the pieces of the coin, where a quorum is bound to the same box."""
         del context
         return await self._step("coin", self._parts.rounds.reveal_coin, request)
 
     async def OpenChecks(  # noqa: N802
         self, request: pb.OpenChecksRequest, context: Context
     ) -> shared_pb.SignedStatement:
+        """Open the shares of what the coin checks: norms, distances, wrap-around tests."""
         del context
         with _timed(self._parts.metrics.openings_seconds.observe):
             return await self._step("openings", self._parts.rounds.open_checks, request)
@@ -185,18 +197,21 @@ class ShareHolderService(ShareHolderServicer):
     async def OpenBlame(  # noqa: N802
         self, request: pb.OpenBlameRequest, context: Context
     ) -> shared_pb.SignedStatement:
+        """Open the wrap-around tests of members of groups that are shown to have failed."""
         del context
         return await self._step("blame", self._parts.rounds.open_blame, request)
 
     async def Commit(  # noqa: N802
         self, request: pb.CommitRequest, context: Context
     ) -> shared_pb.SignedStatement:
+        """Derive the selection from the evidence and bind the holder to its sums."""
         del context
         return await self._step("commitment", self._parts.rounds.commit, request)
 
     async def ReleaseSum(  # noqa: N802
         self, request: pb.ReleaseSumRequest, context: Context
     ) -> AsyncIterator[pb.SumChunk]:
+        """Stream the holder's share of the sums that a quorum is bound to."""
         del context
         with _timed(self._parts.metrics.sums_seconds.observe):
             release = self._parts.rounds.release
@@ -214,6 +229,7 @@ class ShareHolderService(ShareHolderServicer):
     async def Purge(  # noqa: N802
         self, request: pb.PurgeRequest, context: Context
     ) -> pb.PurgeResponse:
+        """Delete the round's shares; what was signed stays."""
         del context
         digest = request.params_sha256
         await self._turns.run(digest, self._parts.rounds.purge, digest)

@@ -19,11 +19,18 @@ _LITTLE_INT64: Final = np.dtype("<i8")
 class NoiseFiles(Protocol):
     """Where it lies."""
 
-    async def get(self, key: str) -> bytes: ...
+    async def get(self, key: str) -> bytes:
+        """Return a whole blob.
 
-    async def put(self, key: str, data: bytes) -> None: ...
+        Raises:
+            BlobNotFound: if it is not there.
+        """
 
-    async def delete(self, key: str) -> None: ...
+    async def put(self, key: str, data: bytes) -> None:
+        """Store a blob atomically; replaces one that is there."""
+
+    async def delete(self, key: str) -> None:
+        """Remove a blob, if it is there."""
 
 
 class NoiseHistory:

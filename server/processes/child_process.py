@@ -38,10 +38,12 @@ class ChildProcess(Protocol):
     """
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """Process id."""
 
     @property
-    def returncode(self) -> int | None: ...
+    def returncode(self) -> int | None:
+        """Status it ended with, negative for a signal; None while it runs."""
 
     async def wait(self) -> int:
         """Wait for the end of the process; return its status."""

@@ -1,0 +1,1 @@
+"""The round, without I/O: its states, who is selected, what is recorded, and the ports."""

@@ -114,6 +114,7 @@ class Round:
 
     @property
     def is_terminal(self) -> bool:
+        """Whether the round has ended: no event leads out of its phase."""
         return not ALLOWED[self.phase]
 
     @property

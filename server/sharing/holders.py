@@ -105,12 +105,20 @@ class HolderClient:
         self._stub: ShareHolderAsyncStub = ShareHolderStub(self._channel)
 
     async def close(self) -> None:
+        """Close the connection; calls under way fail."""
         await self._channel.close()
 
     async def describe(self) -> pb.HolderDescription:
+        """Ask who the holder is, and whether it has its keys.
+
+        Raises:
+            HolderAway: if it does not answer, as in every call.
+            HolderRefused: if it refuses, as in every call.
+        """
         return await _answer(self._stub.Describe(pb.DescribeRequest(), timeout=self._timeout_s))
 
     async def deal_keys(self) -> Sequence[pb.SealedKey]:
+        """Fetch the keys that the holder deals, sealed to the others of its committee."""
         call = self._stub.DealKeys(pb.DealKeysRequest(), timeout=self._timeout_s)
         return (await _answer(call)).keys
 
@@ -120,6 +128,7 @@ class HolderClient:
         return (await _answer(self._stub.AcceptKeys(request, timeout=self._timeout_s))).has_keys
 
     async def open_round(self, parameters: bytes) -> None:
+        """Announce a round by its serialized RoundParameters."""
         request = pb.OpenRoundRequest(parameters=parameters)
         await _answer(self._stub.OpenRound(request, timeout=self._timeout_s))
 
@@ -181,25 +190,32 @@ class HolderClient:
         return answer.outcomes
 
     async def list_shares(self, params_sha256: bytes) -> Sequence[round_pb.SignedStatement]:
+        """Fetch the receipts of everything that the holder stores for a round."""
         request = pb.ListSharesRequest(params_sha256=params_sha256)
         return (await _answer(self._stub.ListShares(request, timeout=self._timeout_s))).receipts
 
     async def freeze(self, request: pb.FreezeRequest) -> round_pb.SignedStatement:
+        """Ask for the vote for a set of updates; a `Vote` comes back."""
         return await _answer(self._stub.Freeze(request, timeout=self._timeout_s))
 
     async def lock_box(self, request: pb.LockBoxRequest) -> round_pb.SignedStatement:
+        """Ask the holder to bind itself to a ballot box; a `BoxLock` comes back."""
         return await _answer(self._stub.LockBox(request, timeout=self._timeout_s))
 
     async def reveal_coin(self, request: pb.RevealCoinRequest) -> round_pb.SignedStatement:
+        """Ask for the pieces of the coin, given a quorum of locks; a `CoinShare` comes back."""
         return await _answer(self._stub.RevealCoin(request, timeout=self._timeout_s))
 
     async def open_checks(self, request: pb.OpenChecksRequest) -> round_pb.SignedStatement:
+        """Ask for the shares that the coin's checks open; `Openings` come back."""
         return await _answer(self._stub.OpenChecks(request, timeout=self._timeout_s))
 
     async def open_blame(self, request: pb.OpenBlameRequest) -> round_pb.SignedStatement:
+        """Ask for the wrap-around tests of single suspects; `BlameOpenings` come back."""
         return await _answer(self._stub.OpenBlame(request, timeout=self._timeout_s))
 
     async def commit(self, request: pb.CommitRequest) -> round_pb.SignedStatement:
+        """Ask the holder to bind itself to a selection; a `Commitment` comes back."""
         return await _answer(self._stub.Commit(request, timeout=self._timeout_s))
 
     async def release_sum(
@@ -210,6 +226,7 @@ class HolderClient:
         return await _answer(self._released(request, num_bytes, timeout_s))
 
     async def purge(self, params_sha256: bytes) -> None:
+        """Have the holder delete a round's shares; what it signed stays."""
         request = pb.PurgeRequest(params_sha256=params_sha256)
         await _answer(self._stub.Purge(request, timeout=self._timeout_s))
 

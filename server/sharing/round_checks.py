@@ -51,10 +51,12 @@ class Patience:
 
     @property
     def waits_for_all(self) -> bool:
+        """Whether holders that are missing are still waited for."""
         return self.waited_ms < self.for_all_ms
 
     @property
     def is_over(self) -> bool:
+        """Whether the round is given up for lack of holders."""
         return self.waited_ms >= self.for_enough_ms
 
 

@@ -39,19 +39,23 @@ class FileBlobs:
         self._fsync = fsync
 
     def put(self, key: str, data: bytes | memoryview) -> None:
+        """Write beside the file and rename over it; with `fsync`, file and folders are synced."""
         with _reported("write"):
             _write_file(self._path(key), data, root=self._root, fsync=self._fsync)
 
     def get(self, key: str) -> bytes:
+        """Read the whole file."""
         with _reported("read"), _found(key):
             return self._path(key).read_bytes()
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """Read at most `length` bytes from `offset` on."""
         with _reported("read"), _found(key), self._path(key).open("rb") as file:
             file.seek(offset)
             return file.read(length)
 
     def size(self, key: str) -> int | None:
+        """Return the file's size in bytes; None: there is none."""
         with _reported("read"):
             try:
                 return self._path(key).stat().st_size
@@ -59,6 +63,7 @@ class FileBlobs:
                 return None
 
     def delete(self, key: str) -> None:
+        """Unlink the file, then the folder of its parts."""
         path = self._path(key)
         with _reported("delete"):
             path.unlink(missing_ok=True)
@@ -66,6 +71,7 @@ class FileBlobs:
             self._sync_folder(path.parent)
 
     def delete_prefix(self, prefix: str) -> int:
+        """Remove a folder, and what earlier removals left of it; return the number of blobs."""
         folder = self._path(prefix)
         count = 0
         with _reported("delete"):
@@ -79,17 +85,21 @@ class FileBlobs:
         return count
 
     def list(self, prefix: str) -> list[str]:
+        """Walk the folder; return the keys in it, without parts and temporary files, sorted."""
         with _reported("list"):
             paths = list(_blobs_in(self._path(prefix)))
         return sorted(path.relative_to(self._root).as_posix() for path in paths)
 
     def local_path(self, key: str) -> Path:
+        """Return the path that the blob has, or would have."""
         return self._path(key)
 
     def open_part(self, key: str, part: str) -> "FilePart":
+        """Start a part; its file is made by the first write, or by `commit`."""
         return FilePart(self._path(key), part, root=self._root, fsync=self._fsync)
 
     def stored_part(self, key: str) -> tuple[str, int] | None:
+        """Return name and bytes of the longest part that is not empty; None: there is none."""
         with _reported("read"):
             try:
                 with os.scandir(_parts_folder(self._path(key))) as entries:
@@ -100,6 +110,7 @@ class FileBlobs:
         return (part, size) if size else None
 
     def iter_part(self, key: str, part: str, length: int, chunk_bytes: int) -> Iterator[bytes]:
+        """Open a part and read it; the file stays readable when it is committed or deleted."""
         with _reported("read"), _found(key):
             file = (_parts_folder(self._path(key)) / part).open("rb")
         with file:
@@ -114,6 +125,7 @@ class FileBlobs:
                 yield chunk
 
     def delete_part(self, key: str, part: str) -> None:
+        """Unlink the part, and its folder where that was the last one."""
         folder = _parts_folder(self._path(key))
         with _reported("delete"):
             (folder / part).unlink(missing_ok=True)

@@ -37,14 +37,17 @@ class ObjectBlobs:
         self._in_memory = self._fs.protocol == _MEMORY_PROTOCOL
 
     def put(self, key: str, data: bytes | memoryview) -> None:
+        """Upload the object in one call; object stores replace atomically."""
         with self._calling("write"):
             self._fs.pipe_file(self._path(key), bytes(data))
 
     def get(self, key: str) -> bytes:
+        """Download the whole object."""
         with self._calling("read", key):
             return bytes(self._fs.cat_file(self._path(key)))
 
     def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """Download at most `length` bytes from `offset` on."""
         # A range that starts at or after the end is an error to S3: ask for the size first.
         size = self.size(key)
         if size is None:
@@ -56,6 +59,7 @@ class ObjectBlobs:
             return bytes(self._fs.cat_file(self._path(key), start=offset, end=end))
 
     def size(self, key: str) -> int | None:
+        """Return the object's size in bytes; None: there is none, or it is a folder."""
         try:
             with self._calling("read", key):
                 info = self._fs.info(self._path(key))
@@ -64,10 +68,12 @@ class ObjectBlobs:
         return int(info["size"]) if info["type"] == "file" else None
 
     def delete(self, key: str) -> None:
+        """Remove the object, if it is there."""
         with contextlib.suppress(BlobNotFound), self._calling("delete", key):
             self._fs.rm_file(self._path(key))
 
     def delete_prefix(self, prefix: str) -> int:
+        """Remove the objects under a prefix, those listed now; return how many."""
         keys = self.list(prefix)
         if keys:
             with self._calling("delete"):
@@ -75,6 +81,7 @@ class ObjectBlobs:
         return len(keys)
 
     def list(self, prefix: str) -> list[str]:
+        """List the keys under a prefix, sorted; a key that only begins like it is left out."""
         folder = self._path(prefix) if prefix else self._root
         with self._calling("list"):
             paths = [str(path) for path in self._fs.find(folder)]
@@ -82,15 +89,19 @@ class ObjectBlobs:
         return sorted(path[len(self._root) + 1 :] for path in paths if path.startswith(inside))
 
     def local_path(self, key: str) -> Path | None:  # noqa: ARG002  # the backend's interface
+        """Return None: objects are no files."""
         return None
 
     def open_part(self, key: str, part: str) -> "ObjectPart":  # noqa: ARG002  # likewise
+        """Start an upload; a small one is held in memory until `commit`."""
         return ObjectPart(self, key)
 
     def stored_part(self, key: str) -> tuple[str, int] | None:  # noqa: ARG002  # likewise
+        """Return None: an upload that broke off leaves nothing."""
         return None
 
     def iter_part(self, key: str, part: str, length: int, chunk_bytes: int) -> Iterator[bytes]:  # noqa: ARG002
+        """Raise BlobNotFound: no upload leaves a part here."""
         msg = f"part {part} of {key}: object stores keep no parts"
         raise BlobNotFound(msg)
 

@@ -63,29 +63,57 @@ class PartWriter(Protocol):
 class BlobBackend(Protocol):
     """What `BlobStore` asks of files and of objects; synchronous, thread-safe."""
 
-    def put(self, key: str, data: bytes | memoryview) -> None: ...
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Store a blob atomically, as durably as the backend was told; replaces one that is there.
 
-    def get(self, key: str) -> bytes: ...
+        Raises:
+            StoreUnavailable: if it is not known to be stored; the key has the old blob or the new.
+        """
 
-    def read_range(self, key: str, offset: int, length: int) -> bytes: ...
+    def get(self, key: str) -> bytes:
+        """Return the whole blob.
 
-    def size(self, key: str) -> int | None: ...
+        Raises:
+            BlobNotFound: if it is not there.
+        """
 
-    def delete(self, key: str) -> None: ...
+    def read_range(self, key: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` on, fewer where the blob ends before.
 
-    def delete_prefix(self, prefix: str) -> int: ...
+        Raises:
+            BlobNotFound: if it is not there.
+        """
 
-    def list(self, prefix: str) -> list[str]: ...
+    def size(self, key: str) -> int | None:
+        """Return the blob's size in bytes; None: it is not there."""
 
-    def local_path(self, key: str) -> Path | None: ...
+    def delete(self, key: str) -> None:
+        """Remove the blob and its parts, if there are any."""
 
-    def open_part(self, key: str, part: str) -> PartWriter: ...
+    def delete_prefix(self, prefix: str) -> int:
+        """Remove all in the folder `prefix`, parts included; return the number of blobs."""
 
-    def stored_part(self, key: str) -> tuple[str, int] | None: ...
+    def list(self, prefix: str) -> list[str]:
+        """Return the keys in the folder `prefix`, at any depth, sorted; "" is the whole store."""
 
-    def iter_part(self, key: str, part: str, length: int, chunk_bytes: int) -> Iterator[bytes]: ...
+    def local_path(self, key: str) -> Path | None:
+        """Return the file that holds the blob, there or not; None: blobs are no files."""
 
-    def delete_part(self, key: str, part: str) -> None: ...
+    def open_part(self, key: str, part: str) -> PartWriter:
+        """Start an upload that `commit` makes the blob `key`; does no I/O yet."""
+
+    def stored_part(self, key: str) -> tuple[str, int] | None:
+        """Return name and bytes of an unfinished upload's longest part; None: there is none."""
+
+    def iter_part(self, key: str, part: str, length: int, chunk_bytes: int) -> Iterator[bytes]:
+        """Yield the first `length` bytes of a part, at most `chunk_bytes` at once.
+
+        Raises:
+            BlobNotFound: while iterating, if the part is gone or shorter.
+        """
+
+    def delete_part(self, key: str, part: str) -> None:
+        """Remove a part, if it is there."""
 
 
 class BlobStore:

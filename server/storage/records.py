@@ -14,6 +14,7 @@ from server.round.state import AbandonReason, CandidateModel, Phase, Round
 
 
 def dump_round(round_: Round) -> str:
+    """Write a round as JSON; phases and reasons by their values."""
     tree = dataclasses.asdict(round_)
     tree["phase"] = round_.phase.value
     tree["reason"] = round_.reason.value if round_.reason else None
@@ -21,6 +22,7 @@ def dump_round(round_: Round) -> str:
 
 
 def load_round(text: bytes) -> Round:
+    """Read what `dump_round` wrote, this release's or an older one's."""
     tree: dict[str, Any] = json.loads(text)
     tree["phase"] = Phase(tree["phase"])
     tree["reason"] = AbandonReason(tree["reason"]) if tree["reason"] else None
@@ -33,18 +35,22 @@ def load_round(text: bytes) -> Round:
 
 
 def dump_model(model: ModelVersion) -> str:
+    """Write a model version's metadata as JSON."""
     return _dump(dataclasses.asdict(model))
 
 
 def load_model(text: bytes) -> ModelVersion:
+    """Read what `dump_model` wrote."""
     return ModelVersion(**json.loads(text))
 
 
 def dump_finished(record: FinishedRound) -> str:
+    """Write the record of a finished round as JSON."""
     return _dump(dataclasses.asdict(record))
 
 
 def load_finished(text: bytes) -> FinishedRound:
+    """Read what `dump_finished` wrote, by this release or an older one."""
     tree = json.loads(text)
     tree["contributors"] = tuple(tree["contributors"])
     if tree.get("shared"):
@@ -70,6 +76,10 @@ def dump_facts(submission: Submission) -> str:
 
 
 def load_contribution(device: bytes, line: bytes) -> Contribution:
+    """Read an admitted submission as the store keeps it: fields between bars.
+
+    Lines of older releases lack the version (0) and whether the norm held (None).
+    """
     submission_id, digest, samples, size, inline, before, after, *later, at = line.decode().split(
         "|"
     )

@@ -114,6 +114,7 @@ class RedisClient:
         return found
 
     async def close(self) -> None:
+        """Close the connections. Calls that still wait get `StoreUnavailable`."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

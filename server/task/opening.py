@@ -128,6 +128,7 @@ class OpenedTask:
 
     @property
     def is_private(self) -> bool:
+        """Whether what its rounds publish is charged to a budget."""
         return self.private is not None
 
 

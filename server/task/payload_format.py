@@ -55,9 +55,15 @@ class PayloadFormat(Protocol):
     def is_quick(self) -> bool:
         """Whether a payload that came in one message may be checked on the event loop."""
 
-    def check(self, submission: Submission, payload: bytes) -> None: ...
+    def check(self, submission: Submission, payload: bytes) -> None:
+        """Check a payload that is there as a whole.
 
-    def start(self, submission: Submission) -> PayloadCheck: ...
+        Raises:
+            ServiceError: if it is not what the round takes.
+        """
+
+    def start(self, submission: Submission) -> PayloadCheck:
+        """Start the check of a payload that comes in parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,7 @@ class DenseFormat:
 
     @property
     def is_quick(self) -> bool:
+        """True: a payload of one message is checked in far less than a millisecond."""
         return True
 
     def check(self, submission: Submission, payload: bytes) -> None:
@@ -79,6 +86,7 @@ class DenseFormat:
             raise _refusal(error) from error
 
     def start(self, submission: Submission) -> PayloadCheck:
+        """Start the check of float32 numbers as they come."""
         del submission
         return _CodecCheck(codec.DenseValidator(dim=self.dim))
 
@@ -92,6 +100,7 @@ class CompressedFormat:
 
     @property
     def is_quick(self) -> bool:
+        """Whether decoding so many numbers is quick enough for the event loop."""
         return self.num_values <= QUICK_VALUES
 
     def check(self, submission: Submission, payload: bytes) -> None:
@@ -117,6 +126,7 @@ class SealedFormat:
 
     @property
     def is_quick(self) -> bool:
+        """True: only the structure and the hashes are looked at, nothing is opened."""
         return True
 
     def check(self, submission: Submission, payload: bytes) -> None:
@@ -126,6 +136,7 @@ class SealedFormat:
         check.finish()
 
     def start(self, submission: Submission) -> PayloadCheck:
+        """Start the check of a bundle of sealed shares as it comes."""
         return _SealedCheck(self.params, submission, is_direct=self.is_direct)
 
 

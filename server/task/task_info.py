@@ -80,6 +80,7 @@ class TaskDirectory:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of the configuration."""
         return tuple(self._tasks)
 
 

@@ -44,6 +44,11 @@ class CheckIn:
 
 
 def check_in_of(request: pb.CheckInRequest) -> CheckIn:
+    """Check a check-in request.
+
+    Raises:
+        MalformedRequest: if a field is out of range.
+    """
     _match("task", request.task, TASK_NAME)
     _match("device_id", request.device_id, DEVICE_ID)
     _match("check_in_id", request.check_in_id, CALL_ID)
@@ -115,6 +120,11 @@ def check_names(*, task: str, device_id: str) -> None:
 
 
 def check_round_number(number: int) -> None:
+    """Check the number of a round.
+
+    Raises:
+        MalformedRequest: if it is out of range.
+    """
     _between("round", number, 1, MAX_NUMBER)
 
 
@@ -126,6 +136,7 @@ def check_size(declared: int, *, limit: int) -> None:
 
 
 def receipt_of(submission: Submission, admission: Admission) -> pb.SubmissionReceipt:
+    """Write the receipt of an admitted submission; a retry gets the same bytes."""
     return pb.SubmissionReceipt(
         task=submission.task,
         round=submission.round_number,

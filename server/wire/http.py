@@ -40,6 +40,7 @@ class HttpServer:
         return port
 
     async def start(self) -> None:
+        """Serve in the background, on the socket that was bound when it was made."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
 
     async def stop(self) -> None:

@@ -58,6 +58,7 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
+        """Wrap the handler of a method that is ours, once; give others' as they are."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         # Health and reflection are libraries': they answer in styles of their own.

@@ -58,7 +58,7 @@ class SharingScheme(ABC):
 
     @abstractmethod
     def keys_of(self, holder: int) -> tuple[int, ...]:
-        """Number the keys that a holder is sent, ascending.
+        """List the keys that a holder is sent, ascending.
 
         Raises:
             SharingError: if there is no such holder.
@@ -89,7 +89,7 @@ class SharingScheme(ABC):
         return bodies[0] if bodies else None
 
     def piece(self, key: int) -> int:
-        """Number the piece that a key belongs to."""
+        """Tell which piece a key belongs to."""
         return self.first_piece + key
 
 

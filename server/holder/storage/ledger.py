@@ -139,6 +139,7 @@ class Ledger:
         return found[0]
 
     def dealt(self) -> bytes | None:
+        """Return the keys that this holder dealt, a DealKeysResponse; None: none yet."""
         row = self._sql.execute("SELECT response FROM dealt").fetchone()
         return None if row is None else row[0]
 
@@ -147,9 +148,11 @@ class Ledger:
         self._sql.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (excluded, grant))
 
     def keys(self) -> list[bytes]:
+        """Return the sealed keys that others dealt to this holder, serialized."""
         return [row[0] for row in self._sql.execute("SELECT grant_bytes FROM keys")]
 
     def round(self, params_sha256: bytes) -> RoundRow | None:
+        """Return a round as it is stored; None: it was never opened."""
         row = self._sql.execute(
             "SELECT task, number, parameters, opened_at_s, phase, box_sha256, coin_sha256,"
             " committed_set, selection_sha256 FROM rounds WHERE params_sha256 = ?",
@@ -192,6 +195,11 @@ class Ledger:
         return [row[0] for row in rows]
 
     def insert_round(self, row: RoundRow) -> None:
+        """Store a round that was opened; it has no votes yet.
+
+        Raises:
+            sqlite3.IntegrityError: if it is stored, or another one of its task and number.
+        """
         self._sql.execute(
             "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, x'', x'', x'', x'')",
             (
@@ -235,6 +243,7 @@ class Ledger:
         return None if row is None else row[0]
 
     def share(self, params_sha256: bytes, device_id: str) -> ShareRow | None:
+        """Return a device's share of a round; None: none is stored."""
         row = self._sql.execute(
             "SELECT device_id, header_sha256, header, receipt, frame, body, body_file FROM shares"
             " WHERE params_sha256 = ? AND device_id = ?",
@@ -260,6 +269,11 @@ class Ledger:
         return [row[0] for row in rows]
 
     def insert_share(self, params_sha256: bytes, row: ShareRow) -> None:
+        """Store a share; its body is a column or a file that was written before.
+
+        Raises:
+            sqlite3.IntegrityError: if one of this device is stored.
+        """
         self._sql.execute(
             "INSERT INTO shares VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
