@@ -1,4 +1,4 @@
-"""The composition root of a coordinator: wires what others have opened, and decides nothing.
+"""The composition root of a coordinator: wires what others have prepared, and decides nothing.
 
 `build_server` turns a configuration into a coordinator. Everyone else receives ports.
 """
@@ -36,7 +36,7 @@ from server.intake.uploads import Uploads
 from server.models.model_catalog import ModelCatalog
 from server.observation.audit_trail import AuditTrail
 from server.observation.observation import Observation
-from server.opening import OpenedServer, ServerTls, open_server
+from server.preparation import PreparedServer, ServerTls, prepare_server
 from server.processes.thread_pool import Workers
 from server.production_server import ProductionFederatedServer, ServerParts
 from server.storage.blobs import BlobStore
@@ -46,7 +46,7 @@ from server.storage.redis_store import RedisRoundStore
 from server.storage.startup import await_store, check_durability, check_installation
 from server.task.creation import create_task
 from server.task.engines import open_engines
-from server.task.opening import OpenedTask
+from server.task.preparation import PreparedTask
 from server.task.task_info import TaskDirectory
 from server.wire.http import HttpServer
 from server.wire.identity import PeerIdentity
@@ -82,23 +82,23 @@ async def _wire(
     config: ServerConfig, store_url: str, clock: str, resources: AsyncExitStack
 ) -> ProductionFederatedServer:
     accountants = _workers("accountant", 1, resources)
-    opened = await asyncio.to_thread(
-        open_server, config, accountants=accountants, now_s=time.time()
+    prepared = await asyncio.to_thread(
+        prepare_server, config, accountants=accountants, now_s=time.time()
     )
     watch = _watch(config, resources)
     stores = await _open_stores(config, store_url, clock, watch.metrics, resources)
     engines = open_engines(config, resources)
     kernels = _workers("kernel", 1, resources)
-    for task in opened.tasks:
+    for task in prepared.tasks:
         await kernels.run(warm_up, task.rule)
     files = _workers("files", FILE_THREADS, resources)
     await check_installation(stores.store, stores.blobs, config)
-    for task in opened.tasks:
+    for task in prepared.tasks:
         await create_task(task, stores.store, stores.blobs)
     return _Coordinator(
         config=config,
-        opened=opened,
-        tasks=TaskDirectory([task.info for task in opened.tasks]),
+        prepared=prepared,
+        tasks=TaskDirectory([task.info for task in prepared.tasks]),
         watch=watch,
         stores=stores,
         engines=engines,
@@ -130,7 +130,7 @@ class _Coordinator:
     """Everything that is open, and how it goes together."""
 
     config: ServerConfig
-    opened: OpenedServer
+    prepared: PreparedServer
     tasks: TaskDirectory
     watch: _Watch
     stores: _Stores
@@ -140,7 +140,7 @@ class _Coordinator:
     resources: AsyncExitStack
 
     def server(self) -> ProductionFederatedServer:
-        config, opened, watch, stores = self.config, self.opened, self.watch, self.stores
+        config, prepared, watch, stores = self.config, self.prepared, self.watch, self.stores
         notifier = Notifier(stores.client.redis, self.tasks.names)
         compressions = self._compressions()
         wiring = self._drivers(notifier, compressions)
@@ -152,7 +152,7 @@ class _Coordinator:
                 config=config,
                 federation=self._federation(notifier, models, compressions),
                 enrollment=EnrollmentService(
-                    opened.authority, ledger=stores.store, metrics=watch.metrics, now_s=time.time
+                    prepared.authority, ledger=stores.store, metrics=watch.metrics, now_s=time.time
                 ),
                 interceptor=ServiceInterceptor(
                     METHODS,
@@ -160,12 +160,12 @@ class _Coordinator:
                     log=get_logger("server.rpc"),
                     tracer=watch.tracing.tracer("server.rpc") if watch.tracing.is_on else None,
                 ),
-                drivers=[wiring.driver(task) for task in opened.tasks],
+                drivers=[wiring.driver(task) for task in prepared.tasks],
                 notifier=notifier,
                 http=HttpServer(self._admin(wiring, models), config.listen.http),
                 metrics=HttpServer(create_metrics_app(watch.registry), config.listen.metrics),
-                credentials=_credentials(opened.tls, ask_client=True),
-                enrollment_credentials=_credentials(opened.tls, ask_client=False),
+                credentials=_credentials(prepared.tls, ask_client=True),
+                enrollment_credentials=_credentials(prepared.tls, ask_client=False),
                 closers=[self.resources.aclose],
             )
         )
@@ -244,7 +244,7 @@ class _Coordinator:
             return await run_probes({"round_store": round_store, "blob_store": blob_store})
 
         token = self.config.admin.token
-        tasks: Sequence[OpenedTask] = self.opened.tasks
+        tasks: Sequence[PreparedTask] = self.prepared.tasks
         return create_admin_app(
             StoreBackend(
                 store=store,

@@ -10,8 +10,8 @@ import typer
 from cli.exit_codes import ExitCode
 from cli.output import FormatOption, Output, OutputFormat
 from server.config import ConfigError, HolderConfig, load_settings
-from server.holder.opening import read_holder
-from server.opening import open_server
+from server.holder.preparation import prepare_holder
+from server.preparation import prepare_server
 from server.processes.thread_pool import Workers
 
 app = typer.Typer(help="Configuration files.", no_args_is_help=True)
@@ -64,10 +64,10 @@ def _opened(file: Path) -> tuple[str, str]:
             raise
         settings, problems = error.settings, error.problems
     if isinstance(settings, HolderConfig):
-        me = read_holder(settings, problems=problems).me
+        me = prepare_holder(settings, problems=problems).me
         return "share holder", f"{me.index} of {len(me.committee.holders)}"
     with closing(Workers("accountant", threads=1)) as accountants:
-        server = open_server(
+        server = prepare_server(
             settings, accountants=accountants, now_s=time.time(), problems=problems
         )
     return "tasks", ", ".join(task.info.name for task in server.tasks)

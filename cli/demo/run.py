@@ -13,9 +13,9 @@ from typing import Final, TypeVar
 
 from cli.contradictions import OptionsError
 from cli.demo.evidence import DEVICE_LOGS, SERVER_LOGS, Evidence
+from cli.demo.headline import headline
 from cli.demo.leader import leader_of
 from cli.demo.observer import TaskObserver
-from cli.demo.opening import opening_line
 from cli.demo.ports import ReservedPorts
 from cli.demo.report import DemoReport, RoundReport
 from cli.demo.settings import (
@@ -169,7 +169,7 @@ class Demo:
             )
             config_path.write_text(toml)
             config = self._config(config_path)
-            self._view.say(opening_line(self._settings))
+            self._view.say(headline(self._settings))
             with Service(
                 config_path,
                 config,

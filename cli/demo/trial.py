@@ -12,7 +12,7 @@ from cli.contradictions import OptionsError
 from server.config import ConfigError, ServerConfig, load_config
 from server.config.findings import Findings
 from server.processes.thread_pool import Workers
-from server.task.opening import open_task
+from server.task.preparation import prepare_task
 
 _TASK: Final = "task[1]."
 
@@ -49,7 +49,7 @@ def tried_config(path: Path) -> ServerConfig:
         with closing(Workers("accountant", threads=1)) as accountants:
             for task in config.tasks:
                 with findings.skipping():
-                    open_task(task, _TASK, findings, accountants=accountants, now_s=time.time())
+                    prepare_task(task, _TASK, findings, accountants=accountants, now_s=time.time())
         findings.refuse()
     except ConfigError as error:
         raise OptionsError(map(in_options, error.problems)) from error

@@ -1,4 +1,4 @@
-"""Makes the driver of each task out of what a coordinator has opened."""
+"""Makes the driver of each task out of what a coordinator has prepared."""
 
 import os
 import secrets
@@ -25,7 +25,7 @@ from server.sharing.shared_task import SharedTask
 from server.storage.blobs import BlobStore
 from server.storage.notifier import News
 from server.storage.redis_store import RedisRoundStore
-from server.task.opening import HolderFiles, OpenedTask
+from server.task.preparation import HolderFiles, PreparedTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,10 @@ class DriverWiring:
     wakeup: News
     engines: Mapping[str, Engine]
 
-    def _settings(self, task: OpenedTask) -> AggregationSettings:
+    def _settings(self, task: PreparedTask) -> AggregationSettings:
         return replace(task.aggregation, engine=self.engines[task.engine])
 
-    def replayer(self, task: OpenedTask) -> Replayer:
+    def replayer(self, task: PreparedTask) -> Replayer:
         """Make what builds a task's versions again."""
         return Replayer(
             store=self.store,
@@ -54,7 +54,7 @@ class DriverWiring:
             settings=self._settings(task),
         )
 
-    def driver(self, task: OpenedTask) -> RoundDriver:
+    def driver(self, task: PreparedTask) -> RoundDriver:
         """Make what moves a task's rounds on."""
         info = task.info
         phases = None
@@ -71,7 +71,7 @@ class DriverWiring:
         )
         return RoundDriver(info, rounds=self.config.rounds, ports=ports, owner=_process_name())
 
-    def _aggregation(self, task: OpenedTask, phases: SharedRoundPhases | None) -> Aggregation:
+    def _aggregation(self, task: PreparedTask, phases: SharedRoundPhases | None) -> Aggregation:
         info = task.info
         if info.shared is not None and phases is not None:
             return SharedAggregation(

@@ -24,7 +24,7 @@ from server.config import ConfigError
 from server.config.holder_config import HolderConfig
 from server.holder.gate import Gate
 from server.holder.metrics import HolderMetrics
-from server.holder.opening import HolderTls, read_holder
+from server.holder.preparation import HolderTls, prepare_holder
 from server.holder.rounds import HolderRounds, RoundsParts
 from server.holder.rpc import METHODS, SERVICE_NAME, HolderInterceptor
 from server.holder.service import ServiceParts, ShareHolderService
@@ -151,8 +151,8 @@ def open_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time)
         ConfigError: if a file cannot be used, or the folder belongs to another holder.
         StoreUnavailable: if the folder cannot be used.
     """
-    opened = read_holder(config, now_s=now_s)
-    me = opened.me
+    prepared = prepare_holder(config, now_s=now_s)
+    me = prepared.me
     storage = HolderStorage(config.holder.data_dir, durability=config.holder.durability)
     try:
         _claim(storage, me)
@@ -180,7 +180,7 @@ def open_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time)
     )
     return Holder(
         me=me,
-        tls=opened.tls,
+        tls=prepared.tls,
         storage=storage,
         keyring=keyring,
         intake=intake,

@@ -7,10 +7,10 @@ from server.round.blob_names import model_blob
 from server.round.ports import ModelVersion
 from server.storage.blobs import BlobStore
 from server.storage.redis_store import RedisRoundStore
-from server.task.opening import OpenedTask
+from server.task.preparation import PreparedTask
 
 
-async def create_task(task: OpenedTask, store: RedisRoundStore, blobs: BlobStore) -> None:
+async def create_task(task: PreparedTask, store: RedisRoundStore, blobs: BlobStore) -> None:
     """Store the initial model as version 1, unless the task has one.
 
     Raises:

@@ -29,8 +29,8 @@ from server.config.loading import parse_holder_config
 from server.config.reading import section_kind, setting_paths
 from server.config.section import Section
 from server.holder.app import build_holder
-from server.holder.opening import read_holder
-from server.opening import OpenedServer, open_server
+from server.holder.preparation import prepare_holder
+from server.preparation import PreparedServer, prepare_server
 from server.processes.thread_pool import Workers
 from updates.vectors import encode_model
 
@@ -150,7 +150,7 @@ def _require_words(error: ConfigError, path: str) -> None:
             assert word not in problem.replace(path, ""), problem
 
 
-def _require_first_round(opened: OpenedServer) -> None:
+def _require_first_round(opened: PreparedServer) -> None:
     """Combine as many updates as come in at most, and as few as a round is content with."""
     for task in opened.tasks:
         terms, byzantine = task.info.terms, task.aggregation.aggregator.byzantine
@@ -178,9 +178,9 @@ def test_a_changed_sample_is_refused_in_our_words_or_opens(
             try:
                 config = _parsed(tree)
                 if isinstance(config, HolderConfig):
-                    read_holder(config)
+                    prepare_holder(config)
                 else:
-                    opened = open_server(config, accountants=accountants, now_s=time.time())
+                    opened = prepare_server(config, accountants=accountants, now_s=time.time())
                     _require_first_round(opened)
                 outcomes["opened"] += 1
             except ConfigError as error:

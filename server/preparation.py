@@ -19,7 +19,7 @@ from server.devices.enrollment_service import EnrollmentAuthority
 from server.processes.thread_pool import Workers
 from server.storage.blobs import BlobStore, blob_folder
 from server.storage.redis_client import require_url
-from server.task.opening import OpenedTask, open_task
+from server.task.preparation import PreparedTask, prepare_task
 
 _NOBODY: Final = "check"  # a device id
 
@@ -38,7 +38,7 @@ class ServerTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedServer:
+class PreparedServer:
     """What a coordinator's settings and files come to.
 
     Attributes:
@@ -47,14 +47,14 @@ class OpenedServer:
         authority: None: no device is enrolled.
     """
 
-    tasks: tuple[OpenedTask, ...]
+    tasks: tuple[PreparedTask, ...]
     tls: ServerTls | None = field(repr=False)
     authority: EnrollmentAuthority | None
 
 
-def open_server(
+def prepare_server(
     config: ServerConfig, *, accountants: Workers, now_s: float, problems: Sequence[str] = ()
-) -> OpenedServer:
+) -> PreparedServer:
     """Read every file that the settings name, and find out what they come to.
 
     Args:
@@ -79,14 +79,14 @@ def open_server(
         authority = _authority(config, findings, now_s)
     if tls is not None and authority is not None:
         _check_trust(tls, authority, findings)
-    tasks: list[OpenedTask | None] = []
+    tasks: list[PreparedTask | None] = []
     with findings.skipping():
         tasks = [
-            open_task(task, f"task[{number}].", findings, accountants=accountants, now_s=now_s)
+            prepare_task(task, f"task[{number}].", findings, accountants=accountants, now_s=now_s)
             for number, task in enumerate(config.tasks, start=1)
         ]
     findings.refuse()
-    return OpenedServer(
+    return PreparedServer(
         tasks=tuple(task for task in tasks if task is not None), tls=tls, authority=authority
     )
 

@@ -4,7 +4,7 @@ from cli.demo.settings import NUM_COORDINATORS, DemoSettings
 from updates.compression_plan import Method
 
 
-def opening_line(settings: DemoSettings) -> str:
+def headline(settings: DemoSettings) -> str:
     """Tell what is about to run."""
     scenario = settings.scenario
     attack = (

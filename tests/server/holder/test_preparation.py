@@ -7,7 +7,7 @@ import pytest
 from cli.holder.committee_files import HOLDER_CONFIG, CommitteePlan, holder_name, write_committee
 from server.config import ConfigError, HolderConfig, load_holder_config
 from server.holder.app import open_holder
-from server.holder.opening import read_holder
+from server.holder.preparation import prepare_holder
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def config(folder: Path, **environment: str) -> HolderConfig:
 
 def problems(folder: Path, **environment: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as refused:
-        read_holder(config(folder, **environment))
+        prepare_holder(config(folder, **environment))
     return refused.value.problems
 
 
 def test_files_that_belong_together_are_opened(folder: Path) -> None:
-    opened = read_holder(config(folder))
-    assert (opened.me.index, len(opened.me.committee.holders), opened.tls) == (1, 3, None)
+    prepared = prepare_holder(config(folder))
+    assert (prepared.me.index, len(prepared.me.committee.holders), prepared.tls) == (1, 3, None)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_folder_of_another_holder_is_told_and_not_touched(folder: Path) -> Non
     path = folder / holder_name(2) / HOLDER_CONFIG
     other = load_holder_config(path, {"FEDAGG__HOLDER__DATA_DIR": str(theirs)})
     with pytest.raises(ConfigError, match=r"holder\.data-dir: .* belongs to holder 1 of committee"):
-        read_holder(other)
+        prepare_holder(other)
     assert {path: path.stat().st_mtime_ns for path in theirs.rglob("*")} == before
 
 

@@ -1,4 +1,4 @@
-"""Opens a task: reads the files that its settings name, and finds out what they come to.
+"""Prepares a task: reads the files that its settings name, and finds out what they come to.
 
 All that needs no store is done here, for `serve` and for `fedagg config check` alike: what cannot
 work is told before the first device comes.
@@ -94,7 +94,7 @@ class HolderFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedTask:
+class PreparedTask:
     """What a task's settings and files come to.
 
     Attributes:
@@ -132,9 +132,9 @@ class OpenedTask:
         return self.private is not None
 
 
-def open_task(
+def prepare_task(
     config: TaskConfig, where: str, findings: Findings, *, accountants: Workers, now_s: float
-) -> OpenedTask | None:
+) -> PreparedTask | None:
     """Read a task's files, and derive what its rounds will be.
 
     Args:
@@ -149,26 +149,26 @@ def open_task(
 
     Cost: reads the model; of a private task a second or so more, to calibrate its noise.
     """
-    opening = _Opening(config, where, findings)
-    rule = opening.rule() if opening.is_sound() else None
+    preparation = _Preparation(config, where, findings)
+    rule = preparation.rule() if preparation.is_sound() else None
     model, committee, holder_files = None, None, None
     with findings.skipping():
-        model = opening.model()
+        model = preparation.model()
     with findings.skipping():
-        committee = opening.committee()
+        committee = preparation.committee()
     with findings.skipping():
-        holder_files = opening.holder_files(now_s)
-    if rule is None or model is None or not opening.is_sound():
+        holder_files = preparation.holder_files(now_s)
+    if rule is None or model is None or not preparation.is_sound():
         return None
     compression, private, info = None, None, None
-    with opening.telling("compression"):
+    with preparation.telling("compression"):
         compression = task_compression(config, model.layer_sizes)
-    if opening.is_sound() and config.privacy.is_on:
-        with opening.telling("privacy"):
+    if preparation.is_sound() and config.privacy.is_on:
+        with preparation.telling("privacy"):
             dim = noised_dim(model.dim, compression)
             private = load_private_task(config, dim=dim, workers=accountants)
-    if opening.is_sound():
-        with opening.telling("sharing"):
+    if preparation.is_sound():
+        with preparation.telling("sharing"):
             info = task_info(
                 config,
                 dim=model.dim,
@@ -178,7 +178,7 @@ def open_task(
             )
     if info is None:
         return None
-    return OpenedTask(
+    return PreparedTask(
         info=info,
         aggregation=aggregation_settings(
             config,
@@ -207,7 +207,7 @@ class _Model:
         return sum(self.layer_sizes)
 
 
-class _Opening:
+class _Preparation:
     """Reads one task's files, and names its settings where they are at fault."""
 
     def __init__(self, config: TaskConfig, where: str, findings: Findings) -> None:

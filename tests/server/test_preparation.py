@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from server.config import ConfigError, parse_config
-from server.opening import OpenedServer, open_server
+from server.preparation import PreparedServer, prepare_server
 from server.processes.thread_pool import Workers
 from simulation.models import initial_weights
 from updates.vectors import encode_model
@@ -50,10 +50,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(files: Path, tmp_path: Path, accountants: Workers) -> Any:
+def prepared(files: Path, tmp_path: Path, accountants: Workers) -> Any:
     """Opens settings with TLS and enrollment, some of them changed; files are named in braces."""
 
-    def open_with(**changes: Any) -> OpenedServer:
+    def open_with(**changes: Any) -> PreparedServer:
         tree: dict[str, Any] = {
             "listen": dict.fromkeys(("grpc", "enrollment", "http", "metrics"), "127.0.0.1:0"),
             "tls": {
@@ -78,13 +78,13 @@ def opened(files: Path, tmp_path: Path, accountants: Workers) -> Any:
                 key: str(files / value.strip("{}")) if str(value).startswith("{") else value
                 for key, value in tree[section].items()
             }
-        return open_server(parse_config(tree, {}), accountants=accountants, now_s=time.time())
+        return prepare_server(parse_config(tree, {}), accountants=accountants, now_s=time.time())
 
     return open_with
 
 
-def test_files_that_belong_together_are_opened(opened: Any, files: Path) -> None:
-    server = opened()
+def test_files_that_belong_together_are_opened(prepared: Any, files: Path) -> None:
+    server = prepared()
     assert server.tls.credentials.certificate_pem == (files / "ours/server.pem").read_bytes()
     assert server.tls.client_ca == (files / "ours/ca.pem").read_bytes()
     assert server.authority is not None
@@ -137,17 +137,17 @@ def test_files_that_belong_together_are_opened(opened: Any, files: Path) -> None
     ],
 )
 def test_what_cannot_be_used_is_told_once(
-    opened: Any, files: Path, section: str, changes: dict[str, Any], told: str
+    prepared: Any, files: Path, section: str, changes: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        opened(**{section: changes})
+        prepared(**{section: changes})
     (problem,) = refused.value.problems
     assert problem.startswith(told.format(files))
 
 
-def test_problems_of_all_parts_are_told_at_once(opened: Any) -> None:
+def test_problems_of_all_parts_are_told_at_once(prepared: Any) -> None:
     with pytest.raises(ConfigError) as refused:
-        opened(
+        prepared(
             tls={"certificate": "{absent}", "client_ca": "{empty.pem}"},
             enrollment={"ca_certificate": "{absent}"},
             store={"url": "redis://h?nonsense=1"},

@@ -36,7 +36,7 @@ class HolderTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedHolder:
+class PreparedHolder:
     """What a holder's settings and files come to.
 
     Attributes:
@@ -48,12 +48,12 @@ class OpenedHolder:
     tls: HolderTls | None = field(repr=False)
 
 
-def read_holder(
+def prepare_holder(
     config: HolderConfig,
     *,
     now_s: Callable[[], float] = time.time,
     problems: Sequence[str] = (),
-) -> OpenedHolder:
+) -> PreparedHolder:
     """Read every file that the settings name, and hold them against each other.
 
     Args:
@@ -75,7 +75,7 @@ def read_holder(
     if me is None:
         raise ConfigError(*findings.problems)
     findings.refuse()
-    return OpenedHolder(me=me, tls=tls)
+    return PreparedHolder(me=me, tls=tls)
 
 
 def _me(config: HolderConfig, findings: Findings, now_s: Callable[[], float]) -> HolderSelf | None:

@@ -1,4 +1,4 @@
-"""What a task's files and its first round would refuse is told when it is opened."""
+"""What a task's files and its first round would refuse is told when it is prepared."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from cli.holder.committee_files import CommitteePlan, write_committee
 from server.config import ConfigError, parse_config
 from server.config.findings import Findings
 from server.processes.thread_pool import Workers
-from server.task.opening import OpenedTask, open_task
+from server.task.preparation import PreparedTask, prepare_task
 from updates.vectors import encode_model
 
 NOW_S = 1.8e9
@@ -38,10 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(folder: Path, accountants: Workers) -> Any:
+def prepared(folder: Path, accountants: Workers) -> Any:
     """Opens a task with changes; returns it, or the problems."""
 
-    def open_with(**changes: Any) -> OpenedTask | list[str]:
+    def open_with(**changes: Any) -> PreparedTask | list[str]:
         task = {"name": "t", "initial-model": str(folder / "model.safetensors")} | {
             key.replace("_", "-"): value for key, value in changes.items()
         }
@@ -51,15 +51,15 @@ def opened(folder: Path, accountants: Workers) -> Any:
             )
         config = parse_config({"tls": {"insecure": True}, "task": [task]}, {}).tasks[0]
         findings = Findings()
-        found = open_task(config, "task[1].", findings, accountants=accountants, now_s=NOW_S)
+        found = prepare_task(config, "task[1].", findings, accountants=accountants, now_s=NOW_S)
         assert (found is None) is bool(findings.problems)
         return findings.problems or found  # type: ignore[return-value]  # one of them is there
 
     return open_with
 
 
-def test_a_task_is_its_model_its_rule_and_its_facts(opened: Any, folder: Path) -> None:
-    task = opened(aggregation={"rule": "multi-krum", "num-malicious-nodes": 3})
+def test_a_task_is_its_model_its_rule_and_its_facts(prepared: Any, folder: Path) -> None:
+    task = prepared(aggregation={"rule": "multi-krum", "num-malicious-nodes": 3})
     assert (task.info.name, task.info.dim, task.rule.rule) == ("t", 1000, "multi-krum")
     assert task.model == (folder / "model.safetensors").read_bytes()
 
@@ -83,16 +83,16 @@ WHOLE = encode_model({"w": np.arange(3, dtype=np.float32)})
     ],
 )
 def test_a_file_that_is_no_model_is_told(
-    opened: Any, tmp_path: Path, data: bytes, told: str
+    prepared: Any, tmp_path: Path, data: bytes, told: str
 ) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    (problem,) = opened(initial_model=str(path))
+    (problem,) = prepared(initial_model=str(path))
     assert problem.startswith(f"task[1].initial-model: {path}: {told}")
 
 
-def test_a_file_that_cannot_be_read_is_told(opened: Any, tmp_path: Path) -> None:
-    (problem,) = opened(initial_model=str(tmp_path))
+def test_a_file_that_cannot_be_read_is_told(prepared: Any, tmp_path: Path) -> None:
+    (problem,) = prepared(initial_model=str(tmp_path))
     assert problem == f"task[1].initial-model: {tmp_path}: Is a directory"
 
 
@@ -209,9 +209,9 @@ def test_a_file_that_cannot_be_read_is_told(opened: Any, tmp_path: Path) -> None
     ],
 )
 def test_what_the_first_round_would_refuse_is_told(
-    opened: Any, changes: dict[str, Any], told: str
+    prepared: Any, changes: dict[str, Any], told: str
 ) -> None:
-    (problem,) = opened(**changes)
+    (problem,) = prepared(**changes)
     assert problem.startswith(told)
     assert "_" not in problem
 
@@ -237,40 +237,40 @@ def test_what_the_first_round_would_refuse_is_told(
         | {"sharing": {"checks": "distances", "min-members": 7}},
     ],
 )
-def test_what_it_takes_is_taken(opened: Any, changes: dict[str, Any]) -> None:
-    assert isinstance(opened(**changes), OpenedTask)
+def test_what_it_takes_is_taken(prepared: Any, changes: dict[str, Any]) -> None:
+    assert isinstance(prepared(**changes), PreparedTask)
 
 
 @pytest.mark.parametrize("engine", ["torch", "ray"])
 def test_an_engine_that_is_not_installed_is_told(
-    opened: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+    prepared: Any, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_options, "find_spec", lambda _: None)
-    (problem,) = opened(aggregation={"engine": engine})
+    (problem,) = prepared(aggregation={"engine": engine})
     told = f"{engine!r} needs the extra fedagg[{engine}], which is not installed"
     assert problem == f"task[1].aggregation.engine: {told}"
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1", b'{"version": 2}'])
-def test_a_file_that_is_no_committee_is_told(opened: Any, tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_no_committee_is_told(prepared: Any, tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "committee.json"
     path.write_bytes(data)
-    (problem,) = opened(**SHARED, sharing={"committee": str(path)})
+    (problem,) = prepared(**SHARED, sharing={"committee": str(path)})
     assert problem.startswith(f"task[1].sharing.committee: {path}: ")
 
 
-def test_holders_that_nobody_can_call_are_told(opened: Any, tmp_path: Path) -> None:
+def test_holders_that_nobody_can_call_are_told(prepared: Any, tmp_path: Path) -> None:
     addresses = ["127.0.0.1:1", "", "127.0.0.1:3"]
     write_committee(
         CommitteePlan(threshold=2, addresses=addresses, listen=["x:1"] * 3), tmp_path, []
     )
-    (problem,) = opened(**SHARED, sharing={"committee": str(tmp_path / "committee.json")})
+    (problem,) = prepared(**SHARED, sharing={"committee": str(tmp_path / "committee.json")})
     assert problem.endswith("has no address of holder-2")
 
 
-def test_files_that_holders_are_called_with_are_read(opened: Any, folder: Path) -> None:
+def test_files_that_holders_are_called_with_are_read(prepared: Any, folder: Path) -> None:
     model = str(folder / "model.safetensors")
-    problems = opened(
+    problems = prepared(
         **SHARED,
         sharing={
             "holders-ca": str(folder / "absent.pem"),
