@@ -2,6 +2,9 @@
 
 import argparse
 import asyncio
+import contextlib
+import ctypes
+import gc
 import os
 import signal
 import sys
@@ -105,11 +108,22 @@ async def _serve(building: Awaitable[RunningServer], ready_fd: int | None) -> No
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        _give_back_memory()
         if ready_fd is not None:
             os.write(ready_fd, b"\n")
         await stopping.wait()
     finally:
         await server.stop()
+
+
+def _give_back_memory() -> None:
+    """Return what starting took and nobody needs now, such as models that were read and checked.
+
+    It would stay: in this process freed memory is kept for what comes next.
+    """
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _write_to(path: Path) -> None:
