@@ -31,7 +31,7 @@ from server.admin.answers import (
     TaskSummary,
 )
 from server.errors import ServiceError
-from server.wire.probes import _health_router
+from server.wire.probes import health_router
 
 # What an operator's client should do; a class missing here is answered by its base's status.
 HTTP_STATUS: Final[dict[type[ServiceError], HTTPStatus]] = {
@@ -83,7 +83,7 @@ def create_admin_app(
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(Exception, _answer_unexpected)
-    app.include_router(_health_router(health))
+    app.include_router(health_router(health))
     app.include_router(_task_router(backend, token))
     return app
 

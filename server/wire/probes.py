@@ -25,7 +25,8 @@ def create_metrics_app(registry: CollectorRegistry) -> Starlette:
     return Starlette(routes=[Route("/metrics", metrics)])
 
 
-def _health_router(health: Callable[[], Awaitable[Health]]) -> APIRouter:
+def health_router(health: Callable[[], Awaitable[Health]]) -> APIRouter:
+    """Return the routes `/health` and `/ready` of a process whose checks are `health`."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health")

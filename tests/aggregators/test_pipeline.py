@@ -406,3 +406,16 @@ def test_a_rule_after_mixing_may_look_at_one_more_row(rule: str) -> None:
     context = Context(weights=np.ones(9), root_update=near, center=near)
     result = make_rule(config)(as_rows(rows), context)
     assert np.linalg.norm(result.vector - near) < np.linalg.norm(rows - near, axis=1).max()
+
+
+def test_unknown_rule_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(AggregationError, match=r"rule='meen' must be one of aegis, .*, mean, "):
+        make_rule(AggregatorConfig(rule="meen"))
+    with pytest.raises(AggregationError, match=r"rule='nnm\+meen': rule='meen' must be one of"):
+        traits_of("nnm+meen")
+
+
+@pytest.mark.parametrize("rule", ["nmm+mean", "+mean", "mean+nnm", "krum+mean"])
+def test_unknown_step_is_refused_with_the_known_ones(rule: str) -> None:
+    with pytest.raises(AggregationError, match="must be one of"):
+        make_rule(AggregatorConfig(rule=rule))

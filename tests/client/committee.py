@@ -1,5 +1,6 @@
 """Share holders with real keys: what they open of a device's bundle, and the update they find."""
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.config import SharingConfig
+from client.config import ClientConfig, SharingConfig
+from client.transport.messages import Assignment
+from client.transport.server_messages import check_in_answer
 from security.secret_sharing.cnf import conversion_scale
 from security.secret_sharing.field import Words
 from security.secret_sharing.fixed_point import centered
@@ -162,3 +165,21 @@ def make_holders(
         committee=committee,
         authority=DeviceAuthority(authority_file.read_bytes()),
     )
+
+
+def config_of(sharing: SharingConfig, device_id: str = DEVICE) -> ClientConfig:
+    return ClientConfig(
+        servers=("127.0.0.1:1",), task=TASK, device_id=device_id, insecure=True, sharing=sharing
+    )
+
+
+def assigned(script: ScriptedFederation, **changes: object) -> Assignment:
+    answer = check_in_answer(script.assignment())
+    assert isinstance(answer, Assignment)
+    return dataclasses.replace(answer, **changes)  # type: ignore[arg-type]  # by name, per test
+
+
+def shared_assignment(holders: Holders, **changes: object) -> Assignment:
+    script = ScriptedFederation()
+    holders.share(script, **changes)
+    return assigned(script)

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from server.app import build_server
-from server.config import ConfigError, EnginesConfig, ServerConfig, parse_config
+from server.config import ConfigError, ServerConfig, parse_config
 from updates.vectors import encode_model
 
 Write = Callable[[int], Path]
@@ -77,28 +77,6 @@ async def test_a_store_that_may_lose_writes_is_refused_unless_allowed(
             client.config_set("appendfsync", "no")
 
 
-async def test_a_store_that_may_evict_is_refused(
-    redis_url: str, tmp_path: Path, write_model: Write
-) -> None:
-    with redis.Redis.from_url(redis_url) as client:
-        client.config_set("maxmemory-policy", "allkeys-lru")
-        try:
-            with pytest.raises(ConfigError, match="maxmemory-policy is allkeys-lru"):
-                await build_server(
-                    configured(tmp_path / "data", write_model(3)), store_url=redis_url
-                )
-        finally:
-            client.config_set("maxmemory-policy", "noeviction")
-
-
-async def test_a_task_keeps_the_dimension_it_was_created_with(
-    redis_url: str, tmp_path: Path, write_model: Write
-) -> None:
-    await start_and_stop(configured(tmp_path / "data", write_model(3)), redis_url)
-    with pytest.raises(ConfigError, match=r"has 4 elements, the task .* has 3"):
-        await build_server(configured(tmp_path / "data", write_model(4)), store_url=redis_url)
-
-
 @pytest.mark.parametrize(
     ("aggregation", "message"),
     [
@@ -114,20 +92,6 @@ async def test_a_rule_that_cannot_be_is_named(
             configured(tmp_path / "data", write_model(3), aggregation=aggregation),
             store_url="redis://127.0.0.1:1",
         )
-
-
-async def test_a_device_that_is_not_there_is_told_at_the_start(
-    redis_url: str, tmp_path: Path, write_model: Write
-) -> None:
-    pytest.importorskip("torch", reason="torch is not installed")
-    config = configured(tmp_path, write_model(3), aggregation={"engine": "torch"})
-    nowhere = EnginesConfig(torch_device="cuda:77")
-    with pytest.raises(
-        ConfigError, match=r"task\[1\].aggregation.engine: engine torch: device 'cuda:77'"
-    ):
-        await build_server(config.model_copy(update={"engines": nowhere}), store_url=redis_url)
-    here = EnginesConfig(torch_device="cpu")
-    await start_and_stop(config.model_copy(update={"engines": here}), redis_url)
 
 
 async def test_a_model_that_is_none_is_named(redis_url: str, tmp_path: Path) -> None:

@@ -19,14 +19,19 @@ from client.errors import (
     ProtocolError,
     TrainingError,
 )
-from client.round.encodings import encoding_of
 from client.sharing.update_sealer import UpdateSealer, seal_update
-from client.transport.messages import Assignment
-from client.transport.server_messages import check_in_answer
 from privacy.clipping import clip_by_norm
 from security.shared_round.terms.parameter_facts import Checks, Degraded, ShareFormat
 from simulation.fleet.identities import identity_files, make_identities
-from tests.client.committee import CLIP_NORM, NOW_S, Holders, make_holders
+from tests.client.committee import (
+    CLIP_NORM,
+    NOW_S,
+    Holders,
+    assigned,
+    config_of,
+    make_holders,
+    shared_assignment,
+)
 from tests.client.federation import DEVICE, TASK, ScriptedFederation
 
 VECTOR = np.linspace(-0.4, 0.5, 7, dtype=np.float32)
@@ -36,24 +41,6 @@ F20 = 2.0**-20
 @pytest.fixture(scope="module")
 def holders(tmp_path_factory: pytest.TempPathFactory) -> Holders:
     return make_holders(tmp_path_factory.mktemp("holders"))
-
-
-def config_of(sharing: SharingConfig, device_id: str = DEVICE) -> ClientConfig:
-    return ClientConfig(
-        servers=("127.0.0.1:1",), task=TASK, device_id=device_id, insecure=True, sharing=sharing
-    )
-
-
-def assigned(script: ScriptedFederation, **changes: object) -> Assignment:
-    answer = check_in_answer(script.assignment())
-    assert isinstance(answer, Assignment)
-    return dataclasses.replace(answer, **changes)  # type: ignore[arg-type]  # by name, per test
-
-
-def shared_assignment(holders: Holders, **changes: object) -> Assignment:
-    script = ScriptedFederation()
-    holders.share(script, **changes)
-    return assigned(script)
 
 
 @pytest.mark.parametrize("share_format", ShareFormat)
@@ -270,21 +257,6 @@ def test_unreadable_parameters_are_refused(
         UpdateSealer(config_of(holders.sharing())).encoding(broken)
 
 
-def test_a_plain_round_is_refused_unless_the_policy_allows_it(holders: Holders) -> None:
-    plain = assigned(ScriptedFederation())
-    with pytest.raises(PreconditionError, match="plain") as caught:
-        encoding_of(plain, UpdateSealer(config_of(holders.sharing())))
-    assert caught.value.reason is ErrorReason.WEAKER_THAN_POLICY
-    allowed = encoding_of(plain, UpdateSealer(config_of(holders.sharing(required=False))))
-    assert isinstance(allowed.encode(VECTOR, model_version=2), bytes)
-
-
-def test_a_shared_round_is_refused_without_a_sealer(holders: Holders) -> None:
-    with pytest.raises(PreconditionError, match="not configured") as caught:
-        encoding_of(shared_assignment(holders), None)
-    assert caught.value.reason is ErrorReason.WEAKER_THAN_POLICY
-
-
 def test_the_certificate_may_be_that_of_tls(holders: Holders) -> None:
     files = identity_files(holders.folder, DEVICE)
     config = ClientConfig(
@@ -335,9 +307,8 @@ from pathlib import Path
 import numpy as np
 from client.transport.server_messages import check_in_answer
 from client.sharing.update_sealer import seal_update
-from tests.client.committee import make_holders
+from tests.client.committee import config_of, make_holders
 from tests.client.federation import ScriptedFederation
-from tests.client.sharing.test_update_sealer import config_of
 holders = make_holders(Path(sys.argv[1]))
 script = ScriptedFederation()
 params = holders.share(script)

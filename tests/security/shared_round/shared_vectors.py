@@ -216,3 +216,7 @@ class Committee:
             )
             for j in self.keys
         }
+
+
+def noised(**changes: object) -> RoundParameters:
+    return parameters(**({"noise_multiplier": 1.0} | changes))

@@ -1,18 +1,13 @@
 """The admin API: answers, refusals, the token, and what an error tells."""
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
 from monitoring.health import Check, Health
-from monitoring.metrics import Metrics
 from server import errors
 from server.admin.answers import (
     AdminBackend,
@@ -24,7 +19,6 @@ from server.admin.answers import (
     TaskSummary,
 )
 from server.admin.routes import HTTP_STATUS, create_admin_app
-from server.wire.probes import create_metrics_app
 
 TOKEN = "correct horse"  # noqa: S105  # of this test only
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -209,38 +203,6 @@ async def get(service: Service, path: str, headers: dict[str, str] | None = None
 async def post(service: Service, path: str) -> httpx.Response:
     async with calling(service.app) as client:
         return await client.post(path, headers=BEARER)
-
-
-async def test_alive_even_where_checks_fail(service: Service) -> None:
-    service.health = Health(checks={"store": Check(ok=False)})
-    response = await get(service, "/health", headers={})
-    assert (response.status_code, response.json()) == (200, {"status": "alive"})
-
-
-async def test_ready_tells_the_checks(service: Service) -> None:
-    service.health = Health(
-        checks={
-            "store": Check(ok=True, detail="valkey 9"),
-            "traces": Check(ok=False, detail="ConnectionError", critical=False),
-        }
-    )
-    response = await get(service, "/ready", headers={})
-    assert response.status_code == 200
-    assert response.json() == {
-        "ready": True,
-        "checks": {
-            "store": {"ok": True, "detail": "valkey 9", "critical": True},
-            "traces": {"ok": False, "detail": "ConnectionError", "critical": False},
-        },
-    }
-
-
-async def test_not_ready_is_503_with_details(service: Service) -> None:
-    service.health = Health(checks={"store": Check(ok=False, detail="no answer within 2 s")})
-    response = await get(service, "/ready", headers={})
-    assert response.status_code == 503
-    assert response.json()["ready"] is False
-    assert response.json()["checks"]["store"]["detail"] == "no answer within 2 s"
 
 
 async def test_tasks_are_listed(service: Service) -> None:
@@ -444,35 +406,3 @@ async def test_the_schema_names_every_route(service: Service) -> None:
     assert rounds["responses"]["4XX"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/ErrorAnswer"
     }
-
-
-@pytest.mark.slow
-async def test_over_a_real_socket(service: Service) -> None:
-    registry = CollectorRegistry()
-    Metrics.declare(registry).leader.labels(task="digits").set(1)
-    answers: list[tuple[int, str, str]] = []
-    for app, path in ((service.app, "/ready"), (create_metrics_app(registry), "/metrics")):
-        listener = socket.create_server(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        config = uvicorn.Config(app, log_config=None, lifespan="off")
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        # The listener's queue holds the connection until the server takes it.
-        async with httpx.AsyncClient() as client:
-            response = await client.get(f"http://127.0.0.1:{port}{path}")
-        answers.append((response.status_code, response.headers["content-type"], response.text))
-        server.should_exit = True
-        await serving
-        listener.close()
-    assert answers[0] == (200, "application/json", answers[0][2])
-    assert answers[1][:2] == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert 'fedagg_leader{task="digits"} 1.0' in answers[1][2]
-
-
-async def test_the_metrics_port_serves_metrics_only() -> None:
-    app = create_metrics_app(CollectorRegistry())
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://metrics") as client:
-        assert (await client.get("/metrics")).status_code == 200
-        assert (await client.get("/api/v1/tasks")).status_code == 404
-        assert (await client.post("/metrics")).status_code == 405

@@ -14,7 +14,7 @@ from server.round.ports import CheckInAnswer, CheckInVerdict
 from server.round.round_privacy import RoundPrivacy
 from server.task.resolving import task_compression, task_info
 from server.task.task_info import TaskInfo
-from tests.server.compression.test_round_compression import DIM, SIZES, Models
+from tests.server.compression.compressed_task import DIM, SIZES, Models
 from updates import plan_message
 from updates.compression_plan import Method
 

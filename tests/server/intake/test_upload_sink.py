@@ -7,9 +7,7 @@ from typing import Final
 
 import numpy as np
 import pytest
-import xxhash
 
-from security.shared_round.update.bundle import SealedUpdate
 from server.errors import (
     DigestMismatch,
     MalformedUpdate,
@@ -18,22 +16,14 @@ from server.errors import (
     TruncatedStream,
     UpdateTooLarge,
     WrongDtype,
-    WrongModelVersion,
-    WrongRoundParameters,
     WrongShape,
 )
 from server.intake.upload_sink import UploadSink, check_inline
-from server.round.ports import Submission
-from server.task.payload_format import QUICK_VALUES, CompressedFormat, DenseFormat, SealedFormat
-from tests.security.shared_round.sealed_round import COMMITTEE, PHONE, make_round
-from tests.server.sharing.updates import update_of
+from server.task.payload_format import DenseFormat
+from tests.server.task.payloads import COMPRESSED_DIM, PAYLOAD, compressed, submission
 from updates.codec import encode_dense
-from updates.compression_plan import CompressionPlan, Method
-from updates.compressor import compress
-from updates.stage import zstd_version
-from updates.update_codec import codec_for
+from updates.compression_plan import Method
 
-PAYLOAD: Final = encode_dense(np.arange(5, dtype=np.float32))
 DEADLINE_S: Final = 20.0
 
 
@@ -55,22 +45,6 @@ class SlowWriter:
 
     def abort(self, *, keep: bool) -> None:
         self.calls.append(f"abort keep={keep}")
-
-
-def submission(payload: bytes = PAYLOAD) -> Submission:
-    return Submission(
-        task="digits",
-        round_number=1,
-        device_id="d1",
-        submission_id="s1",
-        model_version=1,
-        num_samples=1,
-        payload_bytes=len(payload),
-        digest=xxhash.xxh3_128_digest(payload),
-        loss_before=None,
-        loss_after=None,
-        inline_payload=None,
-    )
 
 
 def test_an_abort_waits_for_the_write_under_way() -> None:
@@ -113,89 +87,6 @@ def test_no_byte_beyond_the_declared_ones_is_written() -> None:
     with pytest.raises(UpdateTooLarge):
         sink.feed([b"\0"])
     assert writer.calls == ["write 36"]
-
-
-def sealed(**changes: object) -> tuple[SealedFormat, bytes]:
-    params = make_round(dim=300)
-    bundle = SealedUpdate(
-        params, COMMITTEE, PHONE, update_of(300), device_id="phone-1", model_version=5
-    )
-    return SealedFormat(params=replace(params, **changes)), bundle[:]  # type: ignore[arg-type]
-
-
-def of_bundle(bundle: bytes, **changes: object) -> Submission:
-    facts = {
-        "device_id": "phone-1",
-        "model_version": 5,
-        "payload_bytes": len(bundle),
-        "digest": xxhash.xxh3_128_digest(bundle),
-        "inline_payload": bundle,
-    }
-    return replace(submission(), **(facts | changes))  # type: ignore[arg-type]
-
-
-def test_a_bundle_of_the_round_is_taken_whole_and_in_any_pieces() -> None:
-    payload_format, bundle = sealed()
-    check_inline(of_bundle(bundle), payload_format)
-    for size in (1_000, 65_536, len(bundle)):
-        check = payload_format.start(of_bundle(bundle))
-        for start in range(0, len(bundle), size):
-            check.feed(memoryview(bundle)[start : start + size])
-        check.finish()
-
-
-@pytest.mark.parametrize(
-    ("changes", "refusal"),
-    [
-        ({"device_id": "phone-2"}, MalformedUpdate),
-        ({"model_version": 4}, WrongModelVersion),
-    ],
-)
-def test_a_bundle_that_says_otherwise_than_its_header_is_refused(
-    changes: dict[str, object], refusal: type[ServiceError]
-) -> None:
-    payload_format, bundle = sealed()
-    with pytest.raises(refusal):
-        check_inline(of_bundle(bundle, **changes), payload_format)
-
-
-def test_a_bundle_of_another_round_is_refused() -> None:
-    payload_format, bundle = sealed(round=8)
-    with pytest.raises(WrongRoundParameters):
-        check_inline(of_bundle(bundle), payload_format)
-
-
-def test_a_bundle_without_its_end_is_refused_as_soon_as_its_prefix_is_there() -> None:
-    payload_format, bundle = sealed()
-    short = of_bundle(bundle[:-1])
-    with pytest.raises(MalformedUpdate, match="the bundle must have"):
-        check_inline(short, payload_format)
-
-
-def test_what_is_no_bundle_is_refused() -> None:
-    payload_format, _ = sealed()
-    for payload in (b"", b"FSU", b"FSU1\xff\xff\xff\xff", encode_dense(np.ones(5, np.float32))):
-        with pytest.raises(MalformedUpdate):
-            check_inline(of_bundle(payload), payload_format)
-
-
-COMPRESSED_DIM: Final = 1000
-
-
-def compressed(
-    method: Method = Method.TOP_K, *, num_values: int = 100
-) -> tuple[CompressedFormat, bytes]:
-    plan = CompressionPlan(
-        method=method,
-        dim=COMPRESSED_DIM,
-        num_values=num_values,
-        map_seed=b"" if method is Method.TOP_K else bytes(32),
-        zstd_version=zstd_version(),
-    )
-    updates = codec_for(plan, (900, 100))
-    vector = np.linspace(-1, 1, COMPRESSED_DIM, dtype=np.float32)
-    payload = updates.encode(compress(plan, vector), seed=b"")
-    return CompressedFormat(codec=updates, num_values=num_values), payload
 
 
 @pytest.mark.parametrize("method", [Method.TOP_K, Method.PROJECTION])
@@ -245,12 +136,3 @@ def test_whatever_is_no_update_is_refused_alike_on_every_path(index: int) -> Non
         receive(sink, wrong)
     assert isinstance(parts.value, MalformedUpdate | refusal)
     assert "commit" not in writer.calls
-
-
-def test_large_compressed_payloads_are_checked_in_a_thread() -> None:
-    small, _ = compressed(num_values=100)
-    assert small.is_quick
-    large = CompressedFormat(codec=small.codec, num_values=QUICK_VALUES + 1)
-    assert not large.is_quick
-    assert DenseFormat(dim=5).is_quick
-    assert SealedFormat(params=make_round(dim=300)).is_quick

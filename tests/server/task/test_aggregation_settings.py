@@ -8,7 +8,6 @@ from aggregators.errors import AggregationError
 from privacy.charge import Charge
 from server.config import TaskConfig
 from server.config.task_config import weight_cap
-from server.privacy.private_settings import private_settings
 from server.round.round_privacy import RoundPrivacy
 from server.task.aggregation_settings import aggregation_settings, aggregator_config
 
@@ -38,10 +37,6 @@ def test_private_updates_weigh_the_same_unless_the_settings_say_otherwise(
     task = configured(privacy=privacy, aggregation=aggregation)
     assert weight_cap(task) == cap
     assert aggregator_config(task).max_num_samples == cap
-    private = private_settings(task)
-    assert (private is not None) is (privacy is CENTRAL)
-    if private is not None:
-        assert private.max_num_samples == cap
 
 
 @pytest.mark.parametrize("rule", ["median", "nnm+trimmed-mean", "bulyan"])
