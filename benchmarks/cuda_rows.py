@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Final
@@ -87,8 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         agreements.append(found)
         if options.format == "table":
             _say(_text(found))
+    report = _report(options.device, agreements)
     if options.format == "json":
-        _say(json.dumps(_report(options.device, agreements), indent=2))
+        _say(json.dumps(report, indent=2))
+    else:
+        command = f"python -m benchmarks.cuda_rows --n {options.n} --d {options.d}"
+        _say(f"{command}, {report['date']}. {report['device']}, torch {report['torch']}.")
     bad = [found.rule for found in agreements if not found.agrees]
     if bad:
         sys.stderr.write(f"{len(bad)} of {len(agreements)} differ: {', '.join(bad)}\n")
@@ -207,6 +212,7 @@ def _report(device: str, agreements: Sequence[Agreement]) -> dict[str, object]:
     return {
         "device": name,
         "torch": torch.__version__,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "agreements": [asdict(found) for found in agreements],
     }
 

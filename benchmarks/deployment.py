@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.harness.processes import ServerProcess, free_address, process_cpu_s
 from server.config.durability import Durability
-from server.round.ports import Snapshot
+from server.round.ports import FinishedRound, Snapshot
 from server.round.state import Phase
 from server.storage.embedded import EmbeddedStore
 from server.storage.redis_client import RedisClient
@@ -89,9 +89,18 @@ class Deployment:
         """Read the task's state from the store."""
         return asyncio.run(self._snapshot(task))
 
-    def wait_published(self, task: str, count: int) -> float:
-        """Wait for `count` published rounds; return the time that was, on `perf_counter`."""
-        return asyncio.run(self._wait_published(task, count))
+    def wait_published(self, task: str, count: int) -> None:
+        """Wait for `count` published rounds."""
+        asyncio.run(self._wait_published(task, count))
+
+    def published_at(self, task: str) -> float:
+        """Tell when the last round was published, on this process's `perf_counter`.
+
+        By the store's record, whose clock is that of this host: to watch for the moment would take
+        time from the processes that are watched.
+        """
+        (finished,) = asyncio.run(self._last_round(task))
+        return time.perf_counter() - (time.time() - finished.finished_at_ms / 1e3)
 
     def discard_payloads(self) -> None:
         """Remove stored payloads that no round will read: they need not reach the disk."""
@@ -130,12 +139,16 @@ class Deployment:
         async with _round_store(self.store_url) as store:
             return await store.snapshot(task)
 
-    async def _wait_published(self, task: str, count: int) -> float:
+    async def _last_round(self, task: str) -> Sequence[FinishedRound]:
+        async with _round_store(self.store_url) as store:
+            return await store.finished_rounds(task, limit=1)
+
+    async def _wait_published(self, task: str, count: int) -> None:
         async with _round_store(self.store_url) as store:
             deadline = time.monotonic() + WAIT_S
             while time.monotonic() < deadline:
                 if (await store.snapshot(task)).published_rounds >= count:
-                    return time.perf_counter()
+                    return
                 await asyncio.sleep(_POLL_S)
         msg = f"task {task} did not publish {count} rounds within {WAIT_S:g} s"
         raise TimeoutError(msg)

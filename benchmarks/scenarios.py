@@ -177,9 +177,10 @@ def _aggregate(
         watcher.go()
         time.sleep(WATCHED_S / 4)
         last = device.run()
-        end = deployed.wait_published(task.name, published + 1)
         result = watcher.result()
-    return result, last.started_at[0] + last.latency_s[0], end
+        deployed.wait_published(task.name, published + 1)
+    begin = last.started_at[0] + last.latency_s[0]
+    return result, begin, deployed.published_at(task.name)
 
 
 def _upload(
