@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 pairs.append(_pair(old, new, name, arguments.windows, is_turned=number % 2 == 1))
             rows.append(compared(name, pairs))
     command = f"python -m benchmarks.compare {arguments.old} {arguments.new}"
+    command += f" --case '{arguments.case}'" if arguments.case else ""
     command += f" --pairs {arguments.pairs} --windows {arguments.windows}"
     make_report(command, ("grpcio",), [Table.of(rows)]).print(console())
     return 0
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compared(case: str, pairs: Sequence[tuple[Row, Row]]) -> Figures:
     """Make a row of runs of the old tree and the new one."""
     ratios = [new["updates_per_s"] / old["updates_per_s"] for old, new in pairs]
+    beside_echo = [new["ratio"] / old["ratio"] for old, new in pairs]
     cpu = [_cpu_us(new) / _cpu_us(old) for old, new in pairs]
     return {
         "case": case,
@@ -57,6 +59,7 @@ def compared(case: str, pairs: Sequence[tuple[Row, Row]]) -> Figures:
         "least_ratio": rounded(min(ratios)),
         "median_ratio": rounded(statistics.median(ratios)),
         "largest_ratio": rounded(max(ratios)),
+        "beside_echo": rounded(statistics.median(beside_echo)),
         "cpu_ratio": rounded(statistics.median(cpu)),
         "pairs": f"{len(pairs)}",
     }

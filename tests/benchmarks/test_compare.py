@@ -10,7 +10,8 @@ import json, pathlib, sys
 assert sys.argv[1:3] == ["throughput", "--case"] and sys.argv[4:6] == ["--windows", "1"]
 with pathlib.Path({log!r}).open("a") as log:
     log.write({name!r})
-row = {{"case": sys.argv[3], "updates_per_s": {rate}, "cpu_us": 90.0, "store_cpu_us": 10.0}}
+row = {{"case": sys.argv[3], "updates_per_s": {rate}, "ratio": 0.5}}
+row |= {{"cpu_us": 90.0, "store_cpu_us": 10.0}}
 print(json.dumps({{"results": {{"throughput": [row]}}}}))
 """
 
@@ -27,13 +28,15 @@ def tree(folder: Path, name: str, rate: float) -> Path:
 
 
 def test_a_ratio_is_taken_within_a_pair() -> None:
-    slow = {"updates_per_s": 100.0, "cpu_us": 80.0, "store_cpu_us": 20.0}
-    fast = {"updates_per_s": 150.0, "cpu_us": 40.0, "store_cpu_us": 10.0}
+    slow = {"updates_per_s": 100.0, "cpu_us": 80.0, "store_cpu_us": 20.0, "ratio": 0.25}
+    fast = {"updates_per_s": 150.0, "cpu_us": 40.0, "store_cpu_us": 10.0, "ratio": 0.5}
     row = compared("unary", [(slow, fast), (fast, slow), (slow, slow)])
     assert row["case"] == "unary"
     assert (row["least_ratio"], row["median_ratio"], row["largest_ratio"]) == (0.6667, 1.0, 1.5)
-    assert row["cpu_ratio"] == 1.0
-    assert (row["old_per_s"], row["new_per_s"]) == (100.0, 100.0)
+    assert row["cpu_ratio"] == row["beside_echo"] == 1.0
+    row = compared("unary", [(slow, fast)])
+    assert (row["beside_echo"], row["cpu_ratio"]) == (2.0, 0.5)
+    assert (row["old_per_s"], row["new_per_s"]) == (100.0, 150.0)
 
 
 @pytest.mark.process
