@@ -134,9 +134,10 @@ def text_of(value: object) -> str:
 
 
 def _targets(rows: Sequence[Figures]) -> list[str]:
-    """Name each target once, with the numbers of its rows."""
+    """Name each target once, with the numbers of its rows, in one sentence."""
     numbers: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=1):
         if row.get("target", "-") != "-":
             numbers.setdefault(str(row["target"]), []).append(str(number))
-    return [f"Target of row {', '.join(of)}: {target}." for target, of in numbers.items()]
+    texts = [f"{', '.join(of)}: {target}" for target, of in numbers.items()]
+    return [f"Targets by row, {' | '.join(texts)}."] if texts else []

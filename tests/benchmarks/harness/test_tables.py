@@ -20,10 +20,11 @@ def test_one_row_makes_a_line_of_each_figure() -> None:
 
 def test_targets_of_rows_stand_below_with_their_numbers() -> None:
     limit = Target(name="size", figure=1, limit=2)
-    rows = [{"case": case, **judged(*targets)} for case, targets in (("a", [limit]), ("b", []))]
-    table = Table.of([*rows, rows[0]])
+    other = Target(name="speed", figure=1, limit=3, unit="m/s")
+    targets: list[tuple[Target, ...]] = [(limit,), (), (limit,), (other,)]
+    table = Table.of([{"case": "x", **judged(*one)} for one in targets])
     assert table.lines[0] == ["case", "met"]
-    assert table.notes == ["Target of row 1, 3: size <= 2."]
+    assert table.notes == ["Targets by row, 1, 3: size <= 2 | 4: speed <= 3 m/s."]
 
 
 def test_markdown_has_title_lines_and_notes() -> None:
