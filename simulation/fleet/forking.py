@@ -9,8 +9,6 @@ Standard output carries one JSON object per line: {"pids": [...]} once the proce
 """
 
 import contextlib
-import ctypes
-import gc
 import json
 import multiprocessing
 import os
@@ -23,12 +21,12 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from typing import Final, TypeVar, cast
 
+from server.processes.forking import begin_fork, make_forkable, open_fds
 from simulation.errors import SimulationError
 from simulation.fleet.training_places import FleetOrder
 
 ItemT = TypeVar("ItemT")
 
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _STDIN: Final = 0
 _STDOUT: Final = 1
 _STDERR: Final = 2
@@ -39,6 +37,7 @@ def main() -> int:
     # What a terminal sends reaches the whole group; the owner decides what it means.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    known_fds = open_fds()
     # The pickle comes from the parent, which could run any code here anyway.
     order = cast("FleetOrder[object]", pickle.load(sys.stdin.buffer))  # noqa: S301
     try:
@@ -48,6 +47,7 @@ def main() -> int:
         return 1
     if order.waits and not sys.stdin.buffer.read(1):
         return 0  # the owner is gone
+    make_forkable(known_fds=known_fds)
     processes = _processes(order)
     try:
         for process in processes:
@@ -67,9 +67,6 @@ def main() -> int:
 
 
 def _processes(order: FleetOrder[ItemT]) -> list[ForkProcess]:
-    # Keeps the collector from touching, and so copying, the pages the processes share.
-    gc.collect()
-    gc.freeze()
     context = multiprocessing.get_context("fork")
     return [
         context.Process(target=_run_slot, args=(order.target, slot, os.getpid()), daemon=True)
@@ -104,19 +101,11 @@ def _end(processes: list[ForkProcess], grace_s: float) -> None:
 def _run_slot(
     target: Callable[[Sequence[ItemT]], None], items: Sequence[ItemT], supervisor_pid: int
 ) -> None:
-    _die_with(supervisor_pid)
+    begin_fork(parent=supervisor_pid)
     # Standard output belongs to the supervisor's reports.
     os.dup2(_STDERR, _STDOUT)
     os.dup2(os.open(os.devnull, os.O_RDONLY), _STDIN)
     target(items)
-
-
-def _die_with(supervisor_pid: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # It may have died before the call above.
-    if os.getppid() != supervisor_pid:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _tell(key: str, value: object) -> None:
