@@ -10,6 +10,7 @@ failed start is told on standard error, one line a problem.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server.admin.routes import admin_routes
 from server.app import build_server
 from server.config import EMBEDDED, ConfigError, ServerConfig, load_config
 from server.config.host import require_free_addresses
@@ -40,6 +41,7 @@ def preload(arguments: Sequence[str]) -> None:
     Args:
         arguments: as `main` takes them.
     """
+    admin_routes()
     try:
         config = load_config(_parse(arguments).config)
     except (ConfigError, OSError):

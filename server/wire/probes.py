@@ -1,6 +1,6 @@
 """What a process tells whoever watches it: its metrics, its health."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request
@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ConfigDict
 from starlette.applications import Starlette
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from monitoring.health import Health
 from monitoring.metrics import CONTENT_TYPE, exposition
@@ -25,8 +25,8 @@ def create_metrics_app(registry: CollectorRegistry) -> Starlette:
     return Starlette(routes=[Route("/metrics", metrics)])
 
 
-def health_router(health: Callable[[], Awaitable[Health]]) -> APIRouter:
-    """Return the routes `/health` and `/ready` of a process whose checks are `health`."""
+def health_routes() -> Sequence[BaseRoute]:
+    """Return `/health` and `/ready`, for an application whose state has `health`: the checks."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health")
@@ -35,8 +35,9 @@ def health_router(health: Callable[[], Awaitable[Health]]) -> APIRouter:
         return {"status": "alive"}
 
     @router.get("/ready", responses={503: {"model": HealthAnswer}})
-    async def is_ready() -> JSONResponse:
+    async def is_ready(request: Request) -> JSONResponse:
         """Tell whether the process can serve, check by check; 503 where it cannot."""
+        health: Callable[[], Awaitable[Health]] = request.app.state.health
         found = await health()
         answer = HealthAnswer(
             ready=found.is_ready,
@@ -47,7 +48,7 @@ def health_router(health: Callable[[], Awaitable[Health]]) -> APIRouter:
         status = HTTPStatus.OK if found.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse(answer.model_dump(), status_code=status)
 
-    return router
+    return router.routes
 
 
 class _Answer(BaseModel):
