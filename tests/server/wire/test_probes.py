@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from monitoring.health import Check, Health
 from monitoring.metrics import Metrics
-from server.wire.probes import create_metrics_app, health_router
+from server.wire.probes import create_metrics_app, health_routes
 
 
 def watched(**checks: Check) -> FastAPI:
@@ -22,7 +22,8 @@ def watched(**checks: Check) -> FastAPI:
         return Health(checks=checks)
 
     app = FastAPI()
-    app.include_router(health_router(health))
+    app.state.health = health
+    app.router.routes.extend(health_routes())
     return app
 
 
