@@ -173,7 +173,7 @@ def test_a_store_whose_launcher_is_gone_still_holds_the_folder(
 LAUNCHER = """
 import sys, pathlib
 from server.storage.embedded import EmbeddedStore
-from server.round.ports import Durability
+from server.config.durability import Durability
 store = EmbeddedStore(pathlib.Path(sys.argv[1]), durability=Durability.PROCESS)
 store.start()
 print(store.pid, flush=True)
