@@ -85,12 +85,13 @@ else
 	$(PEERS_VENV)/bin/python -m pytest -m peers $$(grep -lr --include='test_*.py' mark.peers tests) $(ARGS)
 endif
 
-check: $(STAMP) ## Check packages, format, lint, types, layers, generated code.
+check: $(STAMP) ## Check packages, format, lint, types, layers, lengths, generated code.
 	@$(call pip,$(VENV)) check
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.function_lengths
 	$(BIN)/python -m tools.protos --check
 
 unit: $(STAMP) ## Run the tests that start no processes.

@@ -52,9 +52,8 @@ class MobileClient:
                 owner; None: its own.
 
         Raises:
-            ClientConfigError: if `config.sharing` cannot be used: a file is missing or is not
-                what it should be, or the extra `fedagg[shared]` is not installed; or if
-                `config.state_dir` cannot be made.
+            ClientConfigError: if `config.sharing` cannot be used: a file is missing or wrong, or
+                `fedagg[shared]` is not installed; or if `config.state_dir` cannot be made.
         """
         runtime = runtime or Runtime()
         self._config = config

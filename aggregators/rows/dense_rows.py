@@ -266,10 +266,7 @@ class DenseRows(StoredRows[Vector]):
         def compute(node: tuple[int, int]) -> Node:
             level, index = node
             cells = (index << level, (index + 1) << level)
-            try:
-                levels = spare.pop()
-            except IndexError:
-                levels = np.empty((max_level + 1, *shape))
+            levels = _taken(spare, (max_level + 1, *shape))
             levels[0] = 0.0
             covered = (cells[0], min(cells[1], -(-(origin + whole) // CELL_COLUMNS)))
             is_finite = sum_node(addresses, origin + whole, covered, levels)
@@ -411,6 +408,13 @@ def _stage(num_rows: int, kind: type[Number]) -> NDArray[Number]:
     raw = np.zeros(num_rows * STAGE_STRIDE + CACHE_LINE // kind().itemsize, dtype=kind)
     first = -raw.ctypes.data % CACHE_LINE // raw.itemsize
     return raw[first : first + num_rows * STAGE_STRIDE].reshape(num_rows, STAGE_STRIDE)
+
+
+def _taken(spare: list[Floats], shape: tuple[int, ...]) -> Floats:
+    try:
+        return spare.pop()
+    except IndexError:  # asked first, another thread may take the last one in between
+        return np.empty(shape)
 
 
 def _addresses(vectors: Sequence[Vector]) -> Addresses:

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Final
+from typing import IO, Annotated, Final
 
 import numpy as np
 import typer
@@ -22,6 +22,7 @@ from cli.models.tensors import (
     read_safetensors,
 )
 from cli.output import FormatOption, Output, OutputFormat
+from server.admin.answers import ModelInfo
 from simulation.models import LAYER_SIZES, initial_weights
 from updates.vectors import decode_model, encode_model
 
@@ -118,15 +119,8 @@ def export(
         name = client.only_task(task)
         number = client.task(name).model_version if version is None else version
         info = client.model(name, number)
-        digest = hashlib.sha256()
         with written_whole(output_path) as file:
-            for part in client.model_file(name, number):
-                digest.update(part)
-                file.write(part)
-            if digest.hexdigest() != info.sha256:
-                msg = f"version {number} arrived with SHA-256 {digest.hexdigest()}, expected"
-                msg += f" {info.sha256}: nothing was written"
-                raise CliError(msg)
+            _download(client, name, info, file)
             if torch_files is not None:
                 file.seek(0)
                 tensors, _ = decode_model(file.read())
@@ -137,6 +131,17 @@ def export(
             output.json({"file": str(output_path), **info.model_dump()})
         else:
             output.line(f"version {number} of {name} is in {output_path}: SHA-256 {info.sha256}")
+
+
+def _download(client: AdminClient, task: str, info: ModelInfo, file: IO[bytes]) -> None:
+    digest = hashlib.sha256()
+    for part in client.model_file(task, info.version):
+        digest.update(part)
+        file.write(part)
+    if digest.hexdigest() != info.sha256:
+        msg = f"version {info.version} arrived with SHA-256 {digest.hexdigest()}, expected"
+        msg += f" {info.sha256}: nothing was written"
+        raise CliError(msg)
 
 
 def _read(path: Path, order: str | None) -> TensorFile:

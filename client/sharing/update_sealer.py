@@ -177,15 +177,10 @@ class SharedEncoding:
                 round does not take one of this version.
         """
         del layer_sizes
-        assignment, dim = self._assignment, self.params.dim
-        if isinstance(content, SparseValues):
-            raise TrainingError("chosen coordinates cannot be shared")
-        if content.shape != (dim,) or content.dtype != np.float32:
-            raise TrainingError(
-                f"the update is {content.shape} {content.dtype}, expected ({dim},) float32"
-            )
+        assignment = self._assignment
+        vector = _vector_of(content, self.params.dim)
         try:
-            clipped = clip_by_norm(content, assignment.plan.clipping_norm)
+            clipped = clip_by_norm(vector, assignment.plan.clipping_norm)
             sealed = self._sealer.seal(self.params, clipped, model_version=model_version)
         except (PrivacyError, SharingError, WrongRoundParametersError) as error:
             raise TrainingError(f"the update cannot be shared: {error}") from error
@@ -229,6 +224,16 @@ class SharedEncoding:
         return {
             holder: receipt.SerializeToString() for holder, receipt in delivery.receipts.items()
         }
+
+
+def _vector_of(content: Content, dim: int) -> NDArray[np.float32]:
+    if isinstance(content, SparseValues):
+        raise TrainingError("chosen coordinates cannot be shared")
+    if content.shape != (dim,) or content.dtype != np.float32:
+        raise TrainingError(
+            f"the update is {content.shape} {content.dtype}, expected ({dim},) float32"
+        )
+    return content
 
 
 class _SerialPayload:

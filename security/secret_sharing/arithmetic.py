@@ -108,10 +108,7 @@ def weighted_sum(
         _check_lengths(rows[0], row)
     small = _small_weights(field, weights)
     if small is None:
-        total = np.zeros(len(rows[0]), np.uint64)
-        for row, weight in zip(rows, weights, strict=True):
-            add_into(field, total, row, weight * factor)
-        return total
+        return _sum_of_products(field, rows, [weight * factor for weight in weights])
     factors = np.array([field.reduce(factor)], dtype=np.uint64)
     total = np.empty(len(rows[0]), np.uint64)
     # A product onto its own argument could not be vectorised.
@@ -201,6 +198,13 @@ def _gather(rows: Sequence[Words]) -> Iterator[tuple[slice, Words]]:
         for row, target in zip(rows, gathered, strict=True):
             target[: part.stop - start] = row[part]
         yield part, gathered
+
+
+def _sum_of_products(field: MersenneField, rows: Sequence[Words], factors: Sequence[int]) -> Words:
+    total = np.zeros(len(rows[0]), np.uint64)
+    for row, factor in zip(rows, factors, strict=True):
+        add_into(field, total, row, factor)
+    return total
 
 
 def _small_weights(field: MersenneField, weights: Sequence[int]) -> NDArray[np.int64] | None:

@@ -138,6 +138,12 @@ def _task_router() -> APIRouter:
         """Show what a task has spent of its privacy budget; scoring may take a second."""
         return await backend.privacy(task)
 
+    _add_rounds(router, backend)
+    _add_models(router, backend)
+    return router
+
+
+def _add_rounds(router: APIRouter, backend: AdminBackend) -> None:
     @router.get("/{task}/rounds")
     async def finished_rounds(
         backend: _Backend, task: _TaskName, limit: _Limit = 50
@@ -152,6 +158,8 @@ def _task_router() -> APIRouter:
         _log.info("round_replayed", task=task, round=round_number, is_same=found.is_same)
         return found
 
+
+def _add_models(router: APIRouter, backend: AdminBackend) -> None:
     @router.get("/{task}/models")
     async def list_models(backend: _Backend, task: _TaskName) -> list[ModelInfo]:
         """List published model versions, newest first."""
@@ -177,8 +185,6 @@ def _task_router() -> APIRouter:
         restored = await backend.rollback(task, version)
         _log.warning("model_rolled_back", task=task, model_version=version)
         return restored
-
-    return router
 
 
 def _error(status: int, reason: str, message: str) -> JSONResponse:

@@ -153,27 +153,8 @@ def open_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time)
     """
     prepared = prepare_holder(config, now_s=now_s)
     me = prepared.me
-    storage = HolderStorage(config.holder.data_dir, durability=config.holder.durability)
-    try:
-        _claim(storage, me)
-        keyring = Keyring(me.secrets, me.committee, me.index, storage)
-    except BaseException:
-        storage.close()
-        raise
+    storage, keyring = _open_folder(config, me)
     known, frames, limits = KnownRounds(storage), OpenedFrames(me), config.limits
-    rounds = HolderRounds(
-        RoundsParts(
-            me=me,
-            policy=config.policy,
-            storage=storage,
-            known=known,
-            keyring=keyring,
-            shares=StoredShares(me, storage, frames),
-            frames=frames,
-            max_open_rounds=limits.open_rounds,
-            retention_s=limits.retention_s,
-        )
-    )
     intake = Intake(
         IntakeParts(me=me, rounds=known, storage=storage, inline_max_bytes=limits.inline_max_bytes),
         frames,
@@ -184,7 +165,19 @@ def open_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time)
         storage=storage,
         keyring=keyring,
         intake=intake,
-        rounds=rounds,
+        rounds=HolderRounds(
+            RoundsParts(
+                me=me,
+                policy=config.policy,
+                storage=storage,
+                known=known,
+                keyring=keyring,
+                shares=StoredShares(me, storage, frames),
+                frames=frames,
+                max_open_rounds=limits.open_rounds,
+                retention_s=limits.retention_s,
+            )
+        ),
         dealer=NoiseDealer(me, storage, known),
     )
 
@@ -224,6 +217,16 @@ def build_holder(config: HolderConfig, *, now_s: Callable[[], float] = time.time
     for close in (holder.storage.close, files.close, compute.close):
         server.own(close)
     return server
+
+
+def _open_folder(config: HolderConfig, me: HolderSelf) -> tuple[HolderStorage, Keyring]:
+    storage = HolderStorage(config.holder.data_dir, durability=config.holder.durability)
+    try:
+        _claim(storage, me)
+        return storage, Keyring(me.secrets, me.committee, me.index, storage)
+    except BaseException:
+        storage.close()
+        raise
 
 
 def _claim(storage: HolderStorage, me: HolderSelf) -> None:

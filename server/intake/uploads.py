@@ -199,14 +199,22 @@ class Uploads:
             if writing is not None:
                 await asyncio.shield(writing)
         except BaseException:
-            # The sink must be idle before it is aborted, whatever happened; and what arrived before
-            # a stream broke is kept, or a device that is cut off often would never get on.
-            if writing is not None:
-                await asyncio.shield(writing)
-            if chunks:
-                await asyncio.shield(self._workers.run(sink.write, chunks))
+            await self._settle(sink, writing, chunks)
             raise
         return chunks
+
+    async def _settle(
+        self, sink: UploadSink, writing: asyncio.Future[None] | None, chunks: list[memoryview]
+    ) -> None:
+        """Wait until the sink is idle, as it must be before it is aborted, whatever happened.
+
+        What arrived before a stream broke is kept, or a device that is cut off often would never
+        get on.
+        """
+        if writing is not None:
+            await asyncio.shield(writing)
+        if chunks:
+            await asyncio.shield(self._workers.run(sink.write, chunks))
 
 
 def _data_of(message: bytes) -> memoryview:

@@ -127,12 +127,7 @@ def private_task(config: TaskConfig, *, dim: int, workers: Workers) -> PrivateTa
         clipping_norm=config.plan.clipping_norm, rule=rule_sensitivity(shape)
     )
     charge = _charge(config)
-    budget = Budget(
-        epsilon=settings.epsilon,
-        delta=settings.delta,
-        accountant=settings.accountant,
-        max_participations=config.max_participations,
-    )
+    budget = _budget(config)
     task = PrivateTask(
         charge=charge,
         noise=settings.noise,
@@ -192,6 +187,15 @@ def _charge(config: TaskConfig) -> Charge:
         accountant=settings.accountant,
     )
     return replace(shape, noise_multiplier=least)
+
+
+def _budget(config: TaskConfig) -> Budget:
+    return Budget(
+        epsilon=config.privacy.epsilon,
+        delta=config.privacy.delta,
+        accountant=config.privacy.accountant,
+        max_participations=config.max_participations,
+    )
 
 
 def _rule_shape(config: TaskConfig) -> RuleShape:

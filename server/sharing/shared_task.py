@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from aggregators.private_rules import private_sum_sensitivity
@@ -94,48 +94,60 @@ class SharedTask:
             SharingError: if the settings fit no sound round.
         """
         most = max(self.min_members, min(self.reporting_goal, cohort_size))
-        selects = traits_of(self.rule).picks_by_distances
-        noise, sensitivity = _noise_of(privacy)
-        if privacy is not None:
-            # The rule may have been another when the round opened.
-            needed = private_sum_sensitivity(
-                self.rule,
-                num_updates=most,
-                num_byzantine=self.num_malicious_nodes,
-                num_to_select=self.num_to_select,
-            )
-            sensitivity = max(sensitivity, needed)
+        noise, sensitivity = self._noise(privacy, most)
         return plan_parameters(
-            RoundPlan(
-                task=self.name,
-                round=round_number,
-                base_version=base.version,
-                model_sha256=base.sha256,
-                committee_sha256=self.committee.sha256,
-                threshold=self.committee.threshold,
-                holders=len(self.committee.holders),
+            replace(
+                self._plan(base, round_number, most),
                 dim=base.dim if compression is None else compression.num_values,
-                clip_norm=self.clipping_norm,
-                min_members=self.min_members,
-                max_members=most,
-                format=self.format,
-                checks=self.checks,
-                fraction_bits=self.fraction_bits,
-                quorum=self.quorum,
-                sketch_dim=self.sketch_dim if self.checks is not Checks.SUM else 0,
-                expected_members=most,
-                # Rules that work on group means run here, on what was opened.
-                rule=self.rule if selects else ALL_MEMBERS,
-                num_byzantine=self.num_malicious_nodes if selects else 0,
-                num_to_select=(self.num_to_select or 0) if selects else 0,
-                group_size=self.group_size,
-                degraded=self.degraded,
-                staleness_weights=staleness_weights(self.max_staleness),
                 noise_multiplier=noise,
                 sensitivity=sensitivity,
                 compression_sha256=_sha256_of(compression),
             )
         )
+
+    def _plan(self, base: BaseModel, round_number: int, most: int) -> RoundPlan:
+        """Plan a round of at most so many members, dense and without noise."""
+        selects = traits_of(self.rule).picks_by_distances
+        return RoundPlan(
+            task=self.name,
+            round=round_number,
+            base_version=base.version,
+            model_sha256=base.sha256,
+            committee_sha256=self.committee.sha256,
+            threshold=self.committee.threshold,
+            holders=len(self.committee.holders),
+            dim=base.dim,
+            clip_norm=self.clipping_norm,
+            min_members=self.min_members,
+            max_members=most,
+            format=self.format,
+            checks=self.checks,
+            fraction_bits=self.fraction_bits,
+            quorum=self.quorum,
+            sketch_dim=self.sketch_dim if self.checks is not Checks.SUM else 0,
+            expected_members=most,
+            # Rules that work on group means run here, on what was opened.
+            rule=self.rule if selects else ALL_MEMBERS,
+            num_byzantine=self.num_malicious_nodes if selects else 0,
+            num_to_select=(self.num_to_select or 0) if selects else 0,
+            group_size=self.group_size,
+            degraded=self.degraded,
+            staleness_weights=staleness_weights(self.max_staleness),
+        )
+
+    def _noise(self, privacy: RoundPrivacy | None, most: int) -> tuple[float, float]:
+        """Give the noise multiplier and the sensitivity of a sum of at most so many updates."""
+        noise, sensitivity = _noise_of(privacy)
+        if privacy is None:
+            return noise, sensitivity
+        # The rule may have been another when the round opened.
+        needed = private_sum_sensitivity(
+            self.rule,
+            num_updates=most,
+            num_byzantine=self.num_malicious_nodes,
+            num_to_select=self.num_to_select,
+        )
+        return noise, max(sensitivity, needed)
 
     def check(self, *, dim: int, privacy: RoundPrivacy | None = None) -> int:
         """Plan the smallest and the largest round there can be.

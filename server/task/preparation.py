@@ -33,6 +33,7 @@ from server.privacy.private_settings import private_settings
 from server.processes.thread_pool import Workers
 from server.round.candidate import AggregationSettings
 from server.round.private_source import PrivateSettings
+from server.round.round_privacy import RoundPrivacy
 from server.task.aggregation_settings import aggregation_settings, aggregator_config
 from server.task.resolving import shared_task, task_compression, task_info
 from server.task.task_info import TaskInfo, noised_dim
@@ -160,35 +161,17 @@ def prepare_task(
         holder_files = preparation.holder_files(now_s)
     if rule is None or model is None or not preparation.is_sound():
         return None
-    compression, private, info = None, None, None
-    with preparation.telling("compression"):
-        compression = task_compression(config, model.layer_sizes)
-    if preparation.is_sound() and config.privacy.is_on:
-        with preparation.telling("privacy"):
-            dim = noised_dim(model.dim, compression)
-            private = load_private_task(config, dim=dim, workers=accountants)
-    if preparation.is_sound():
-        with preparation.telling("sharing"):
-            info = task_info(
-                config,
-                dim=model.dim,
-                shared=None if committee is None else shared_task(config, committee),
-                compression=compression,
-                privacy=None if private is None else private.first_round,
-            )
-    if info is None:
+    resolved = preparation.resolved(model, committee, accountants)
+    if resolved is None:
         return None
     return PreparedTask(
-        info=info,
+        info=resolved.info,
         aggregation=aggregation_settings(
-            config,
-            rule,
-            dim=info.summed_dim,
-            privacy=None if private is None else private.first_round,
+            config, rule, dim=resolved.info.summed_dim, privacy=resolved.first_round
         ),
         engine=config.aggregation.engine,
         private_aggregation=private_settings(config),
-        private=private,
+        private=resolved.private,
         keep_contributions=config.keep_contributions,
         max_update_norm=config.validation.max_update_norm,
         model=model.data,
@@ -205,6 +188,16 @@ class _Model:
     @property
     def dim(self) -> int:
         return sum(self.layer_sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    info: TaskInfo
+    private: "PrivateTask | None"
+
+    @property
+    def first_round(self) -> RoundPrivacy | None:
+        return None if self.private is None else self.private.first_round
 
 
 class _Preparation:
@@ -292,6 +285,29 @@ class _Preparation:
                 now_s=now_s,
             )
         return None if ca is None else HolderFiles(authorities=ca[0], credentials=credentials)
+
+    def resolved(
+        self, model: _Model, committee: Committee | None, accountants: Workers
+    ) -> _Resolved | None:
+        """Derive the facts of the task, step by step; None where one cannot be had."""
+        config, compression, private = self._config, None, None
+        with self.telling("compression"):
+            compression = task_compression(config, model.layer_sizes)
+        if self.is_sound() and config.privacy.is_on:
+            with self.telling("privacy"):
+                dim = noised_dim(model.dim, compression)
+                private = load_private_task(config, dim=dim, workers=accountants)
+        if self.is_sound():
+            with self.telling("sharing"):
+                info = task_info(
+                    config,
+                    dim=model.dim,
+                    shared=None if committee is None else shared_task(config, committee),
+                    compression=compression,
+                    privacy=None if private is None else private.first_round,
+                )
+                return _Resolved(info, private)
+        return None
 
     def _check_capacity(self, rule: AggregatorConfig) -> None:
         """Refuse a rule that cannot take the updates of a round that goes as planned."""

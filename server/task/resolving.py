@@ -7,6 +7,7 @@ from privacy.charge import Charge
 from security.shared_round.terms.committee import Committee
 from server.compression.task_compression import TaskCompression
 from server.config import CriteriaConfig, TaskConfig
+from server.config.privacy_config import PrivacyConfig
 from server.config.task_config import value_type_of
 from server.round.round_privacy import NOISE_OF_DEVICES, RoundPrivacy
 from server.round.selection import EligibilityCriteria, SelectionPolicy
@@ -92,15 +93,10 @@ def task_info(
     Raises:
         SharingError: if the settings of a shared task fit no sound round.
     """
-    plain_payload: PayloadFormat = DenseFormat(dim=dim)
-    max_update_bytes = dense_payload_bytes(dim)
+    plain_payload, max_update_bytes = _plain_payload(dim, None if shared else compression)
     if shared is not None:
         shared_dim = compression.num_values if compression else dim
         max_update_bytes = shared.check(dim=shared_dim, privacy=privacy)
-    elif compression is not None:
-        codec = compression.codec()
-        plain_payload = CompressedFormat(codec=codec, num_values=compression.num_values)
-        max_update_bytes = codec.max_payload_bytes
     return TaskInfo(
         name=config.name,
         dim=dim,
@@ -108,25 +104,21 @@ def task_info(
         terms=_terms(config),
         plan=_plan(config, privacy),
         criteria=_criteria(config.criteria),
-        selection=SelectionPolicy(
-            reporting_goal=config.reporting_goal,
-            over_selection=config.over_selection,
-            max_participations=config.max_participations,
-            min_rounds_between=config.min_rounds_between,
-            fairness=config.fairness,
-        ),
-        privacy=PrivacyTerms(
-            noise=config.privacy.noise,
-            mechanism=config.privacy.mechanism,
-            sampling=config.privacy.sampling,
-            accountant=config.privacy.accountant,
-            epsilon=config.privacy.epsilon,
-            delta=config.privacy.delta,
-        ),
+        selection=_selection(config),
+        privacy=_privacy(config.privacy),
         plain_payload=plain_payload,
         shared=shared,
         compression=compression,
     )
+
+
+def _plain_payload(dim: int, compression: TaskCompression | None) -> tuple[PayloadFormat, int]:
+    """Return the form of an update in the clear, and the most bytes that it has."""
+    if compression is None:
+        return DenseFormat(dim=dim), dense_payload_bytes(dim)
+    codec = compression.codec()
+    payload = CompressedFormat(codec=codec, num_values=compression.num_values)
+    return payload, codec.max_payload_bytes
 
 
 def _terms(config: TaskConfig) -> RoundTerms:
@@ -156,6 +148,27 @@ def _plan(config: TaskConfig, privacy: RoundPrivacy | None) -> TrainingPlan:
         hyperparameters=config.plan.hyperparameters,
         device_noise_multiplier=noise,
         reports_clipping=config.privacy.is_on and config.privacy.adaptive_clipping,
+    )
+
+
+def _selection(config: TaskConfig) -> SelectionPolicy:
+    return SelectionPolicy(
+        reporting_goal=config.reporting_goal,
+        over_selection=config.over_selection,
+        max_participations=config.max_participations,
+        min_rounds_between=config.min_rounds_between,
+        fairness=config.fairness,
+    )
+
+
+def _privacy(config: PrivacyConfig) -> PrivacyTerms:
+    return PrivacyTerms(
+        noise=config.noise,
+        mechanism=config.mechanism,
+        sampling=config.sampling,
+        accountant=config.accountant,
+        epsilon=config.epsilon,
+        delta=config.delta,
     )
 
 

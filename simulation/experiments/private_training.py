@@ -175,12 +175,8 @@ def train(scenario: PrivateScenario, features: Features) -> PrivateRun:
         accuracy=float(np.mean(predicted == features.y_test)),
         rounds=rounds,
         is_exhausted=ledger.is_exhausted,
-        epsilon_pld=spent(ledger, budget, renyi_accountant) if scenario.is_private else None,
-        epsilon_rdp=(
-            spent(ledger, replace(budget, accountant="rdp"), renyi_accountant)
-            if scenario.is_private
-            else None
-        ),
+        epsilon_pld=_epsilon(scenario, ledger, budget),
+        epsilon_rdp=_epsilon(scenario, ledger, replace(budget, accountant="rdp")),
     )
 
 
@@ -235,6 +231,10 @@ def _plain_step(scenario: PrivateScenario) -> Step:
         return total / scenario.expected_updates
 
     return step
+
+
+def _epsilon(scenario: PrivateScenario, ledger: LedgerState, budget: Budget) -> float | None:
+    return spent(ledger, budget, renyi_accountant) if scenario.is_private else None
 
 
 def _private_step(scenario: PrivateScenario) -> Step:

@@ -51,15 +51,7 @@ def open_sums(
 
     Cost: one pass over each sum and each holder's share.
     """
-    if len(shares) < params.threshold:
-        message = f"shares of {len(shares)} holders must be at least threshold={params.threshold}"
-        raise TooFewSharesError(message)
-    for holder, vectors in shares.items():
-        lengths = [len(words) for words in vectors]
-        if lengths != [params.dim] * len(weights):
-            message = f"shares of holder {holder} must be {len(weights)} of {params.dim} words,"
-            message += f" got {lengths}"
-            raise SharingError(message)
+    _require_shares(params, shares, num_sums=len(weights))
     liars: set[int] = set()
     sums = []
     for index, weight in enumerate(weights):
@@ -74,6 +66,20 @@ def open_sums(
         _check_plausible(params, index, total, weight * params.norm_bound)
         sums.append(total)
     return OpenedSums(sums=tuple(sums), liars=tuple(sorted(liars)))
+
+
+def _require_shares(
+    params: RoundParameters, shares: Mapping[int, Sequence[Words]], *, num_sums: int
+) -> None:
+    if len(shares) < params.threshold:
+        message = f"shares of {len(shares)} holders must be at least threshold={params.threshold}"
+        raise TooFewSharesError(message)
+    for holder, vectors in shares.items():
+        lengths = [len(words) for words in vectors]
+        if lengths != [params.dim] * num_sums:
+            message = f"shares of holder {holder} must be {num_sums} of {params.dim} words,"
+            message += f" got {lengths}"
+            raise SharingError(message)
 
 
 def _check_plausible(

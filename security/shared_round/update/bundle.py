@@ -144,15 +144,7 @@ def check_structure(  # noqa: PLR0913  # the facts of one upload
     if header.device_id != device_id:
         msg = f"device {device_id[:100]!r} sent a header of {header.device_id[:100]!r}"
         raise MalformedMessageError(msg)
-    if len(prefix.frames) != params.holders:
-        msg = f"a bundle must have {params.holders} frames, got {len(prefix.frames)}"
-        raise MalformedMessageError(msg)
-    for holder, frame in enumerate(prefix.frames, start=1):
-        expected = frame_plaintext_bytes(params, holder) + SEAL_OVERHEAD_BYTES
-        is_named = hashlib.sha256(frame).digest() == header.frame_sha256[holder - 1]
-        if len(frame) != expected or not is_named:
-            msg = f"frame {holder} must have {expected} bytes and be the one the header names"
-            raise MalformedMessageError(msg)
+    _check_frames(params, prefix.frames, header)
     index = BundleIndex(params=params, prefix_bytes=prefix_bytes)
     expected = index.total_bytes if has_bodies else prefix_bytes
     if total_bytes != expected:
@@ -160,6 +152,20 @@ def check_structure(  # noqa: PLR0913  # the facts of one upload
         msg = f"{what} must have {expected} bytes, got {total_bytes}"
         raise MalformedMessageError(msg)
     return index
+
+
+def _check_frames(
+    params: RoundParameters, frames: Sequence[bytes], header: pb.SharedHeader
+) -> None:
+    if len(frames) != params.holders:
+        msg = f"a bundle must have {params.holders} frames, got {len(frames)}"
+        raise MalformedMessageError(msg)
+    for holder, frame in enumerate(frames, start=1):
+        expected = frame_plaintext_bytes(params, holder) + SEAL_OVERHEAD_BYTES
+        is_named = hashlib.sha256(frame).digest() == header.frame_sha256[holder - 1]
+        if len(frame) != expected or not is_named:
+            msg = f"frame {holder} must have {expected} bytes and be the one the header names"
+            raise MalformedMessageError(msg)
 
 
 class HeaderSigner(Protocol):

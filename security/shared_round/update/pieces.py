@@ -6,7 +6,7 @@ the share's words, chunk by chunk, as often as they are needed. None holds more 
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,13 +79,7 @@ def open_frame(
     params.scheme.check_holder(holder)
     facts = header.header
     check_header(params, facts)
-    digest = hashlib.sha256(frame).digest()
-    if digest != facts.frame_sha256[holder - 1]:
-        if digest in facts.frame_sha256:
-            msg = f"the frame is not the one for holder {holder}"
-            raise WrongHolderError(msg)
-        msg = f"frame_sha256 of holder {holder} names another frame"
-        raise CommitmentMismatchError(msg)
+    _require_named(frame, facts.frame_sha256, holder)
     info = frame_info(
         params_sha256=params.sha256, device_id=header.device_id, holder=holder, nonce=facts.nonce
     )
@@ -265,6 +259,17 @@ class SharePieces:
             piece=piece,
         )
         return Expansion(key, self._params.field, self._params.length)
+
+
+def _require_named(frame: bytes, named: Sequence[bytes], holder: int) -> None:
+    digest = hashlib.sha256(frame).digest()
+    if digest == named[holder - 1]:
+        return
+    if digest in named:
+        msg = f"the frame is not the one for holder {holder}"
+        raise WrongHolderError(msg)
+    msg = f"frame_sha256 of holder {holder} names another frame"
+    raise CommitmentMismatchError(msg)
 
 
 def _held_keys(
