@@ -138,12 +138,12 @@ def _task_router() -> APIRouter:
         """Show what a task has spent of its privacy budget; scoring may take a second."""
         return await backend.privacy(task)
 
-    _add_rounds(router, backend)
-    _add_models(router, backend)
+    _add_rounds(router)
+    _add_models(router)
     return router
 
 
-def _add_rounds(router: APIRouter, backend: AdminBackend) -> None:
+def _add_rounds(router: APIRouter) -> None:
     @router.get("/{task}/rounds")
     async def finished_rounds(
         backend: _Backend, task: _TaskName, limit: _Limit = 50
@@ -159,7 +159,7 @@ def _add_rounds(router: APIRouter, backend: AdminBackend) -> None:
         return found
 
 
-def _add_models(router: APIRouter, backend: AdminBackend) -> None:
+def _add_models(router: APIRouter) -> None:
     @router.get("/{task}/models")
     async def list_models(backend: _Backend, task: _TaskName) -> list[ModelInfo]:
         """List published model versions, newest first."""
