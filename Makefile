@@ -104,7 +104,7 @@ chaos: $(STAMP) ## Run the fault simulations with thousands of examples.
 	$(BIN)/python -m pytest tests/chaos --hypothesis-profile=chaos $(ARGS)
 
 bench: $(STAMP) ## Measure throughput, latency and memory on this machine.
-	$(BIN)/python -m benchmarks.run $(ARGS)
+	$(BIN)/python -m benchmarks.service $(ARGS)
 
 # Only the comparison writes to standard output, so that ARGS="--format json" is one JSON object.
 bench-kernels: $(PEERS) ## Time the aggregation rules beside other libraries; the history stays in .benchmarks/.
@@ -113,10 +113,10 @@ bench-kernels: $(PEERS) ## Time the aggregation rules beside other libraries; th
 		--benchmark-storage file://./.benchmarks --benchmark-autosave --benchmark-compare >&2
 
 bench-secure: $(PEERS) ## Measure shared rounds beside plain ones, and beside Flower's SecAgg+.
-	@$(BIN)/python -m benchmarks.secure.run $(ARGS)
+	@$(BIN)/python -m benchmarks.secure $(ARGS)
 
 bench-codec: $(PEERS) ## Measure bytes and speed of every encoding of a real update.
-	@$(PEERS_VENV)/bin/python -m benchmarks.codec.run $(ARGS)
+	@$(PEERS_VENV)/bin/python -m benchmarks.codec $(ARGS)
 
 # Only the table goes to standard output; rows show on standard error as they come.
 experiment-compression: $(STAMP) ## Train with every way to compress updates; print what each costs.

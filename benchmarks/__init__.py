@@ -1,1 +1,1 @@
-"""Measurements of the running service: `python -m benchmarks.run --help`."""
+"""Measurements, one room for each thing measured; docs/Benchmarking.md says how to run them."""

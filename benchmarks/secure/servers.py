@@ -20,12 +20,9 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 import grpc
 import xxhash
 
-from benchmarks import page_cache
-from benchmarks.deployment import BenchTask, Deployment, OpenRound, deployment
 from benchmarks.harness.cases import Benchmark, Case
 from benchmarks.harness.figures import Figures, Target, judged, median, rounded
 from benchmarks.harness.processes import ServerProcess, free_address, process_cpu_s
-from benchmarks.load import CHUNK_BYTES
 from benchmarks.secure.parties import (
     CLIP_NORM,
     HOLDERS,
@@ -34,6 +31,9 @@ from benchmarks.secure.parties import (
     device_id_of,
     random_update,
 )
+from benchmarks.service import page_cache
+from benchmarks.service.deployment import BenchTask, Deployment, OpenRound, deployment
+from benchmarks.service.load import CHUNK_BYTES
 from cli.holder.committee_files import (
     COMMITTEE_FILE,
     HOLDER_CONFIG,

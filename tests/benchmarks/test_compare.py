@@ -16,14 +16,16 @@ print(json.dumps({{"results": {{"throughput": [row]}}}}))
 """
 
 
-def tree(folder: Path, name: str, rate: float) -> Path:
+def tree(folder: Path, name: str, rate: float, module: str) -> Path:
     made = folder / name
     (made / ".venv" / "bin").mkdir(parents=True)
     (made / ".venv" / "bin" / "python").symlink_to(sys.executable)
-    (made / "benchmarks").mkdir()
-    (made / "benchmarks" / "__init__.py").touch()
+    home = made / "benchmarks" / module
+    home.parent.mkdir(parents=True)
+    for package in {made / "benchmarks", home.parent}:
+        (package / "__init__.py").touch()
     text = FAKE.format(log=str(folder / "log"), name=name, rate=rate)
-    (made / "benchmarks" / "run.py").write_text(text)
+    home.write_text(text)
     return made
 
 
@@ -43,7 +45,8 @@ def test_a_ratio_is_taken_within_a_pair() -> None:
 def test_each_tree_measures_itself_in_turn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old, new = tree(tmp_path, "o", 1000.0), tree(tmp_path, "n", 1250.0)
+    old = tree(tmp_path, "o", 1000.0, "run.py")
+    new = tree(tmp_path, "n", 1250.0, "service/__main__.py")
     arguments = [str(old), str(new), "--case", "batched", "--pairs", "3", "--windows", "1"]
     assert main(arguments) == 0
     assert (tmp_path / "log").read_text() == "onnoon"

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import page, pipeline
-from benchmarks.codec import run as codec
+from benchmarks.codec.__main__ import SUITE as CODEC
 from benchmarks.harness.tables import Report, Table
-from benchmarks.run import SUITE
-from benchmarks.secure import run as secure
+from benchmarks.secure.__main__ import SUITE as SECURE
+from benchmarks.service.__main__ import SUITE as SERVICE
 
 TEXT = """before
 <!-- table a-one -->
@@ -44,7 +44,7 @@ def test_the_command_tells_which_tables_have_a_report(
 
 
 def test_every_benchmark_has_a_table_in_the_documentation() -> None:
-    suites = (SUITE, secure.SUITE, codec.SUITE, pipeline.suite(None))
+    suites = (SERVICE, SECURE, CODEC, pipeline.suite(None))
     wanted = [f"{suite.name}-{name}" for suite in suites for name in suite.benchmarks]
     found = page.names_of(page.PAGE.read_text(encoding="utf-8"))
     assert sorted(found) == sorted([*wanted, "kernels-rules"])

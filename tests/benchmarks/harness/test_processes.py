@@ -19,9 +19,8 @@ MB = 1 << 20
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_server_is_ready_when_it_says_so_and_ends_with_the_block() -> None:
-    with ServerProcess("benchmarks.echo_server", ("--address", free_address(), "--batch", "1")) as (
-        server
-    ):
+    arguments = ("--address", free_address(), "--batch", "1")
+    with ServerProcess("benchmarks.service.echo_server", arguments) as server:
         assert [event["event"] for event in server.events()] == ["serving"]
         assert server.children() == {}
         process = psutil.Process(server.pid)
@@ -33,14 +32,14 @@ def test_a_server_is_ready_when_it_says_so_and_ends_with_the_block() -> None:
 @pytest.mark.slow
 def test_a_server_that_ends_is_told_with_its_last_words() -> None:
     with pytest.raises(RuntimeError, match=r"echo_server did not serve \(status 2\).*--address"):
-        ServerProcess("benchmarks.echo_server")
+        ServerProcess("benchmarks.service.echo_server")
 
 
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_process_that_ends_early_has_nothing_to_say() -> None:
     with (
-        TalkingProcess("benchmarks.echo_server") as process,
+        TalkingProcess("benchmarks.service.echo_server") as process,
         pytest.raises(RuntimeError, match="ended early"),
     ):
         process.hear()

@@ -70,7 +70,7 @@ async def serve(address: str, *, batch: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one echo server."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.echo_server")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.service.echo_server")
     parser.add_argument("--address", required=True)
     parser.add_argument("--batch", type=int, required=True, help="outcomes of a batch's answer")
     arguments = parser.parse_args(argv)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from benchmarks.deployment import BenchTask, Deployment, OpenRound, deployment
 from benchmarks.harness.cases import Benchmark, Case
 from benchmarks.harness.figures import (
     MIB,
@@ -20,7 +19,8 @@ from benchmarks.harness.figures import (
     rounded,
 )
 from benchmarks.harness.processes import peak_resident_bytes, process_cpu_s, watched_memory
-from benchmarks.load import LoadGenerator, LoadKind, LoadPlan, LoadResult
+from benchmarks.service.deployment import BenchTask, Deployment, OpenRound, deployment
+from benchmarks.service.load import LoadGenerator, LoadKind, LoadPlan, LoadResult
 from monitoring.process_memory import proportional_bytes
 
 UPLOADS_TASK: Final = "uploads"

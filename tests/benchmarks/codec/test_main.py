@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from benchmarks.codec.__main__ import SUITE
 from benchmarks.codec.encodings import ENCODINGS
 from benchmarks.codec.real_updates import real_update
-from benchmarks.codec.run import SUITE
 from benchmarks.harness.figures import NO_TARGET
 from tests.peers import load
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run_quick(*arguments: str) -> str:
-    command = [sys.executable, "-m", "benchmarks.codec.run", "--quick", *arguments]
+    command = [sys.executable, "-m", "benchmarks.codec", "--quick", *arguments]
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 

@@ -87,7 +87,7 @@ class LoadGenerator(TalkingProcess):
     """A process that has connected and prepared its requests, and waits for `go`."""
 
     def __init__(self, plan: LoadPlan) -> None:
-        super().__init__("benchmarks.load_generator")
+        super().__init__("benchmarks.service.load_generator")
         self.say(plan.to_json())
         self.hear()
 

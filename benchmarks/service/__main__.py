@@ -7,9 +7,9 @@ durability on, and loads it from processes of their own.
 import sys
 from typing import Final
 
-from benchmarks import footprint, scenarios, throughput
 from benchmarks.harness.cases import Suite
 from benchmarks.harness.command import run_suite
+from benchmarks.service import footprint, scenarios, throughput
 
 SUITE: Final = Suite(
     name="service",

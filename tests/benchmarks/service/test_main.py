@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.run import SUITE
-from benchmarks.throughput import TRAFFIC
+from benchmarks.service.__main__ import SUITE
+from benchmarks.service.throughput import TRAFFIC
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 def run_quick(*names: str) -> dict[str, list[dict[str, Any]]]:
-    command = [sys.executable, "-m", "benchmarks.run", "--quick", "--format", "json", *names]
+    command = [sys.executable, "-m", "benchmarks.service", "--quick", "--format", "json", *names]
     output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     report = json.loads(output)
     assert report["quick"] is True

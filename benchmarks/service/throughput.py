@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-from benchmarks import page_cache
-from benchmarks.deployment import BenchTask, Deployment, OpenRound, deployment
 from benchmarks.harness.cases import Benchmark, Case
 from benchmarks.harness.figures import (
     KIB,
@@ -22,7 +20,9 @@ from benchmarks.harness.figures import (
     size_name,
 )
 from benchmarks.harness.processes import ServerProcess, free_address, process_cpu_s
-from benchmarks.load import LoadGenerator, LoadKind, LoadPlan, LoadResult
+from benchmarks.service import page_cache
+from benchmarks.service.deployment import BenchTask, Deployment, OpenRound, deployment
+from benchmarks.service.load import LoadGenerator, LoadKind, LoadPlan, LoadResult
 from updates.codec import ELEMENT_BYTES
 
 DEVICES: Final = 64
@@ -88,7 +88,7 @@ def measure(traffic: Traffic, windows: int) -> list[Figures]:
     arguments = ("--address", target, "--batch", str(traffic.batch))
     with (
         deployment([task]) as deployed,
-        ServerProcess("benchmarks.echo_server", arguments) as echo,
+        ServerProcess("benchmarks.service.echo_server", arguments) as echo,
     ):
         opened = deployed.open_round(task)
         pairs = _Pairs()

@@ -30,7 +30,7 @@ def in_worker_environment() -> None:
     """Start again, once, where variables are missing that count only when a process starts."""
     missing = worker_environment()
     if missing:
-        command = [sys.executable, "-m", "benchmarks.secure.run", *sys.argv[1:]]
+        command = [sys.executable, "-m", "benchmarks.secure", *sys.argv[1:]]
         os.execve(sys.executable, command, {**os.environ, **missing})  # noqa: S606  # ourselves
 
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import uvloop
 
-from benchmarks import messages
-from benchmarks.deployment import device_name
-from benchmarks.load import LoadKind, LoadPlan, LoadResult
+from benchmarks.service import messages
+from benchmarks.service.deployment import device_name
+from benchmarks.service.load import LoadKind, LoadPlan, LoadResult
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.processes.process_end import end_process
 

@@ -6,10 +6,10 @@ import sys
 from functools import partial
 from typing import Final
 
-from benchmarks.deployment import BenchTask, deployment
 from benchmarks.harness.cases import Benchmark, Case
 from benchmarks.harness.figures import Figures, Target, judged, megabytes
 from benchmarks.harness.processes import ROOT
+from benchmarks.service.deployment import BenchTask, deployment
 from monitoring.process_memory import proportional_bytes
 
 MAX_MB: Final = {

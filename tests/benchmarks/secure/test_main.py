@@ -10,16 +10,16 @@ import pytest
 
 from benchmarks.harness.figures import NO_TARGET
 from benchmarks.harness.processes import PEERS_PYTHON
+from benchmarks.secure.__main__ import SUITE
 from benchmarks.secure.flower import MAX_ERROR
-from benchmarks.secure.run import SUITE
 from benchmarks.secure.servers import VARIANTS
 from security.shared_round.terms.parameter_facts import ShareFormat
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def run_quick(*names: str) -> dict[str, list[dict[str, Any]]]:
-    command = [sys.executable, "-m", "benchmarks.secure.run", "--quick", "--format", "json", *names]
+    command = [sys.executable, "-m", "benchmarks.secure", "--quick", "--format", "json", *names]
     output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     report = json.loads(output)
     assert report["quick"] is True

@@ -8,8 +8,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from benchmarks.deployment import device_name
-from benchmarks.load import CHUNK_BYTES, LoadPlan
+from benchmarks.service.deployment import device_name
+from benchmarks.service.load import CHUNK_BYTES, LoadPlan
 from protos.fedagg.v1 import federation_pb2 as pb
 from updates.codec import encode_dense
 

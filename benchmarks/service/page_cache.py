@@ -4,8 +4,8 @@ A virtual machine may hand memory it does not use back to its host (free page re
 again then costs several times the copy that follows. A file written into such memory is slow for a
 reason that has nothing to do with who writes it.
 
-`python -m benchmarks.page_cache` tells the cost of writing 4 MiB files right after others of that
-size were deleted, and some seconds later.
+`python -m benchmarks.service.page_cache` tells the cost of writing 4 MiB files right after others
+of that size were deleted, and some seconds later.
 """
 
 import os
