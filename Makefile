@@ -3,7 +3,7 @@
 # what the tests need on top. Libraries that are only compared with are in .venv-peers.
 # ARGS reaches the command behind a target: `make demo ARGS=--help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup peers demo demo-clean demo-pythons test check unit coverage chaos bench bench-kernels bench-secure bench-pipeline bench-page experiment-privacy bench-codec experiment-compression format protos lock up down clean
+.PHONY: help setup peers demo demo-clean demo-pythons test test-all check unit coverage chaos planted-faults bench bench-kernels bench-secure bench-pipeline bench-page experiment-privacy bench-codec experiment-compression format protos lock up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ PEERS := $(PEERS_VENV)/.installed
 COMPOSE := docker compose
 WORKERS ?= 2
 ARGS ?=
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # Bytecode is kept, whatever the environment says: else every process compiles all it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -77,13 +77,19 @@ demo-pythons: ## Do so on each of Python 3.11, 3.12 and 3.13 that is here.
 	@$(PYTHON) -m tools.clean_demo 3.11 3.12 3.13 $(ARGS)
 
 # Tests that need libraries to compare with are skipped, or run where `make peers` installed these.
-test: check ## Run every check and the whole test suite.
 ifeq ($(wildcard $(PEERS)),)
-	$(PYTEST) $(ARGS)
+run-tests = $(PYTEST) $(if $(1),-m "$(1)") $(2) $(ARGS)
 else
-	$(PYTEST) -m "not peers" $(ARGS)
-	$(PEERS_VENV)/bin/python -m pytest -m peers $$(grep -lr --include='test_*.py' mark.peers tests) $(ARGS)
+run-tests = $(PYTEST) -m "not peers$(if $(1), and $(1))" $(2) $(ARGS) && \
+	$(PEERS_VENV)/bin/python -m pytest -m "peers$(if $(1), and $(1))" $(2) \
+		$$(grep -lr --include='test_*.py' mark.peers tests) $(ARGS)
 endif
+
+test: check ## Run every check and all tests but the long ones (6 minutes on two cores).
+	$(call run-tests,not long)
+
+test-all: check ## Run every check and all tests, properties with four times as many examples.
+	$(call run-tests,,--hypothesis-profile=thorough)
 
 check: $(STAMP) ## Check packages, format, lint, types, layers, lengths, generated code.
 	@$(call pip,$(VENV)) check
@@ -94,14 +100,17 @@ check: $(STAMP) ## Check packages, format, lint, types, layers, lengths, generat
 	$(BIN)/python -m tools.function_lengths
 	$(BIN)/python -m tools.protos --check
 
-unit: $(STAMP) ## Run the tests that start no processes.
-	$(PYTEST) -m "not process" $(ARGS)
+unit: $(STAMP) ## Run the tests of single modules, without services (2 minutes on two cores).
+	$(PYTEST) -m "not process and not long" $(addprefix --ignore=tests/,contract integration chaos) $(ARGS)
 
 coverage: $(STAMP) ## Run the test suite and require 90 % line and branch coverage.
 	$(PYTEST) --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 chaos: $(STAMP) ## Run the fault simulations with thousands of examples.
 	$(BIN)/python -m pytest tests/chaos --hypothesis-profile=chaos $(ARGS)
+
+planted-faults: $(STAMP) ## Plant small faults one at a time; a test must fail for each (ARGS=NAME).
+	$(BIN)/python -m tools.planted_faults --jobs $(WORKERS) $(ARGS)
 
 bench: $(STAMP) ## Measure throughput, latency and memory on this machine.
 	$(BIN)/python -m benchmarks.service $(ARGS)

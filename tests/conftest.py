@@ -1,6 +1,7 @@
 """Hypothesis profiles, and one real store for all tests that need one.
 
-The default profile repeats the same examples; `chaos` looks for new ones.
+The default profile repeats the same few examples; `thorough` repeats more of them, `chaos` looks
+for new ones.
 """
 
 import gc
@@ -14,7 +15,9 @@ from server.config.durability import Durability
 from server.storage.embedded import EmbeddedStore
 
 # No deadline: what a slow machine needs for one example says nothing about the code.
-settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+REPEATED = settings(deadline=None, derandomize=True, database=None)
+settings.register_profile("repeatable", REPEATED, max_examples=25)
+settings.register_profile("thorough", REPEATED, max_examples=100)
 settings.register_profile("chaos", deadline=None, max_examples=5_000, print_blob=True)
 settings.load_profile("repeatable")
 

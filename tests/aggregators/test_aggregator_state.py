@@ -149,6 +149,7 @@ def test_bytes_that_are_no_state_are_refused(data: bytes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_memory_of_very_many_devices_is_kept() -> None:
     """More than a header of safetensors may hold."""
     reputations = {f"{number:064}": 0.5 for number in range(1_400_000)}

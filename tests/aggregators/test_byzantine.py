@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregators.base import GradientAggregator, ServerKnowledge, Update
@@ -242,7 +242,6 @@ def test_knowledge_reaches_the_rule_for_usable_updates_only() -> None:
     assert len(found.aggregate.keys) == 5
 
 
-@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_order_of_arrival_does_not_change_a_bit(seed: int) -> None:
     rows = spoiled(honest_rows(seed, num_rows=11, dim=20), 3, 8)
@@ -361,11 +360,12 @@ def honest_bound(rule: str, honest: Matrix, num_updates: int, num_malicious: int
 
 
 @pytest.mark.slow
-def test_ten_thousand_hostile_rounds_end_in_a_bounded_aggregate_or_in_too_few_updates() -> None:
+@pytest.mark.parametrize("num_rounds", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_hostile_rounds_end_in_a_bounded_aggregate_or_in_too_few_updates(num_rounds: int) -> None:
     """Every round some updates are NaN, infinite, misshapen, mistyped, extreme or merely biased."""
     generator = np.random.default_rng(2026)
     outcomes: Counter[str] = Counter()
-    for number in range(10_000):
+    for number in range(num_rounds):
         rule = RULES[number % len(RULES)]
         num_updates = int(generator.integers(7, 13))
         num_malicious = int(generator.integers(0, (num_updates - 1) // 2 + 1))
@@ -397,9 +397,9 @@ def test_ten_thousand_hostile_rounds_end_in_a_bounded_aggregate_or_in_too_few_up
         outcomes[rule] += 1
         outcomes["rejected"] += len(found.rejections)
         assert_round(found, updates, honest, config)
-    assert min(outcomes[rule] for rule in RULES) > 1000
-    assert outcomes["too few"] > 20
-    assert outcomes["rejected"] > 10_000
+    assert min(outcomes[rule] for rule in RULES) > num_rounds / 10
+    assert outcomes["too few"] > num_rounds / 500
+    assert outcomes["rejected"] > num_rounds
 
 
 def is_usable(update: Update) -> bool:

@@ -7,15 +7,11 @@ from tests.chaos.conftest import Simulate
 from tests.chaos.operations import Operation, operation_lists
 from tests.chaos.stores import SOUND
 
-# As many as fit into 15 s; the profile may ask for more: `--hypothesis-profile=chaos`.
-EXAMPLES = max(100, settings().max_examples)
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @given(operations=operation_lists)
 @settings(
-    max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     phases=set(Phase) - {Phase.explain},
 )

@@ -35,9 +35,10 @@ SABOTAGES: Final[Mapping[str, Sabotage]] = {
 }
 # What is replayed first, where the first lists would not find the defect.
 _FIRST: Final[Mapping[str, str]] = {
-    "what_failed_validation_is_released": "stopped_crash_before_call_12",
+    "what_failed_validation_is_released": "stopped_crash_before_call_14",
     "what_was_aggregating_is_released": "stopped_crash_before_call_3",
-    "a_round_is_charged_in_a_step_of_its_own": "stopped_crash_before_call_23",
+    "a_round_is_charged_in_a_step_of_its_own": "stopped_pause_before_call_5",
+    "the_budget_is_not_asked": "the_budget_is_spent",
 }
 
 

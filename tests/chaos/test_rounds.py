@@ -9,9 +9,8 @@ from tests.chaos.conftest import Simulate
 from tests.chaos.operations import Operation, operation_lists
 from tests.chaos.reproductions import REPRODUCTIONS
 from tests.chaos.stores import Sabotage
+from tests.chaos.stories import thinned
 
-# As many as fit into 15 s; the profile may ask for more: `--hypothesis-profile=chaos`.
-EXAMPLES = max(100, settings().max_examples)
 SOUND = Sabotage()
 
 
@@ -19,7 +18,6 @@ SOUND = Sabotage()
 @pytest.mark.timeout(0)
 @given(operations=operation_lists)
 @settings(
-    max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     phases=set(Phase) - {Phase.explain},
 )
@@ -30,7 +28,7 @@ def test_an_acknowledged_update_counts_exactly_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REPRODUCTIONS)
+@pytest.mark.parametrize("name", thinned(REPRODUCTIONS, every=3))
 def test_what_once_went_wrong_does_not_come_back(simulate: Simulate, name: str) -> None:
     operations: Sequence[Operation] = REPRODUCTIONS[name]
     simulate(operations, SOUND)

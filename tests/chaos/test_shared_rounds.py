@@ -12,10 +12,6 @@ from tests.chaos.shared_operations import Operation, Setup, setups, shared_opera
 from tests.chaos.shared_reproductions import SHARED_REPRODUCTIONS
 from tests.chaos.shared_simulation import SharedSimulation
 
-# As many as fit into 20 s; the profile may ask for more: `--hypothesis-profile=chaos`.
-SHORT = 30
-EXAMPLES = settings().max_examples if settings().max_examples > 100 else SHORT
-
 SimulateShared = Callable[[Setup, Sequence[Operation]], int]
 
 
@@ -40,7 +36,6 @@ async def _started(store_url: str, folder: Path) -> SharedLaboratory:
 @pytest.mark.timeout(0)
 @given(setup=setups, operations=shared_operation_lists)
 @settings(
-    max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     phases=set(Phase) - {Phase.explain},
 )

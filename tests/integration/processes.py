@@ -124,9 +124,10 @@ class Worker:
 
 @dataclass
 class Cluster:
-    """Two coordinators on one store."""
+    """Two coordinators on one store, with a task of so many rounds."""
 
     folder: Path
+    num_rounds: int
     store: EmbeddedStore
     workers: list[Worker]
     fleet: Fleet
@@ -211,7 +212,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(folder: Path) -> AsyncIterator[Cluster]:
+async def cluster(folder: Path, *, num_rounds: int = NUM_ROUNDS) -> AsyncIterator[Cluster]:
     """Two coordinators and their store, serving; all of them are gone at the end."""
     model = folder / "model.safetensors"
     model.write_bytes(encode_model({"w": np.zeros(DIM, dtype=np.float32)}))
@@ -219,7 +220,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
         data_dir=json.dumps(str(folder / "data")),
         model=json.dumps(str(model)),
         task=TASK,
-        num_rounds=NUM_ROUNDS,
+        num_rounds=num_rounds,
         goal=GOAL,
         quorum=QUORUM,
     )
@@ -233,6 +234,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
         connection = RedisClient(store.url)
         running = Cluster(
             folder=folder,
+            num_rounds=num_rounds,
             store=store,
             workers=workers,
             fleet=Fleet([worker.address for worker in workers]),

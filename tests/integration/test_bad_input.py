@@ -507,7 +507,7 @@ MUTATED: Final = st.builds(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.one_of(st.binary(min_size=1, max_size=44), MUTATED))
 async def test_no_payload_breaks_the_server(collecting: Service, data: bytes) -> None:
     status = await status_of(collecting.inline(header("d1", data), data))
@@ -527,7 +527,7 @@ RAW_PARTS: Final = st.lists(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(messages=RAW_PARTS)
 async def test_no_stream_breaks_the_server(collecting: Service, messages: list[bytes]) -> None:
     raw: Streaming = collecting.channel.stream_unary("/fedagg.v1.Federation/SubmitUpdate")

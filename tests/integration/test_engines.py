@@ -112,7 +112,14 @@ def listening(processes: list[psutil.Process]) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("engine", [name for name in LIBRARIES if name != "local"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name == "ray" else [])
+        for name in LIBRARIES
+        if name != "local"
+    ],
+)
 async def test_versions_have_the_bytes_of_the_local_engine(tmp_path: Path, engine: str) -> None:
     if find_spec(LIBRARIES[engine]) is None:
         pytest.skip(f"{engine} is not installed")

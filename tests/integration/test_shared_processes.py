@@ -81,11 +81,11 @@ async def check_published(cluster: SharedCluster, task: str, record: FinishedRou
     ("task", "kind"),
     [
         ("sum", NOTHING),
-        ("sum", "receipt"),
-        ("sum", "vote"),
+        pytest.param("sum", "receipt", marks=pytest.mark.long),
+        pytest.param("sum", "vote", marks=pytest.mark.long),
         ("sum", "coin"),
         ("unchecked", "openings"),
-        ("sum", "commitment"),
+        pytest.param("sum", "commitment", marks=pytest.mark.long),
         ("sum", "sum"),
     ],
 )
@@ -99,13 +99,13 @@ async def test_a_holder_dies_and_four_of_five_finish(
 @pytest.mark.parametrize(
     ("task", "kind"),
     [
-        ("sum-of-three", NOTHING),
+        pytest.param("sum-of-three", NOTHING, marks=pytest.mark.long),
         ("sum-of-three", "receipt"),
-        ("sum-of-three", "vote"),
-        ("sum-of-three", "coin"),
+        pytest.param("sum-of-three", "vote", marks=pytest.mark.long),
+        pytest.param("sum-of-three", "coin", marks=pytest.mark.long),
         ("sum-of-three", "commitment"),
         ("unchecked-of-three", NOTHING),
-        ("unchecked-of-three", "openings"),
+        pytest.param("unchecked-of-three", "openings", marks=pytest.mark.long),
         ("grouped-of-three", "vote"),
     ],
 )
@@ -139,7 +139,16 @@ async def test_a_round_that_must_not_degrade_is_given_up(cluster: SharedCluster)
     assert record.reason.startswith("checks_failed: 3 of at least 5 share holders"), record
 
 
-@pytest.mark.parametrize("kind", ["receipt", "vote", "coin", "commitment", "sum"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "receipt",
+        pytest.param("vote", marks=pytest.mark.long),
+        "coin",
+        pytest.param("commitment", marks=pytest.mark.long),
+        "sum",
+    ],
+)
 async def test_the_leader_dies_and_the_other_one_finishes(
     cluster: SharedCluster, kind: str
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.audit_entry import GENESIS_HASH, AuditError, AuditKey
@@ -116,7 +116,6 @@ def test_processes_share_one_log_and_one_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
 @given(cut=st.integers(min_value=1, max_value=600))
 def test_a_line_cut_short_by_a_crash_is_dropped(
     tmp_path_factory: pytest.TempPathFactory, cut: int
@@ -199,7 +198,6 @@ def test_tampering_is_found_even_without_the_key(tmp_path: Path, tamper: Tamper)
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
 @given(position=st.integers(min_value=0), flip=st.integers(min_value=1, max_value=255))
 def test_any_changed_byte_is_found(
     tmp_path_factory: pytest.TempPathFactory, position: int, flip: int

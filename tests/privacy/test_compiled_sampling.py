@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy import compiled_sampling, plain_sampling
@@ -10,7 +10,6 @@ WORDS = st.integers(0, 2**64 - 1)
 
 
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS), max_size=30), st.integers(0, 30))
-@settings(max_examples=50)
 def test_compiled_attempts_are_the_plain_ones(
     attempts: list[tuple[int, int, int]], size: int
 ) -> None:

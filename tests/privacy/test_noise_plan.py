@@ -88,6 +88,7 @@ def test_a_device_without_sampling_pays_for_the_rounds_it_can_be_in(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_fixed_size_cohorts_are_planned_by_their_own_bounds() -> None:
     request = PlanRequest(
         epsilon=1.0,

@@ -2,7 +2,7 @@ import math
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy import renyi_accountant
@@ -63,7 +63,6 @@ def gaussian_delta(z: float, epsilon: float) -> float:
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
 @given(
     st.dictionaries(st.sampled_from(CHARGES), st.sampled_from([1, 70, 3_000]), max_size=5),
     st.sampled_from([1e-10, 1e-5, 1e-2]),

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -128,7 +128,6 @@ def test_long_vectors_are_mapped_in_chunks(dim_and_values: tuple[int, int]) -> N
     np.testing.assert_array_equal(mapped.expand(values), wanted.astype(np.float32))
 
 
-@settings(max_examples=40)
 @given(
     st.sampled_from(METHODS),
     st.integers(1, 200),

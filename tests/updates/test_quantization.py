@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -41,7 +41,6 @@ def read_back(values: Vector, kind: ValueType, *, seed: bytes, has_zero: bool = 
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@settings(max_examples=60)
 @given(values=VECTORS, seeds=st.tuples(SEEDS, SEEDS), has_zero=st.booleans())
 def test_what_is_read_is_written_the_same_with_any_seed(
     kind: ValueType, values: Vector, seeds: tuple[bytes, bytes], has_zero: bool
@@ -60,7 +59,6 @@ def test_what_is_read_is_written_the_same_with_any_seed(
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@settings(max_examples=60)
 @given(values=VECTORS)
 def test_numbers_that_cannot_be_nonzero_are_written_as_zero(
     kind: ValueType, values: Vector
@@ -79,7 +77,6 @@ def test_float32_is_kept_but_for_minus_zero() -> None:
 
 
 @pytest.mark.parametrize("kind", BLOCK_TYPES)
-@settings(max_examples=60)
 @given(values=VECTORS, seed=SEEDS, has_zero=st.booleans())
 def test_errors_are_below_a_scale_and_magnitudes_do_not_grow(
     kind: ValueType, values: Vector, seed: bytes, has_zero: bool

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -169,7 +169,6 @@ def test_typical_updates_come_back_with_every_method_and_type(
         check(method, kind, payload, [])
 
 
-@settings(max_examples=200)
 @given(data=st.data(), pair=st.sampled_from(PAIRS), version=st.sampled_from(VERSIONS))
 def test_mutated_cut_and_extended_payloads_are_refused_or_their_own_encoding(
     data: st.DataObject, pair: tuple[Method, ValueType], version: int
@@ -186,7 +185,6 @@ def test_mutated_cut_and_extended_payloads_are_refused_or_their_own_encoding(
     check(*pair, mutated, data.draw(st.lists(st.integers(0, 100), max_size=3)))
 
 
-@settings(max_examples=200)
 @given(
     pair=st.sampled_from(PAIRS), body=st.binary(max_size=60), stage=st.sampled_from([0, 0, 1, 2])
 )

@@ -22,7 +22,14 @@ FEW: Final = (12, 2 * CELL_COLUMNS + 37)  # products in float64; no whole vector
 MANY: Final = (23, CELL_COLUMNS + 1000 + 5)  # products in float32
 
 
-@pytest.fixture(scope="module", params=[name for name in LIBRARIES if name != "local"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.long] if name == "ray" else [])
+        for name in LIBRARIES
+        if name != "local"
+    ],
+)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Every engine but the local one, where its library is installed."""
     name = str(request.param)

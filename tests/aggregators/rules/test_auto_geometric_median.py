@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -81,7 +81,6 @@ def test_grown_regularization_is_the_geometric_median() -> None:
     np.testing.assert_allclose(found.vector, geometric_median(rows).vector, rtol=1e-5)
 
 
-@settings(max_examples=60)
 @given(matrices(), st.data())
 def test_row_order_leaves_every_bit(rows: Matrix, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(rows))))

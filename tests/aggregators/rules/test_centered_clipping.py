@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -54,7 +54,6 @@ def test_scores_are_distances_to_the_centre_before_the_last_step() -> None:
     np.testing.assert_allclose(found.scores, np.linalg.norm(rows - before, axis=1), rtol=1e-6)
 
 
-@settings(max_examples=50)
 @given(matrices(), st.booleans(), st.data())
 def test_row_order_leaves_every_bit(rows: Matrix, centered: bool, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(rows))))

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -99,7 +99,6 @@ def test_the_seed_decides_the_coordinates() -> None:
     assert first.selected.tolist() != other.selected.tolist()
 
 
-@settings(max_examples=50)
 @given(matrices(), st.sampled_from([1, 2, None]), st.data())
 def test_row_order_leaves_every_bit(
     rows: Matrix, sample_dim: int | None, data: st.DataObject

@@ -2,7 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.cluster import HDBSCAN
@@ -40,7 +40,6 @@ def symmetric(values: Floats) -> Floats:
     return distances
 
 
-@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(2, 25))
 def test_admits_what_hdbscan_clusters(seed: int, num_rows: int) -> None:
     values = np.random.default_rng(seed).uniform(0.0, 2.0, (num_rows, num_rows))
@@ -114,7 +113,6 @@ def test_a_row_of_zeros_is_at_distance_one() -> None:
     assert found.tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
 
 
-@settings(max_examples=50)
 @given(matrices(), st.data())
 def test_row_order_leaves_every_bit(rows: Matrix, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(rows))))
@@ -123,7 +121,6 @@ def test_row_order_leaves_every_bit(rows: Matrix, data: st.DataObject) -> None:
     assert shuffled.weights.tobytes() == found.weights[order].tobytes()
 
 
-@settings(max_examples=50)
 @given(st.one_of(matrices(), matrices(elements=TIED_FLOAT)))
 def test_admits_more_than_half(rows: Matrix) -> None:
     scores = flame(rows).scores

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -56,7 +56,6 @@ def test_without_any_trust_the_result_is_zeros(root: list[float]) -> None:
     assert not found.selected.any()
 
 
-@settings(max_examples=50)
 @given(matrices(), st.data())
 def test_row_order_leaves_every_bit(rows: Matrix, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(rows))))
@@ -67,7 +66,6 @@ def test_row_order_leaves_every_bit(rows: Matrix, data: st.DataObject) -> None:
     assert shuffled.weights.tobytes() == found.weights[order].tobytes()
 
 
-@settings(max_examples=50)
 @given(matrices(), st.data())
 def test_is_at_most_as_long_as_the_root_update(rows: Matrix, data: st.DataObject) -> None:
     root = data.draw(st.sampled_from([rows.max(axis=0), rows[0], -rows[0]]))

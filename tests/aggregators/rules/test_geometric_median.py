@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -123,7 +123,6 @@ def test_rows_of_weight_zero_are_left_out() -> None:
     assert found.vector.tobytes() == geometric_median(rows[1:]).vector.tobytes()
 
 
-@settings(max_examples=60)
 @given(matrices(), st.data())
 def test_row_order_leaves_every_bit(rows: Matrix, data: st.DataObject) -> None:
     count = st.integers(1, 9)

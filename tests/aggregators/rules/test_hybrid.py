@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -74,7 +74,6 @@ def test_agrees_with_brute_force(seed: int, num_rows: int, data: st.DataObject) 
 
 
 @given(st.integers(0, 10_000), st.integers(1, 11), st.data())
-@settings(max_examples=50)
 def test_without_unusual_norms_and_weights_it_is_the_median(
     seed: int, num_rows: int, data: st.DataObject
 ) -> None:

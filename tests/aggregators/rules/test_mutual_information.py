@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -51,7 +51,6 @@ def random_outputs(seed: int, num_rows: int, num_samples: int = 5, num_outputs: 
 
 @pytest.mark.parametrize("signed", [False, True])
 @given(seed=st.integers(0, 10_000), num_rows=st.integers(1, 5), num_outputs=st.integers(3, 12))
-@settings(max_examples=50)
 def test_agrees_with_brute_force(seed: int, num_rows: int, num_outputs: int, signed: bool) -> None:
     outputs = random_outputs(seed, num_rows, num_outputs=num_outputs)
     expected = brute_force_information(outputs, signed=signed)

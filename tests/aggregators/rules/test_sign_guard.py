@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.cluster import MeanShift, estimate_bandwidth
@@ -68,7 +68,6 @@ def brute_force_mean_shift(points: Floats, bandwidth: float) -> list[int]:
 
 
 @given(st.integers(0, 10_000), st.integers(4, 14))
-@settings(max_examples=40)
 def test_clusters_agree_with_brute_force(seed: int, num_points: int) -> None:
     points = random_shares(seed, num_points)
     bandwidth = neighbour_bandwidth(points)

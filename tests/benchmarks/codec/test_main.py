@@ -24,6 +24,7 @@ def run_quick(*arguments: str) -> str:
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_encoding_is_measured_beside_other_ways_to_send_the_update() -> None:
     report: dict[str, Any] = json.loads(run_quick("--format", "json"))
     assert report["quick"] is True
@@ -45,6 +46,7 @@ def test_every_encoding_is_measured_beside_other_ways_to_send_the_update() -> No
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.long
 def test_tables_are_printed_as_text_and_as_markdown() -> None:
     assert "plain int8" in run_quick("references")
     lines = run_quick("references", "--format", "markdown").splitlines()
@@ -56,6 +58,7 @@ def test_tables_are_printed_as_text_and_as_markdown() -> None:
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.peers
 def test_flowers_dense_format_is_measured_where_flower_is() -> None:
     load("flwr")

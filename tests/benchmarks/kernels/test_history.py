@@ -11,7 +11,7 @@ from benchmarks.kernels.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[3]
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.long]
 
 
 def test_every_rule_has_a_history() -> None:

@@ -36,6 +36,7 @@ def is_judged(row: dict[str, Any]) -> bool:
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_process_tells_of_sharing_and_of_the_end_of_a_round() -> None:
     results = run_quick("sharing", "round-end")
     assert all(is_judged(row) for rows in results.values() for row in rows)
@@ -50,6 +51,7 @@ def test_one_process_tells_of_sharing_and_of_the_end_of_a_round() -> None:
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not PEERS_PYTHON.exists(), reason="flwr is not installed: make peers")
 def test_another_tells_of_flower() -> None:
     rows = run_quick("flower")["flower"]
@@ -66,6 +68,7 @@ def test_another_tells_of_flower() -> None:
 
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.long
 def test_shared_rounds_are_played_by_real_processes_beside_plain_ones() -> None:
     rows = run_quick("servers")["servers"]
     found = [(row["format"], row["checks"]) for row in rows]

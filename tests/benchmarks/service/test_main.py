@@ -13,8 +13,6 @@ from benchmarks.service.throughput import TRAFFIC
 
 ROOT = Path(__file__).resolve().parents[3]
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
-
 
 def run_quick(*names: str) -> dict[str, list[dict[str, Any]]]:
     command = [sys.executable, "-m", "benchmarks.service", "--quick", "--format", "json", *names]
@@ -27,6 +25,9 @@ def run_quick(*names: str) -> dict[str, list[dict[str, Any]]]:
     return results
 
 
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.long
 def test_throughput_tells_every_path_beside_the_echo() -> None:
     rows = run_quick("throughput")["throughput"]
     assert [row["case"] for row in rows] == [traffic.name for traffic in TRAFFIC]
@@ -40,6 +41,9 @@ def test_throughput_tells_every_path_beside_the_echo() -> None:
         assert row["windows"] == 1
 
 
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.long
 def test_scenarios_tell_what_the_targets_are_about() -> None:
     results = run_quick("connections", "burst", "rounds", "check-ins")
     (connections,) = results["connections"]

@@ -83,7 +83,14 @@ def assert_ended(processes: list[psutil.Process]) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda n: n.name
+    "number",
+    [
+        signal.SIGINT,
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+    ],
+    ids=lambda n: n.name,
 )
 def test_a_signal_ends_everything_and_leaves_nothing(
     tmp_path: Path, number: signal.Signals
@@ -115,21 +122,22 @@ def test_a_signal_at_any_time_of_the_start_leaves_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("part", "name"),
-    [(STORE, "store"), (TEMPLATE, "template"), (COORDINATOR, "coordinator-[12]")],
-)
-def test_a_server_process_that_dies_is_told_and_started_again(
-    tmp_path: Path, part: str, name: str
-) -> None:
+def test_a_server_process_that_dies_is_told_and_started_again(tmp_path: Path) -> None:
     with demo(tmp_path, "--devices", "3", "--rounds", "500") as run:
         run.until(r"^\[ROUND 1/")
-        run.children(part)[0].kill()
-        line = run.until("was killed by SIGKILL")
-        assert re.match(rf"{name} was killed by SIGKILL: .*; it is started again, its log is", line)
-        assert Path(line.split()[-1]).is_file()
-        number = int(re.findall(r"^\[ROUND (\d+)/", run.text, re.MULTILINE)[-1])
-        run.until(rf"^\[ROUND {number + 2}/")
+        for part, name in (
+            (STORE, "store"),
+            (TEMPLATE, "template"),
+            (COORDINATOR, "coordinator-[12]"),
+        ):
+            run.children(part)[0].kill()
+            line = run.until("was killed by SIGKILL")
+            assert re.match(
+                rf"{name} was killed by SIGKILL: .*; it is started again, its log is", line
+            )
+            assert Path(line.split()[-1]).is_file()
+            number = int(re.findall(r"^\[ROUND (\d+)/", run.text, re.MULTILINE)[-1])
+            run.until(rf"^\[ROUND {number + 2}/")
 
 
 def test_a_share_holder_that_dies_is_told_and_started_again(tmp_path: Path) -> None:
@@ -236,6 +244,7 @@ def test_a_store_that_never_starts_is_told_by_its_own_last_line(tmp_path: Path) 
     assert "no-such-setting" in done.stderr or "Bad directive" in done.stderr
 
 
+@pytest.mark.long  # nothing is said for ten seconds
 def test_a_slow_start_is_waited_for(tmp_path: Path) -> None:
     """A template that is stopped while it loads: nothing gives up, and that is told."""
     with demo(tmp_path, "--devices", "3", "--rounds", "1") as run:

@@ -200,13 +200,14 @@ def test_honest_members_pass_their_own_tests() -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_honest_updates_pass() -> None:
+@pytest.mark.parametrize("num_groups", [32, pytest.param(313, marks=pytest.mark.long)])
+def test_honest_updates_pass_by_the_thousand(num_groups: int) -> None:
     params = parameters(dim=64, sketch_dim=64)
     rng = np.random.default_rng(9)
     layout = extras_layout(params)
     masks = slice(layout.group_masks.start - params.dim, layout.group_masks.stop - params.dim)
     largest = 0
-    for run in range(313):
+    for run in range(num_groups):
         coin = Coin(value=run.to_bytes(32, "little"))
         scan = VectorScan(params, coin, is_blame=True)
         total = np.zeros(params.wrap_tests, dtype=np.int64)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregators.shared_selection import select
@@ -61,7 +61,6 @@ def committee_of(params: RoundParameters, kinds: list[str]) -> Committee:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
 @given(
     scheme=st.sampled_from(SCHEMES),
     format_=st.sampled_from(list(ShareFormat)),

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as shared_pb
@@ -271,7 +271,6 @@ def world(params: RoundParameters = PARAMS) -> Iterator[World]:
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
 @given(st.sampled_from([PARAMS, LOW_QUORUM]), st.lists(OPS, min_size=40, max_size=80))
 def test_no_order_of_calls_and_restarts_makes_a_holder_say_two_things(
     params: RoundParameters, ops: list[Op]
@@ -283,7 +282,6 @@ def test_no_order_of_calls_and_restarts_makes_a_holder_say_two_things(
 
 
 @pytest.mark.slow
-@settings(max_examples=25)
 @given(st.data())
 def test_a_round_ends_though_holders_restart_between_any_two_calls(data: st.DataObject) -> None:
     with world() as made:

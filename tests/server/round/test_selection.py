@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.round.selection import (
@@ -96,7 +96,6 @@ def test_selection_does_not_depend_on_candidate_order(
     devices=st.integers(1, 15),
     seed=st.integers(0, 2**63),
 )
-@settings(max_examples=60)
 def test_no_device_exceeds_the_cap_or_comes_back_too_early(
     policy: SelectionPolicy, devices: int, seed: int
 ) -> None:
