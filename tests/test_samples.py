@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from server.config import ServerConfig, load_config
+from tests.looped import looped
 
 ROOT: Final = Path(__file__).parents[1]
 # A share holder's sample has another tree; tests/server/config/test_holder_config.py reads it.
@@ -84,7 +85,7 @@ def test_the_full_sample_names_every_key_and_no_other() -> None:
 KEYS: Final = dict(_sections(ServerConfig))
 
 
-@pytest.mark.parametrize("path", KEYS)
+@looped("path", KEYS)
 def test_the_full_sample_shows_the_defaults(path: str) -> None:
     shown = _value(tomllib.loads(FULL.read_text(encoding="utf-8")), path)
     if path in NOT_A_DEFAULT:

@@ -31,6 +31,7 @@ from tests.aggregators.matrices import (
     honest_rows,
     same_bits,
 )
+from tests.looped import looped
 
 every_rule = pytest.mark.parametrize("rule", sorted(RULES))
 
@@ -330,9 +331,9 @@ SIGNALLING_NAN = np.frombuffer(bytes.fromhex("0000a07f") * 3, dtype="<f4")
 
 
 @pytest.mark.parametrize("rule", ["mean", "median", "krum", "norm-threshold"])
-@pytest.mark.parametrize("clipping_norm", [None, 1.0])
-@pytest.mark.parametrize(
-    ("update", "message"),
+@looped("clipping_norm", [None, 1.0])
+@looped(
+    "update, message",
     [
         (Update(key="a", vector=GOOD, num_samples=1), "key 'a' must be unique"),
         (Update(key="b", vector=GOOD, num_samples=0), "num_samples=0 of update 'b'"),

@@ -28,6 +28,7 @@ from tests.aggregators.matrices import (
     attack,
     honest_rows,
 )
+from tests.looped import looped
 
 DIM: Final = 60
 ROUNDING: Final = 2.0**-20  # of float32 results, relative to what bounds them
@@ -197,8 +198,8 @@ def test_every_robust_rule_has_a_bound() -> None:
 # As many attackers as declared.
 
 
-@pytest.mark.parametrize("name", EXTREME_ATTACKS)
-@pytest.mark.parametrize("num_rows", [10, 11])
+@looped("name", EXTREME_ATTACKS)
+@looped("num_rows", [10, 11])
 @pytest.mark.parametrize("rule", ROBUST)
 def test_as_many_attackers_as_declared_leave_the_result_within_its_bound(
     rule: str, num_rows: int, name: str
@@ -312,7 +313,7 @@ def test_krum_selects_an_honest_one_of_ten_of_whom_three_send_a_thousandfold(
     assert np.flatnonzero(~everyone_else).tolist() == sorted(attackers.tolist())
 
 
-@pytest.mark.parametrize("name", EXTREME_ATTACKS)
+@looped("name", EXTREME_ATTACKS)
 @pytest.mark.parametrize("rule", EVERYTHING)
 def test_four_attackers_of_ten_are_no_crash(rule: str, name: str) -> None:
     case = attacked(name, honest_rows(13, 6, DIM), 4)
@@ -327,7 +328,7 @@ def test_four_attackers_of_ten_are_no_crash(rule: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed-mean", "geometric-median", "monna"])
-@pytest.mark.parametrize("name", EXTREME_ATTACKS)
+@looped("name", EXTREME_ATTACKS)
 def test_four_attackers_of_ten_are_survived_where_a_minority_is_enough(
     rule: str, name: str
 ) -> None:

@@ -30,6 +30,7 @@ from tests.aggregators.matrices import (
     honest_rows,
     same_bits,
 )
+from tests.looped import looped
 
 
 def updates_of(rows: Matrix) -> list[Update]:
@@ -67,8 +68,8 @@ def test_every_share_of_at_most_a_hundred_updates_gives_its_number() -> None:
     assert truncated_wrongly > 0
 
 
-@pytest.mark.parametrize(
-    ("share", "num_updates", "num_malicious"),
+@looped(
+    "share, num_updates, num_malicious",
     [
         (0.3, 10, 3),
         (0.29, 100, 29),
@@ -146,8 +147,8 @@ def test_what_would_be_too_few_for_f_is_enough_once_the_malicious_gave_themselve
     assert found.num_malicious_nodes == 2
 
 
-@pytest.mark.parametrize(
-    ("rule", "num_updates", "used"),
+@looped(
+    "rule, num_updates, used",
     [
         ("bulyan", 11, "bulyan"),
         ("bulyan", 10, "multi-krum"),
@@ -261,7 +262,7 @@ def test_order_of_arrival_does_not_change_a_bit(seed: int) -> None:
 SCALAR_RULES = ("median", "trimmed-mean", "mean-around-median")
 
 
-@pytest.mark.parametrize("name", EXTREME_ATTACKS)
+@looped("name", EXTREME_ATTACKS)
 @pytest.mark.parametrize("rule", [*SCALAR_RULES, "multi-krum", "nnm+trimmed-mean", "arc+nnm+krum"])
 def test_three_of_ten_attackers_leave_the_result_near_the_honest(rule: str, name: str) -> None:
     honest = honest_rows(seed=8, num_rows=7, dim=30)

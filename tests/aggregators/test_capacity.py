@@ -8,6 +8,7 @@ from aggregators.capacity import least_updates, require_capacity
 from aggregators.config import AggregatorConfig
 from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.registry import RULES, STEPS
+from tests.looped import looped
 
 SERVED = sorted(name for name, traits in RULES.items() if not traits.needs)
 PIPELINES = [f"{step}+{rule}" for step in sorted(STEPS) for rule in ("median", "krum", "mean")]
@@ -25,7 +26,7 @@ def aggregate(config: AggregatorConfig, num_updates: int) -> None:
 
 
 @pytest.mark.parametrize("rule", [*SERVED, *PIPELINES, *CHAINS])
-@pytest.mark.parametrize("num_byzantine", [0, 1, 2])
+@looped("num_byzantine", [0, 1, 2])
 def test_so_many_do_and_one_fewer_do_not(rule: str, num_byzantine: int) -> None:
     config = AggregatorConfig(rule=rule, num_malicious_nodes=num_byzantine)
     least = least_updates(config)

@@ -19,6 +19,7 @@ from aggregators.registry import RULES
 from aggregators.rows.sparse_rows import SparseVector
 from aggregators.rules.aegis import AegisState
 from tests.aggregators.matrices import Matrix, honest_rows, same_bits
+from tests.looped import looped
 
 BY_INNER_PRODUCTS = (
     "mean",
@@ -96,8 +97,8 @@ def assert_close(found: Aggregate, expected: Aggregate) -> None:
 
 
 @pytest.mark.parametrize("rule", BY_INNER_PRODUCTS)
-@pytest.mark.parametrize("keep", [0.05, 0.4, 1.0])
-@pytest.mark.parametrize("clipping_norm", [None, 6.0])
+@looped("keep", [0.05, 0.4, 1.0])
+@looped("clipping_norm", [None, 6.0])
 def test_sparse_updates_give_what_dense_ones_do(
     rule: str, keep: float, clipping_norm: float | None
 ) -> None:
@@ -260,8 +261,8 @@ def sparse_update(key: str, dim: int = 9, num_samples: int = 1, trust: float = 1
 GOOD = np.ones(9, dtype=np.float32)
 
 
-@pytest.mark.parametrize(
-    ("updates", "message"),
+@looped(
+    "updates, message",
     [
         ([], "at least one update"),
         ([sparse_update("a"), sparse_update("a")], "key 'a' must be unique"),
@@ -325,7 +326,7 @@ def updates_with(share: float) -> list[SparseUpdate]:
 PIPELINES = ("clip+nnm+mean", "nnm+clip+mean", "bucketing+arc+mean", "nnm+hybrid", "nnm+median")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.6])
+@looped("share", [0.1, 0.6])
 @pytest.mark.parametrize("rule", [*sorted(RULES), *PIPELINES])
 def test_the_rules_that_rank_coordinates_are_known(rule: str, share: float) -> None:
     config = AggregatorConfig(rule=rule, num_malicious_nodes=2)

@@ -6,6 +6,7 @@ import pytest
 from aggregators.config import MAX_SAMPLE_CAP, AggregatorConfig
 from aggregators.errors import AggregationError
 from privacy.clipping import MIN_CLIP_NORM
+from tests.looped import looped
 
 
 def test_defaults_are_the_plain_mean() -> None:
@@ -73,8 +74,8 @@ def test_sample_cap_out_of_range_is_refused(value: int) -> None:
         AggregatorConfig(max_num_samples=value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
+@looped(
+    "name, value",
     [
         ("num_malicious_nodes", -1),
         ("trim", -1),

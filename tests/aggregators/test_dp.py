@@ -21,6 +21,7 @@ from privacy.discrete_gaussian import discrete_gaussian
 from privacy.errors import PrivacyError
 from privacy.fixed_point import grid_norm
 from privacy.noise import round_key
+from tests.looped import looped
 
 KEY = bytes(range(32))
 DIGEST = bytes(range(32, 64))
@@ -275,8 +276,8 @@ def bad(vector: NDArray[np.generic]) -> list[Update]:
     return [*updates_of(2, 3), Update(key="z", vector=vector, num_samples=1)]  # type: ignore[arg-type]  # on purpose
 
 
-@pytest.mark.parametrize(
-    ("updates", "message"),
+@looped(
+    "updates, message",
     [
         ([], "at least one update"),
         (updates_of(1, 3) * 2, "must be unique"),

@@ -11,6 +11,7 @@ from privacy.adaptive_clipping import AdaptiveClipping
 from privacy.charge import Mechanism
 from privacy.errors import PrivacyError
 from privacy.fixed_point import grid_norm
+from tests.looped import looped
 
 CONFIG = DPConfig(clipping_norm=1.0, noise_multiplier=1.0, expected_updates=10.0)
 ADAPTIVE = AdaptiveClipping(count_stddev=1.0)
@@ -36,8 +37,8 @@ def test_adaptive_clipping_takes_more_noise() -> None:
     assert split == pytest.approx(plain / math.sqrt(1 - 0.25), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
+@looped(
+    "changes, message",
     [
         ({"clipping_norm": math.nan}, "clipping_norm=nan"),
         ({"noise_multiplier": 0.0}, r"noise_multiplier=0\.0"),

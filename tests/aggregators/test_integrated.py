@@ -39,6 +39,7 @@ from tests.aggregators.matrices import (
     honest_rows,
     same_bits,
 )
+from tests.looped import looped
 from updates.compression_plan import CompressionPlan, Method
 from updates.coordinate_maps import linear_map
 
@@ -117,7 +118,7 @@ def test_a_round_is_what_its_stages_are_by_hand() -> None:
 
 
 @pytest.mark.parametrize("rule", ["mean", "multi-krum", "median", "arc+nnm+krum", "clip+hybrid"])
-@pytest.mark.parametrize("optimizer", ["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"])
+@looped("optimizer", ["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"])
 def test_rounds_equal_the_aggregator_and_the_optimizer_in_turn(rule: str, optimizer: str) -> None:
     config = config_of(rule, optimizer, num_malicious=2)
     whole = IntegratedFederatedAggregator(config)

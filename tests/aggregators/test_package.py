@@ -5,6 +5,7 @@ import pytest
 
 import aggregators
 from aggregators import errors
+from tests.looped import looped
 
 HEAVY = ("numba", "llvmlite", "torch", "scipy", "sklearn", "ray")
 
@@ -44,7 +45,7 @@ def test_a_server_loads_the_compiler_but_neither_torch_nor_ray() -> None:
     assert loaded.isdisjoint({"torch", "ray", "sklearn"})
 
 
-@pytest.mark.parametrize("name", aggregators.__all__)
+@looped("name", aggregators.__all__)
 def test_every_public_name_loads(name: str) -> None:
     assert getattr(aggregators, name).__name__ == name
 

@@ -29,6 +29,7 @@ from tests.aggregators.matrices import (
     same_bits,
     scaled_rows,
 )
+from tests.looped import looped
 
 LINEAR = (
     "nnm+mean",
@@ -277,7 +278,7 @@ def test_order_of_equal_rows_of_different_weight_does_not_change_a_bit(
 @pytest.mark.parametrize(
     "rule", ["nnm+trimmed-mean", "nnm+median", "arc+nnm+krum", "clip+hybrid", "nnm+multi-krum"]
 )
-@pytest.mark.parametrize("name", ["times_1000", "plus_1e30", "alternating_1e30", "both_ends"])
+@looped("name", ["times_1000", "plus_1e30", "alternating_1e30", "both_ends"])
 def test_robust_pipelines_stay_near_the_honest_rows(rule: str, name: str) -> None:
     honest = honest_rows(5, num_rows=9, dim=20)
     rows = np.vstack([attack(name, honest, 4), honest])
@@ -347,7 +348,7 @@ def test_mixed_rows_keep_the_trust_of_the_row_they_are_mixed_around() -> None:
 
 
 @pytest.mark.parametrize("rule", ["aegis", "fedmi", "agmami"])
-@pytest.mark.parametrize("steps", ["bucketing", "clip+bucketing", "bucketing+nnm"])
+@looped("steps", ["bucketing", "clip+bucketing", "bucketing+nnm"])
 def test_rules_that_know_single_updates_are_refused_buckets_at_once(steps: str, rule: str) -> None:
     config = AggregatorConfig(rule=f"{steps}+{rule}")
     with pytest.raises(AggregationError, match=f"bucketing must not come before {rule}"):
@@ -358,8 +359,8 @@ def test_steps_are_those_that_are_documented() -> None:
     assert sorted(STEPS) == ["arc", "bucketing", "clip", "nnm"]
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
+@looped(
+    "rule, message",
     [
         ("nmn+mean", r"rule='nmn\+mean': step 'nmn' must be one of arc, bucketing, clip, nnm"),
         ("+mean", r"step '' must be one of"),
@@ -390,7 +391,7 @@ def test_the_rule_is_given_as_many_rows_as_there_are_buckets() -> None:
 
 
 @pytest.mark.parametrize("rule", [*LINEAR, *OTHERS])
-@pytest.mark.parametrize("value", [0.0, -0.0, 1e-40, 3e38])
+@looped("value", [0.0, -0.0, 1e-40, 3e38])
 def test_equal_rows_are_their_own_aggregate(rule: str, value: float) -> None:
     rows = np.full((15, 3), value, dtype=np.float32)
     found = apply(rule, rows)

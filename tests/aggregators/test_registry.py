@@ -35,6 +35,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 
 every_rule = pytest.mark.parametrize("rule", EVERY_RULE)
 everything = pytest.mark.parametrize("rule", EVERYTHING)
@@ -141,7 +142,7 @@ def test_scaling_scales_the_result(rule: str, seed: int, exponent: int) -> None:
 
 
 @pytest.mark.parametrize("rule", [rule for rule in EVERYTHING if traits_of(rule).scale])
-@pytest.mark.parametrize("factor", [1e-30, 1e-6, 1e6, 1e30])
+@looped("factor", [1e-30, 1e-6, 1e6, 1e30])
 def test_scaling_by_a_number_that_rounds_scales_the_result(rule: str, factor: float) -> None:
     case = case_of(honest_rows(3, NUM_ROWS, 20))
     expected = apply(rule, case).vector.astype(np.float64) * factor
@@ -198,7 +199,7 @@ def test_rules_that_depend_on_where_coordinates_stand_do(rule: str) -> None:
 
 
 @everything
-@pytest.mark.parametrize("value", [0.0, -0.0, -3.0, 1e-30, SMALLEST, 3e38])
+@looped("value", [0.0, -0.0, -3.0, 1e-30, SMALLEST, 3e38])
 def test_equal_rows_are_their_own_aggregate(rule: str, value: float) -> None:
     rows = np.full((NUM_ROWS, 3), value, dtype=np.float32)
     # The server's own update is equal too: FLTrust gives the result its length.
@@ -214,7 +215,7 @@ def test_equal_rows_that_differ_between_coordinates_are_their_own_aggregate(rule
 
 
 @everything
-@pytest.mark.parametrize("extra", [0, 1, 2])
+@looped("extra", [0, 1, 2])
 def test_the_fewest_rows_a_rule_accepts_are_enough(rule: str, extra: int) -> None:
     for num_byzantine in (0, 1, 2):
         num_rows = least_rows(rule, num_byzantine) + extra
@@ -224,7 +225,7 @@ def test_the_fewest_rows_a_rule_accepts_are_enough(rule: str, extra: int) -> Non
 
 
 @everything
-@pytest.mark.parametrize("dim", [1, 2])
+@looped("dim", [1, 2])
 def test_very_few_coordinates_are_enough(rule: str, dim: int) -> None:
     for rows in (integer_rows(8, NUM_ROWS, dim), np.zeros((NUM_ROWS, dim), dtype=np.float32)):
         assert np.isfinite(apply(rule, rows, knows=known_to(rule)).vector).all()
@@ -255,8 +256,8 @@ def test_without_suspects_it_is_the_mean(rule: str, rows: Matrix) -> None:
     assert close(apply(rule, rows, num_byzantine=0).vector, apply("mean", rows).vector, scale=1e3)
 
 
-@pytest.mark.parametrize(
-    ("rule", "settings_", "equal"),
+@looped(
+    "rule, settings_, equal",
     [
         ("multi-krum", {"num_to_select": 1}, "krum"),
         ("trimmed-mean", {"trim": 5}, "median"),
@@ -302,7 +303,7 @@ def test_more_steps_of_centred_clipping_leave_less_of_the_first_centre() -> None
 
 
 @pytest.mark.parametrize("rule", DUPLICATION_INVARIANT)
-@pytest.mark.parametrize("times", [2, 3])
+@looped("times", [2, 3])
 def test_sending_every_row_several_times_changes_nothing(rule: str, times: int) -> None:
     rows = honest_rows(11, NUM_ROWS, 20)
     rows[0] *= 30
@@ -374,7 +375,7 @@ def test_nothing_that_goes_in_is_modified(rule: str) -> None:
 
 
 @everything
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@looped("bad", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_are_refused(rule: str, bad: float) -> None:
     rows = honest_rows(16, NUM_ROWS, 30)
     case = case_of(rows)
@@ -402,7 +403,7 @@ def test_a_second_call_gives_the_same_bits(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", [rule for rule in EVERY_RULE if traits_of(rule).tolerance])
-@pytest.mark.parametrize("num_byzantine", [1, 2, 3])
+@looped("num_byzantine", [1, 2, 3])
 def test_too_few_rows_are_refused_with_the_numbers_that_would_do(
     rule: str, num_byzantine: int
 ) -> None:
@@ -475,7 +476,7 @@ def test_every_step_is_part_of_a_pipeline_under_test() -> None:
 
 
 @pytest.mark.parametrize("rule", ["dnc", "krum", "minimum-diameter", "monna", "multi-krum"])
-@pytest.mark.parametrize("seed", range(5))
+@looped("seed", range(5))
 def test_gross_attackers_do_not_change_who_is_selected(rule: str, seed: int) -> None:
     honest = honest_rows(seed, 8, 30)
     rows = np.vstack([honest, honest[:1].repeat(3, axis=0) * np.float32(1000)])

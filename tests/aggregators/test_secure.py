@@ -14,6 +14,7 @@ from security.errors import (
     TooFewSharesError,
 )
 from security.secret_sharing.field import M31, M61
+from tests.looped import looped
 
 
 def updates_of(num: int, dim: int, scale: float = 1.0) -> list[NDArray[np.float32]]:
@@ -132,8 +133,8 @@ def test_bounds_are_checked_where_they_matter() -> None:
         aggregator.reconstruct({1: too_large, 4: too_large})
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
+@looped(
+    "arguments, message",
     [
         ({"fraction_bits": 53}, "fraction_bits=53"),
         ({"max_abs_value": 0.0}, "max_abs_value=0.0"),

@@ -23,6 +23,7 @@ from aggregators.server_optimizer import (
     initial_state,
     step,
 )
+from tests.looped import looped
 from tests.peers import flower, flower_strategies
 
 Floats = NDArray[np.float64]
@@ -337,7 +338,7 @@ def test_without_aggregates_nothing_moves(name: str) -> None:
 
 
 @pytest.mark.parametrize("config", ALL_CONFIGS, ids=lambda config: config.name)
-@pytest.mark.parametrize("size", [1e30, 3e38, 1e-30, 1e-45])
+@looped("size", [1e30, 3e38, 1e-30, 1e-45])
 def test_every_float32_is_in_range(config: ServerOptimizerConfig, size: float) -> None:
     aggregate = np.array([size, -size, 0.0, 1.0], dtype=np.float32)
     state = initial_state(config, DIM)
@@ -357,8 +358,8 @@ def test_defaults_are_those_the_documentation_names() -> None:
     assert state.vectors[MOMENTUM].tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
+@looped(
+    "settings, message",
     [
         ({"name": "adam"}, "name='adam' must be one of fedavg, fedavgm, fedadam"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 of fedavg must be finite and above 0"),
@@ -375,7 +376,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], message:
         ServerOptimizerConfig(**settings)  # type: ignore[arg-type]  # the refusal is under test
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@looped("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("config", ALL_CONFIGS, ids=lambda config: config.name)
 def test_aggregates_that_are_not_finite_are_refused(
     config: ServerOptimizerConfig, bad: float
@@ -411,8 +412,8 @@ def test_values_beyond_float64_are_refused(name: str, size: float) -> None:
         step(config, initial_state(config, DIM), np.full(DIM, size))
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
+@looped(
+    "changes, message",
     [
         ({"name": "sgd"}, "name='sgd' of the state must be one of"),
         ({"dim": 0}, "dim=0 of the state"),

@@ -9,6 +9,7 @@ from aggregators.compressed import AnyUpdate
 from aggregators.errors import AggregationError
 from aggregators.unusable import Reason, Rejection, finite, usable
 from tests.aggregators.matrices import LARGEST, SMALLEST
+from tests.looped import looped
 
 GOOD = np.ones(3, dtype=np.float32)
 SIGNALLING_NAN = np.frombuffer(bytes.fromhex("0000a07f") * 3, dtype="<f4")
@@ -55,7 +56,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@looped("name", BAD)
 def test_what_no_rule_could_combine_is_left_out_with_the_reason(name: str) -> None:
     bad, reason = BAD[name]
     good = [update("a"), update("z")]
@@ -90,7 +91,7 @@ def test_reasons_are_what_audit_logs_hold() -> None:
     }
 
 
-@pytest.mark.parametrize("value", [0.0, -0.0, SMALLEST, -1e-40, 1e30, LARGEST, -LARGEST])
+@looped("value", [0.0, -0.0, SMALLEST, -1e-40, 1e30, LARGEST, -LARGEST])
 def test_extreme_values_are_usable(value: float) -> None:
     sent = update("x", np.full(3, value, dtype=np.float32))
     assert usable([sent]) == ([sent], ())

@@ -13,6 +13,7 @@ from aggregators.errors import AggregationError
 from aggregators.registry import RULES
 from aggregators.rows.stored_rows import MAX_WIDE_ROWS
 from aggregators.warm_up import warm_up
+from tests.looped import looped
 
 KNOWS_NOTHING: Final = sorted(name for name, traits in RULES.items() if not traits.needs)
 
@@ -111,12 +112,12 @@ def test_without_warming_up_kernels_are_left_to_compile() -> None:
 
 
 @pytest.mark.parametrize("rule", KNOWS_NOTHING)
-@pytest.mark.parametrize("num_malicious", [0, 1, 5])
+@looped("num_malicious", [0, 1, 5])
 def test_every_rule_that_needs_no_knowledge_can_be_warmed_up(rule: str, num_malicious: int) -> None:
     warm_up(AggregatorConfig(rule=rule, num_malicious_nodes=num_malicious))
 
 
-@pytest.mark.parametrize(
+@looped(
     "config",
     [
         AggregatorConfig(rule="bucketing+krum"),

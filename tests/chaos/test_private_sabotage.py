@@ -10,6 +10,7 @@ from tests.chaos.conftest import Simulate
 from tests.chaos.private_reproductions import REPRODUCTIONS
 from tests.chaos.promise import BrokenPromise
 from tests.chaos.stores import Sabotage
+from tests.looped import looped
 
 _CHARGING: Final = "redis.call('HINCRBY', prefix .. 'charges', charge, 1)"
 SABOTAGES: Final[Mapping[str, Sabotage]] = {
@@ -53,7 +54,7 @@ def test_the_simulation_finds_it(simulate_private: Simulate, name: str) -> None:
         replay_all()
 
 
-@pytest.mark.parametrize("name", SABOTAGES)
+@looped("name", SABOTAGES)
 def test_the_sabotage_changes_a_script(name: str) -> None:
     folder = resources.files("server.storage") / "scripts"
     scripts = [file.read_text(encoding="utf-8") for file in folder.iterdir()]

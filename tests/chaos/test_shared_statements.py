@@ -14,6 +14,7 @@ from security.shared_round.opening.statements import Speaker
 from tests.chaos.promise import BrokenPromise
 from tests.chaos.shared_operations import LIAR
 from tests.chaos.shared_statements import StatementLog
+from tests.looped import looped
 
 _NONE: Final = np.zeros(0, dtype=np.uint64)
 _VALUES: Final = OpeningValues(consistency=_NONE, norms=_NONE, wraps=_NONE, distances=_NONE)
@@ -94,7 +95,7 @@ def _hear(said: Sequence[Said]) -> None:
         log.hear(holder, pb.SignedStatement(statement=statement.SerializeToString()))
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@looped("name", BROKEN)
 def test_what_no_honest_holder_states_is_found(name: str) -> None:
     *before, last = BROKEN[name]
     _hear(before)

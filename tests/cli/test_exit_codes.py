@@ -1,13 +1,12 @@
-import pytest
-
 from cli.exit_codes import CliError, ExitCode, exit_code_of
 from security.errors import CredentialError
 from server.config import ConfigError
 from simulation.errors import DatasetError, ScenarioError
+from tests.looped import looped
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
+@looped(
+    "error, code",
     [
         (CliError("x", exit_code=ExitCode.REFUSED), ExitCode.REFUSED),
         (CliError("x"), ExitCode.FAILURE),

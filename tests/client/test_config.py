@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from client.config import ClientConfig, RetryPolicy, SharingConfig, TlsFiles
 from client.errors import ClientConfigError
 from client.transport.connection import ServerPool
+from tests.looped import looped
 
 
 def config(**changes: object) -> ClientConfig:
@@ -25,8 +26,8 @@ def test_addresses_that_grpc_understands_are_accepted(server: str) -> None:
     assert config(servers=(server, "other:2")).servers == (server, "other:2")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
+@looped(
+    "changes, message",
     [
         ({"servers": ()}, "servers="),
         ({"servers": "127.0.0.1:50051"}, "must be a tuple"),
@@ -93,7 +94,7 @@ def test_jitter_fills_the_whole_range() -> None:
         assert abs(sum(low <= delay < low + 1 for delay in delays) - 500) < 97
 
 
-@pytest.mark.parametrize(
+@looped(
     "arguments",
     [
         {"initial_s": 0.0},

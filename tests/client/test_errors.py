@@ -3,11 +3,10 @@
 import inspect
 import itertools
 
-import pytest
-
 from client import errors
 from client.errors import ERROR_CLASSES, ErrorReason, FedaggError, RefusedError
 from protos.fedagg.v1 import errors_pb2
+from tests.looped import looped
 
 
 def test_reasons_are_those_of_the_protocol() -> None:
@@ -25,8 +24,8 @@ def test_every_refusal_class_stands_in_the_table() -> None:
 
 
 # The numbers of errors.proto come in blocks of ten, one gRPC status for each.
-@pytest.mark.parametrize(
-    ("block", "root"),
+@looped(
+    "block, root",
     [
         (2, errors.NotFoundError),
         (3, errors.PreconditionError),

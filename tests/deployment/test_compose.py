@@ -2,12 +2,12 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import yaml
 
 from cli.admin.client import TOKEN_ENV
 from server.config import ServerConfig, load_config
 from server.config.durability import Durability
+from tests.looped import looped
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -60,7 +60,7 @@ def test_local_state_lies_on_a_volume_and_nowhere_else() -> None:
     assert config.blob_url.startswith(f"file://{config.store.data_dir}/")
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@looped("name", SERVICES)
 def test_services_run_without_privileges(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -69,7 +69,7 @@ def test_services_run_without_privileges(name: str) -> None:
     assert service["deploy"]["resources"]["limits"]["memory"]
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@looped("name", SERVICES)
 def test_ports_are_published_on_the_loopback_interface_only(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in _ports(name))
 

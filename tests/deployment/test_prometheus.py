@@ -3,10 +3,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import yaml
 
 from monitoring.metrics import declared_metrics
+from tests.looped import looped
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "monitoring" / "prometheus"
 # Written by Prometheus itself when it scrapes or evaluates.
@@ -26,7 +26,7 @@ def _metric(series: str) -> str:
     return re.sub(r"_(bucket|count|sum)$", "", series)
 
 
-@pytest.mark.parametrize("expression", _expressions())
+@looped("expression", _expressions())
 def test_rules_use_only_declared_metrics_and_labels(expression: str) -> None:
     declared = declared_metrics()
     used = re.findall(r"\b(fedagg_\w+)(?:\{([^}]*)\})?", expression)

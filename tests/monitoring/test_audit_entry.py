@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from monitoring.audit_entry import GENESIS_HASH, AuditEntry, AuditError, AuditKey, render_line
+from tests.looped import looped
 
 KEY = AuditKey(bytes(range(32)))
 ENTRY = AuditEntry(
@@ -65,7 +66,7 @@ def test_privacy_spent_is_told_as_numbers() -> None:
     assert content["privacy_spent"] == {"epsilon": 1.5, "delta": 1e-5}
 
 
-@pytest.mark.parametrize(
+@looped(
     "details",
     [
         {"update": VECTOR},
@@ -85,8 +86,8 @@ def test_an_update_cannot_be_logged(details: object) -> None:
     assert "1.0" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
+@looped(
+    "name, value",
     [
         ("round_id", -1),
         ("round_id", 1.0),

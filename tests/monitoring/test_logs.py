@@ -20,6 +20,7 @@ from monitoring.logs import (
     get_logger,
     strict_fields,
 )
+from tests.looped import looped
 
 VECTOR = np.array([0.123456, 0.654321], dtype=np.float32)
 # Passed through this name, so that a forbidden value is a matter of run time, as it is in use.
@@ -95,8 +96,8 @@ def test_a_terminal_gets_text() -> None:
     )
 
 
-@pytest.mark.parametrize("log_format", ["json", "text"])
-@pytest.mark.parametrize("hostile", ["a\nb", "\x1b[2J", "\u2028", "\u202e", "a\rb"])
+@looped("log_format", ["json", "text"])
+@looped("hostile", ["a\nb", "\x1b[2J", "\u2028", "\u202e", "a\rb"])
 def test_a_value_cannot_break_the_line(log_format: LogFormat, hostile: str) -> None:
     stream = io.StringIO()
     configure_logging(log_format=log_format, stream=stream)
@@ -107,7 +108,7 @@ def test_a_value_cannot_break_the_line(log_format: LogFormat, hostile: str) -> N
     assert line.isascii()
 
 
-@pytest.mark.parametrize(("name", "value"), FORBIDDEN)
+@looped("name, value", FORBIDDEN)
 def test_arrays_bytes_and_secrets_are_replaced(name: str, value: object) -> None:
     stream = io.StringIO()
     configure_logging(log_format="json", stream=stream)
@@ -120,7 +121,7 @@ def test_arrays_bytes_and_secrets_are_replaced(name: str, value: object) -> None
     assert entry["level"] in {"info", "<not logged: is reserved or named like a secret>"}
 
 
-@pytest.mark.parametrize(("name", "value"), FORBIDDEN)
+@looped("name, value", FORBIDDEN)
 def test_arrays_bytes_and_secrets_raise_where_fields_are_strict(name: str, value: object) -> None:
     strict_fields(True)
     fields: dict[str, object] = {name: value}

@@ -12,6 +12,7 @@ from privacy.adaptive_clipping import (
 )
 from privacy.errors import PrivacyError
 from privacy.keystream import derive_key
+from tests.looped import looped
 
 KEY = bytes(32)
 
@@ -112,8 +113,8 @@ def test_the_default_count_noise_is_a_twentieth_of_the_cohort() -> None:
     AdaptiveClipping(count_stddev=default_count_stddev(1e-9))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
+@looped(
+    "arguments, message",
     [
         ({"count_stddev": 0.0}, "count_stddev=0.0"),
         ({"count_stddev": math.nan}, "count_stddev=nan"),

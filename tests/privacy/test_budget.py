@@ -20,6 +20,7 @@ from privacy.budget import (
 )
 from privacy.charge import Charge, Sampling
 from privacy.errors import PrivacyError
+from tests.looped import looped
 
 QUIET = Charge(noise_multiplier=4.0)
 LOUD = Charge(noise_multiplier=1.0)
@@ -66,8 +67,8 @@ ledgers = st.builds(
 caps = st.none() | st.integers(1, 30)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
+@looped(
+    "field, value",
     [
         ("epsilon", 0.0),
         ("epsilon", math.inf),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from privacy.clipping import MIN_CLIP_NORM, clip_by_norm, clip_scale, l2_norm, scale_vector
 from privacy.errors import PrivacyError
+from tests.looped import looped
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 VECTORS = hnp.arrays(np.float32, st.integers(1, 50), elements=FLOATS)
@@ -51,8 +52,8 @@ def test_clipped_norm_is_within_the_bound(vector: Vector, clip_norm: float) -> N
     assert exact_norm(clipped) <= clip_norm
 
 
-@pytest.mark.parametrize("clip_norm", [MIN_CLIP_NORM, 1e-3, 1.0, 1e30])
-@pytest.mark.parametrize("dim", [1, 3, 100_000])
+@looped("clip_norm", [MIN_CLIP_NORM, 1e-3, 1.0, 1e30])
+@looped("dim", [1, 3, 100_000])
 def test_clipped_norm_is_within_the_bound_for_long_vectors(clip_norm: float, dim: int) -> None:
     vector = np.random.default_rng(dim).standard_normal(dim).astype(np.float32)
     vector *= np.float32(clip_norm * 1.0001 / l2_norm(vector))

@@ -1,10 +1,10 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy import compiled_sampling, plain_sampling
 from privacy.sampling_table import sampling_table
+from tests.looped import looped
 
 WORDS = st.integers(0, 2**64 - 1)
 
@@ -22,7 +22,7 @@ def test_compiled_attempts_are_the_plain_ones(
         assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("stddev", [0.0625, 0.5, 3.0, 32.0, 1e3, 1.7 * 2.0**26, 2.0**40])
+@looped("stddev", [0.0625, 0.5, 3.0, 32.0, 1e3, 1.7 * 2.0**26, 2.0**40])
 def test_long_streams_agree(stddev: float) -> None:
     words = np.random.default_rng(3).integers(0, 2**64, 3 * 20_000, np.uint64)
     table = sampling_table(stddev)

@@ -17,6 +17,7 @@ from privacy.fixed_point import (
     grid_norm,
     to_grid,
 )
+from tests.looped import looped
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 VECTORS = hnp.arrays(np.float32, st.integers(1, 40), elements=FLOATS)
@@ -49,8 +50,8 @@ def test_a_bound_without_the_rounding_would_be_exceeded() -> None:
     assert norm <= grid_norm(51.0001, fraction_bits=0, dim=10_000)
 
 
-@pytest.mark.parametrize("dim", [1, 1000, 1 << 20, 1 << 24])
-@pytest.mark.parametrize("clip_norm", [1e-4, 0.1, 1.0, 1000.0])
+@looped("dim", [1, 1000, 1 << 20, 1 << 24])
+@looped("clip_norm", [1e-4, 0.1, 1.0, 1000.0])
 def test_fine_grids_add_a_thousandth_at_most(clip_norm: float, dim: int) -> None:
     bits = fine_fraction_bits(clip_norm, dim=dim)
     assert 20 <= bits <= 52

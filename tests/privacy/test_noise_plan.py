@@ -8,6 +8,7 @@ from privacy.banded_noise import BandedNoise
 from privacy.charge import Mechanism, Sampling
 from privacy.errors import PrivacyError
 from privacy.noise_plan import ASSUMPTIONS, PlanRequest, plan
+from tests.looped import looped
 from tests.privacy import library_events
 
 BASE = PlanRequest(epsilon=1.0, delta=1e-5, population=10_000, cohort=100, rounds=1000)
@@ -120,8 +121,8 @@ def test_either_accountant_keeps_the_budget() -> None:
     assert plan(PLAIN).epsilon_pld <= 1.0 < plan(PLAIN).epsilon_rdp
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
+@looped(
+    "change, message",
     [
         ({"cohort": 0}, "cohort=0 must be in 1..population=10000"),
         ({"cohort": 10_001}, "cohort=10001 must be in"),

@@ -16,6 +16,7 @@ from privacy.renyi_accountant import (
     max_releases,
     within,
 )
+from tests.looped import looped
 from tests.privacy import library_events
 
 DELTA = 1e-5
@@ -170,9 +171,9 @@ def test_max_releases_may_be_none_or_all() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
-@pytest.mark.parametrize("epsilon", [0.5, 1.05, 20.0, 200.0])
-@pytest.mark.parametrize(
+@looped("accountant", ["pld", "rdp"])
+@looped("epsilon", [0.5, 1.05, 20.0, 200.0])
+@looped(
     "counts",
     [
         {},
@@ -238,8 +239,8 @@ def test_beyond_what_distributions_can_hold_the_renyi_bound_stands() -> None:
     assert epsilon_of({Charge(noise_multiplier=1e-9): 1}, DELTA) == math.inf
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
+@looped(
+    "call, message",
     [
         (lambda: epsilon_of({SPEC: 1}, 0.0), "delta=0.0 must be above 0 and below 1"),
         (lambda: epsilon_of({SPEC: 1}, 1.0), "delta=1.0 must be"),

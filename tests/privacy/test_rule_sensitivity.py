@@ -17,6 +17,7 @@ from aggregators.rows.dense_rows import as_rows
 from aggregators.rule import Context
 from privacy.errors import PrivacyError
 from privacy.rule_sensitivity import RuleShape, SensitivityError, of_trimmed
+from tests.looped import looped
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -168,7 +169,7 @@ TIGHT = (
 )
 
 
-@pytest.mark.parametrize(("shape", "rows", "reference"), TIGHT)
+@looped("shape, rows, reference", TIGHT)
 def test_one_percent_less_would_be_no_bound(
     shape: RuleShape, rows: Rows, reference: Rows | None
 ) -> None:
@@ -190,8 +191,8 @@ def test_a_mean_with_capped_weights_moves_by_no_more_than_the_row() -> None:
         assert moved(shape, weighted, 0) <= weights[0] + SLACK <= 1.0 + SLACK
 
 
-@pytest.mark.parametrize(
-    ("shape", "factor", "terms"),
+@looped(
+    "shape, factor, terms",
     [
         (RuleShape(rule="mean", num_updates=50), 1, 50),
         (RuleShape(rule="multi-krum", num_updates=50, num_byzantine=5), 11, 45),
@@ -302,8 +303,8 @@ def test_distance_outliers_lets_one_device_move_half_of_the_others() -> None:
     assert widest >= 4
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
+@looped(
+    "change, message",
     [
         ({"num_updates": 0}, "num_updates=0 must be at least 1"),
         ({"num_byzantine": -1}, "num_byzantine=-1 must be at least 0"),

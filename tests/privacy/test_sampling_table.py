@@ -8,6 +8,7 @@ from privacy import plain_sampling
 from privacy.discrete_gaussian import MAX_DISTANCE
 from privacy.errors import PrivacyError
 from privacy.sampling_table import MAX_STDDEV, MIN_STDDEV, SamplingTable, sampling_table
+from tests.looped import looped
 
 STDDEVS = (0.0625, 0.3, 0.5, 0.7, 1.0, 3.0, 17.3, 31.999)
 STEPPED = (32.0, 40.5, 63.9, 64.0, 150.0)
@@ -42,7 +43,7 @@ def distance(weights: list[mpmath.mpf], exact: list[mpmath.mpf]) -> mpmath.mpf:
     return (2 * sum(terms) - terms[0]) / 2
 
 
-@pytest.mark.parametrize("stddev", [*STDDEVS, *STEPPED])
+@looped("stddev", [*STDDEVS, *STEPPED])
 def test_the_integers_stay_within_the_stated_distance(stddev: float) -> None:
     with mpmath.workdps(40):
         weights = implied_weights(sampling_table(stddev))
@@ -58,7 +59,7 @@ def test_another_standard_deviation_would_be_seen(stddev: float) -> None:
         assert distance(weights, exact) > MAX_DISTANCE
 
 
-@pytest.mark.parametrize("stddev", [*STEPPED, 1e4, 2.0**20, 1.999 * 2.0**30, MAX_STDDEV])
+@looped("stddev", [*STEPPED, 1e4, 2.0**20, 1.999 * 2.0**30, MAX_STDDEV])
 def test_exponents_of_large_deviations_are_within_the_stated_error(stddev: float) -> None:
     table = sampling_table(stddev)
     bits, last = int(table.step_bits), len(table.slopes) - 1
@@ -75,7 +76,7 @@ def test_exponents_of_large_deviations_are_within_the_stated_error(stddev: float
                 assert abs(mpmath.mpf(word) / (1 << 63) - probability) < 2.0**-61
 
 
-@pytest.mark.parametrize("stddev", [*STDDEVS, *STEPPED, 2.0**20, MAX_STDDEV])
+@looped("stddev", [*STDDEVS, *STEPPED, 2.0**20, MAX_STDDEV])
 def test_tables_are_small_and_reach_far_enough(stddev: float) -> None:
     table = sampling_table(stddev)
     assert len(table.slopes) == len(table.thresholds) + 1 <= 320
@@ -103,7 +104,7 @@ def test_the_guide_never_skips_a_step() -> None:
             assert step == sum(int(threshold) <= low for threshold in table.thresholds)
 
 
-@pytest.mark.parametrize("stddev", [0.0, -1.0, MIN_STDDEV / 2, MAX_STDDEV * 2, math.inf, math.nan])
+@looped("stddev", [0.0, -1.0, MIN_STDDEV / 2, MAX_STDDEV * 2, math.inf, math.nan])
 def test_deviations_out_of_range_are_refused(stddev: float) -> None:
     with pytest.raises(PrivacyError, match="stddev="):
         sampling_table(stddev)

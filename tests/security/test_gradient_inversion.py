@@ -3,7 +3,6 @@
 from itertools import combinations
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from aggregators.base import Update
@@ -13,6 +12,7 @@ from security.secret_sharing.field import MersenneField, Words, field_of
 from security.secret_sharing.fixed_point import decode, encode
 from security.secret_sharing.reconstruction import reconstruct
 from security.secret_sharing.threshold import Threshold
+from tests.looped import looped
 from tests.security.inversion import images, inverted, likeness, update_of
 from tests.security.secret_sharing.classic import share
 
@@ -35,7 +35,7 @@ def _shares(position: int) -> tuple[MersenneField, dict[int, Words]]:
     return field, dict(enumerate(shares, start=1))
 
 
-@pytest.mark.parametrize("holders", sorted(combinations(range(1, 6), 2)))
+@looped("holders", sorted(combinations(range(1, 6), 2)))
 def test_two_of_five_holders_see_nothing(holders: tuple[int, int]) -> None:
     field, shares = _shares(0)
     image = images(1)[0]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from tests.looped import looped
 from updates.codec import (
     HEADER_BYTES,
     CodecError,
@@ -113,8 +114,8 @@ def test_memory_views_of_other_formats_are_decoded() -> None:
     validator.finish()
 
 
-@pytest.mark.parametrize(
-    ("head", "error"),
+@looped(
+    "head, error",
     [
         (header(magic=b"FAU2"), MalformedUpdateError),
         (header(magic=b"\0\0\0\0"), MalformedUpdateError),
@@ -161,8 +162,8 @@ def test_excess_bytes_are_malformed(excess: int) -> None:
         assert verdict == verdict_of_decode(payload + bytes(excess), 3)
 
 
-@pytest.mark.parametrize("bits", NOT_FINITE)
-@pytest.mark.parametrize("position", [0, 1, 2])
+@looped("bits", NOT_FINITE)
+@looped("position", [0, 1, 2])
 def test_a_value_that_is_not_finite_is_found_anywhere(bits: bytes, position: int) -> None:
     body = bytearray(12)
     body[4 * position : 4 * position + 4] = bits

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.looped import looped
 from updates.compression_plan import CompressionPlan, Method, dense_plan
 from updates.compressor import compress, expand
 from updates.coordinate_maps import linear_map
@@ -87,8 +88,8 @@ def test_what_is_sent_is_no_longer_and_is_all_that_remains(
     np.testing.assert_allclose(twice, once, rtol=2.0**-21, atol=1e-43)
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=name_of)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@looped("plan", PLANS, ids=name_of)
+@looped("value", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_not_sent(plan: CompressionPlan, value: float) -> None:
     with pytest.raises(CompressionError, match="must be finite"):
         compress(plan, np.full(DIM, value, np.float32))

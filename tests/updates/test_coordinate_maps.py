@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.looped import looped
 from updates.compression_plan import COMMON_MAPS, CompressionPlan, Method, dense_plan
 from updates.coordinate_maps import announced_indices, linear_map, map_seed_of
 from updates.errors import CompressionError
@@ -73,8 +74,8 @@ def normal(size: int, number: int = 0) -> Vector:
     return np.random.default_rng(number).standard_normal(size).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", SHAPES)
+@looped("method", METHODS)
+@looped("shape", SHAPES)
 def test_it_is_the_documented_matrix(method: Method, shape: tuple[int, int]) -> None:
     plan = plan_for(method, *shape)
     matrix = matrix_of(plan)
@@ -94,8 +95,8 @@ def test_it_is_the_documented_matrix(method: Method, shape: tuple[int, int]) -> 
     np.testing.assert_allclose(precise, matrix.T @ widened, rtol=1e-15)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", SHAPES)
+@looped("method", METHODS)
+@looped("shape", SHAPES)
 def test_expanding_is_the_transpose_and_loses_nothing(
     method: Method, shape: tuple[int, int]
 ) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.looped import looped
 from updates.error_feedback import (
     Residual,
     ResidualError,
@@ -137,8 +138,8 @@ def test_long_vectors_are_treated_in_chunks() -> None:
     np.testing.assert_allclose(halved, expected / 2, rtol=2.0**-22)
 
 
-@pytest.mark.parametrize(
-    ("sent", "scale", "max_norm", "problem"),
+@looped(
+    "sent, scale, max_norm, problem",
     [
         (floats(1), 1.0, 1.0, r"sent of float32\(1,\) must be float32 of the shape \(2,\)"),
         (np.zeros(2), 1.0, 1.0, r"sent of float64\(2,\) must be float32"),
@@ -156,8 +157,8 @@ def test_arguments_out_of_range_are_refused(
         remaining(floats(1, 2), sent, scale=scale, max_norm=max_norm)
 
 
-@pytest.mark.parametrize(
-    ("vector", "number", "problem"),
+@looped(
+    "vector, number, problem",
     [
         (floats(math.nan), 1, "must be finite"),
         (floats(math.inf), 1, "must be finite"),
@@ -211,7 +212,7 @@ def test_every_damaged_bit_is_noticed() -> None:
             from_bytes(bytes(damaged), owner=OWNER, dim=2)
 
 
-@pytest.mark.parametrize("length", [0, 1, 55, 56, 63, 64, 71, 73, 80])
+@looped("length", [0, 1, 55, 56, 63, 64, 71, 73, 80])
 def test_bytes_cut_short_or_too_long_are_refused(length: int) -> None:
     data = (file_of() + bytes(80))[:length]
     with pytest.raises(ResidualError, match="must have 72 for dim=2"):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.looped import looped
 from updates.codec import CodecError, MalformedUpdateError, NonCanonicalUpdateError
 from updates.errors import CompressionError
 from updates.index_coding import (
@@ -199,7 +200,7 @@ def test_announced_positions_take_no_more_than_is_said(chosen: set[int]) -> None
     assert len(encode_coordinates(indices, 1000)) <= max_coordinates_bytes(len(indices), 1000)
 
 
-@pytest.mark.parametrize("num_values", [1, 3, 10, 100, 400, 599, 600])
+@looped("num_values", [1, 3, 10, 100, 400, 599, 600])
 def test_positions_at_the_end_take_the_most(num_values: int) -> None:
     indices = np.arange(600 - num_values, 600)
     most = max_coordinates_bytes(num_values, 600)

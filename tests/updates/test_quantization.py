@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from tests.looped import looped
 from updates.block_scales import BLOCK_VALUES, MIN_SCALE
 from updates.codec import (
     CodecError,
@@ -131,8 +132,8 @@ def test_seeds_give_different_draws_and_do_not_repeat_along_the_numbers() -> Non
         assert abs(int(np.sum(first == second)) - len(first) / 2) < 5 * deviation
 
 
-@pytest.mark.parametrize(
-    ("kind", "values", "data"),
+@looped(
+    "kind, values, data",
     [
         (ValueType.FLOAT32, [1, -2], "0000 0000 8000 3fc0"),
         (ValueType.FLOAT16, [1, -2], "0000 3cc0"),
@@ -155,8 +156,8 @@ ONE = 0x3F800000
 SMALLEST = (127 - 110) << 23
 
 
-@pytest.mark.parametrize(
-    ("data", "error", "message"),
+@looped(
+    "data, error, message",
     [
         (int8(ONE, [126, 0]), NonCanonicalUpdateError, "largest multiple 126 of block 0 must be"),
         (int8(ONE, [-128, 0]), NonCanonicalUpdateError, "largest multiple 128"),
@@ -217,8 +218,8 @@ def test_minus_zero_is_refused(kind: ValueType, bits: str) -> None:
         read(bytes.fromhex(bits), 1, kind)
 
 
-@pytest.mark.parametrize(
-    ("kind", "bits"),
+@looped(
+    "kind, bits",
     [
         (ValueType.FLOAT32, "0000807f"),
         (ValueType.FLOAT32, "0100807f"),

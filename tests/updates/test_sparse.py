@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests.looped import looped
 from updates.errors import CompressionError
 from updates.sparse import SparseValues
 
@@ -18,8 +19,8 @@ def test_positions_in_order_and_in_range_are_accepted(indices: list[int]) -> Non
     assert sparse(indices, [1.0] * len(indices)).indices.tolist() == indices
 
 
-@pytest.mark.parametrize(
-    ("indices", "values", "message"),
+@looped(
+    "indices, values, message",
     [
         ([1, 1], [1, 1], "indices must be strictly increasing, got 1 before 1"),
         ([2, 1], [1, 1], "indices must be strictly increasing, got 2 before 1"),

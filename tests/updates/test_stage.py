@@ -5,6 +5,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.looped import looped
 from updates.codec import CodecError, MalformedUpdateError, NonCanonicalUpdateError
 from updates.stage import LEVEL, STORED, ZSTD, Stage, zstd_version
 
@@ -68,7 +69,7 @@ def test_other_frames_of_a_body_are_not_canonical(data: bytes) -> None:
         unpack(ZSTD, data)
 
 
-@pytest.mark.parametrize(
+@looped(
     "data",
     [
         b"",

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from tests.looped import looped
 from updates.errors import CompressionError
 from updates.topk import Keys, Vector, largest_keys, magnitude_keys, top_k
 
@@ -32,8 +33,8 @@ def test_it_is_what_sorting_by_magnitude_and_position_gives(vector: Vector, k: i
     np.testing.assert_array_equal(vector.view(np.uint32), before.view(np.uint32))
 
 
-@pytest.mark.parametrize("k", [1, 7, 100, 4_999, 5_000])
-@pytest.mark.parametrize("share_of_zeros", [0.0, 0.4, 0.999])
+@looped("k", [1, 7, 100, 4_999, 5_000])
+@looped("share_of_zeros", [0.0, 0.4, 0.999])
 def test_long_vectors_with_many_equal_magnitudes(k: int, share_of_zeros: float) -> None:
     rng = np.random.default_rng(k)
     vector = rng.integers(-20, 21, 5_000).astype(np.float32)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from tests.looped import looped
 from updates.codec import (
     CodecError,
     DenseValidator,
@@ -153,7 +154,7 @@ def test_updates_come_back_as_their_type_writes_them(
     validate(codec, payload, [3, 17, 30])
 
 
-@pytest.mark.parametrize(("method", "kind"), PAIRS)
+@looped("method, kind", PAIRS)
 def test_typical_updates_come_back_with_every_method_and_type(
     method: Method, kind: ValueType
 ) -> None:
@@ -207,7 +208,7 @@ def test_every_mutated_header_byte_is_refused(method: Method) -> None:
                 codec.decode(mutated)
 
 
-@pytest.mark.parametrize(("method", "kind"), PAIRS)
+@looped("method, kind", PAIRS)
 def test_truncations_and_excesses_are_refused(method: Method, kind: ValueType) -> None:
     codec = codec_of(method, kind, version=zstd_version())
     payload = codec.encode(some_content(method), seed=b"")
@@ -246,8 +247,8 @@ def test_layout_is_the_documented_one() -> None:
     assert payload == header(number=2) + positions + bytes.fromhex("0000 3cc0")
 
 
-@pytest.mark.parametrize(
-    ("head", "error"),
+@looped(
+    "head, error",
     [
         (header(magic=b"FAU2"), MalformedUpdateError),
         (header(number=1), MalformedUpdateError),
@@ -390,7 +391,7 @@ def test_decoded_contents_are_read_only() -> None:
             assert not found.flags.writeable
 
 
-@pytest.mark.parametrize(("method", "kind"), PAIRS)
+@looped("method, kind", PAIRS)
 def test_other_contents_are_refused(method: Method, kind: ValueType) -> None:
     codec = codec_of(method, kind)
     other = Method.RAND_K if method is Method.TOP_K else Method.TOP_K

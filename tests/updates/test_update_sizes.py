@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.codec.encodings import LIMITS, Encoding, plan_of
 from benchmarks.codec.real_updates import RealUpdate, real_update
+from tests.looped import looped
 from updates.compression_plan import CompressionPlan, Method, ValueType
 from updates.compressor import compress
 from updates.sparse import SparseValues
@@ -48,8 +49,8 @@ def test_so_is_one_of_a_convolutional_network(share: float) -> None:
         assert payload_bytes(update, case, zstd_version()) <= LIMITS[share] * update.dense_bytes
 
 
-@pytest.mark.parametrize("method", [Method.RAND_K, Method.ANNOUNCED, Method.PROJECTION])
-@pytest.mark.parametrize("share", SHARES)
+@looped("method", [Method.RAND_K, Method.ANNOUNCED, Method.PROJECTION])
+@looped("share", SHARES)
 def test_common_maps_are_smaller_still(method: Method, share: float) -> None:
     update = update_of("perceptron")
     chosen = Encoding(method=Method.TOP_K, share=share, value_type=ValueType.FLOAT16)
@@ -57,8 +58,8 @@ def test_common_maps_are_smaller_still(method: Method, share: float) -> None:
     assert payload_bytes(update, common, 0) < payload_bytes(update, chosen, 0)
 
 
-@pytest.mark.parametrize("kind", SMALL_TYPES)
-@pytest.mark.parametrize("share", SHARES)
+@looped("kind", SMALL_TYPES)
+@looped("share", SHARES)
 def test_random_positions_and_numbers_are_within_the_promise_without_zstd(
     share: float, kind: ValueType
 ) -> None:

@@ -17,6 +17,7 @@ from aggregators.registry import traits_of
 from aggregators.rows.dense_rows import DenseRows
 from tests.aggregators.contract import EVERYTHING, Case, apply, case_of, same_result
 from tests.aggregators.matrices import honest_rows, same_bits
+from tests.looped import looped
 
 FEW: Final = (12, 2 * CELL_COLUMNS + 37)  # products in float64; no whole vector at the end
 MANY: Final = (23, CELL_COLUMNS + 1000 + 5)  # products in float32
@@ -54,7 +55,7 @@ def case(shape: tuple[int, int]) -> Case:
 @pytest.mark.slow  # a cluster starts
 @pytest.mark.process
 @pytest.mark.timeout(400)  # within seconds, on a busy machine within minutes
-@pytest.mark.parametrize("shape", [FEW, MANY])
+@looped("shape", [FEW, MANY])
 @pytest.mark.parametrize("rule", EVERYTHING)
 def test_every_rule_has_the_bits_of_the_local_engine(
     engine: Engine, rule: str, shape: tuple[int, int]

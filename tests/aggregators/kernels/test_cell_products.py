@@ -16,6 +16,7 @@ from tests.aggregators.matrices import (
     same_bits,
     tied_rows,
 )
+from tests.looped import looped
 
 # Few rows are multiplied in float64, many in float32.
 WIDE, NARROW = 9, 40
@@ -47,18 +48,18 @@ def assert_close(rows: Matrix) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("dim", [1, 15, 16, 17, 1023, 1025, 2047, 2048, 2049, 5000])
+@looped("dim", [1, 15, 16, 17, 1023, 1025, 2047, 2048, 2049, 5000])
 def test_distances_hold_for_every_width(num_rows: int, dim: int) -> None:
     assert_close(honest_rows(dim, num_rows, dim))
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 31, 32, 33, 34, 35, 36, 47, 49, 97])
+@looped("num_rows", [1, 2, 3, 4, 5, 31, 32, 33, 34, 35, 36, 47, 49, 97])
 def test_distances_hold_for_every_number_of_rows(num_rows: int) -> None:
     assert_close(honest_rows(num_rows, num_rows, 100))
 
 
 @BOTH
-@pytest.mark.parametrize("exponent", np.arange(-20.0, 1.0, 0.5))
+@looped("exponent", np.arange(-20.0, 1.0, 0.5))
 def test_distances_of_near_identical_rows_at_a_large_offset_hold(
     num_rows: int, exponent: float
 ) -> None:
@@ -83,8 +84,8 @@ def test_uncentred_float32_products_would_not_pass() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("far", [1e6, 1e30, -1e30, 3e38, LARGEST])
-@pytest.mark.parametrize("honest", [1.0, 1e-30, 1e-38])
+@looped("far", [1e6, 1e30, -1e30, 3e38, LARGEST])
+@looped("honest", [1.0, 1e-30, 1e-38])
 def test_far_rows_leave_the_distances_of_small_ones_alone(
     num_rows: int, far: float, honest: float
 ) -> None:
@@ -95,7 +96,7 @@ def test_far_rows_leave_the_distances_of_small_ones_alone(
 
 
 @BOTH
-@pytest.mark.parametrize("value", [3e38, LARGEST, 1e-38, 1e-40, SMALLEST, 3 * SMALLEST])
+@looped("value", [3e38, LARGEST, 1e-38, 1e-40, SMALLEST, 3 * SMALLEST])
 def test_values_at_the_ends_of_the_range_hold(num_rows: int, value: float) -> None:
     signs = np.random.default_rng(4).choice([-1.0, 0.0, 1.0], (num_rows, 100))
     assert_close((signs * value).astype(np.float32))
@@ -116,7 +117,7 @@ def test_columns_of_very_different_scales_hold(num_rows: int) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("value", [1.0, 1000.1, 1e-40, 3e38])
+@looped("value", [1.0, 1000.1, 1e-40, 3e38])
 def test_exact_duplicates_have_distance_zero_and_equal_products(
     num_rows: int, value: float
 ) -> None:
@@ -202,7 +203,7 @@ def test_an_appended_row_is_measured_against_all(num_rows: int) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("spread", [1e-3, 1.0, 1000.0])
+@looped("spread", [1e-3, 1.0, 1000.0])
 def test_mixed_rows_have_the_distances_of_averages(num_rows: int, spread: float) -> None:
     rows = near_identical_rows(15, num_rows, 300, spread=spread)
     matrix = np.random.default_rng(15).dirichlet(np.ones(num_rows), 6)

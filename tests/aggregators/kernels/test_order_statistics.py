@@ -19,6 +19,7 @@ from tests.aggregators.matrices import (
     tied_rows,
     ulps,
 )
+from tests.looped import looped
 
 COUNTS = (*range(1, 41), 100, 257)
 WIDTHS = (1, 15, 16, 17, 255, 2047, 2048, 2049, 5000)
@@ -69,27 +70,27 @@ def assert_mean_around_median(rows: Matrix, keep: int) -> None:
     assert (error <= allowed).all()
 
 
-@pytest.mark.parametrize("num_rows", COUNTS)
+@looped("num_rows", COUNTS)
 def test_median_agrees_with_numpy(num_rows: int) -> None:
     for rows in every_kind(num_rows, 33):
         assert_median(rows)
 
 
-@pytest.mark.parametrize("num_rows", COUNTS)
+@looped("num_rows", COUNTS)
 def test_trimmed_mean_agrees_with_brute_force(num_rows: int) -> None:
     for rows in every_kind(num_rows, 17):
         for trim in trims_of(num_rows):
             assert_trimmed_mean(rows, trim)
 
 
-@pytest.mark.parametrize("num_rows", COUNTS)
+@looped("num_rows", COUNTS)
 def test_mean_around_median_agrees_with_brute_force(num_rows: int) -> None:
     for rows in every_kind(num_rows, 17):
         for keep in keeps_of(num_rows):
             assert_mean_around_median(rows, keep)
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 8, 9, 16, 33, 100])
+@looped("num_rows", [1, 2, 3, 4, 5, 8, 9, 16, 33, 100])
 def test_weighted_median_agrees_with_brute_force(num_rows: int) -> None:
     for rows in every_kind(num_rows, 17):
         for votes in (np.ones(num_rows), few_votes(num_rows)):
@@ -115,8 +116,8 @@ def test_many_rows_agree_with_numpy(num_rows: int) -> None:
     assert_mean_around_median(rows, num_rows - num_rows // 3)
 
 
-@pytest.mark.parametrize("dim", WIDTHS)
-@pytest.mark.parametrize("num_rows", [7, 10])
+@looped("dim", WIDTHS)
+@looped("num_rows", [7, 10])
 def test_every_width_agrees_with_numpy(num_rows: int, dim: int) -> None:
     rows = tied_rows(3, num_rows, dim)
     rows[::3] = mixed_magnitudes(3, num_rows, dim)[::3]
@@ -165,7 +166,7 @@ def test_scaled_rows_are_rounded_before_they_are_sorted(num_rows: int) -> None:
     assert same_bits(scaled.weighted_median(votes, 0), as_rows(written).weighted_median(votes, 0))
 
 
-@pytest.mark.parametrize("num_blocks", range(1, 11))
+@looped("num_blocks", range(1, 11))
 def test_planned_merges_put_the_wanted_blocks_in_place(num_blocks: int) -> None:
     # By the 0-1 principle it is enough to sort blocks of zeros and ones.
     for first in range(num_blocks):
@@ -187,8 +188,8 @@ def test_merges_that_cannot_matter_are_left_out() -> None:
     assert len(merges_for(125, 62, 62)) < len(merges_for(125, 0, 124))
 
 
-@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("column", [0, 15, 16, 39])
+@looped("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@looped("column", [0, 15, 16, 39])
 def test_a_single_value_that_is_not_finite_is_found(bad: float, column: int) -> None:
     rows = np.ones((11, LANES * 2 + 8), dtype=np.float32)
     rows[4, column] = bad

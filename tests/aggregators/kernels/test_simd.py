@@ -3,6 +3,7 @@ import itertools
 import pytest
 
 from aggregators.kernels.simd import odd_even_merge_sort
+from tests.looped import looped
 
 
 def run(pairs: list[tuple[int, int]], values: list[int]) -> list[int]:
@@ -11,7 +12,7 @@ def run(pairs: list[tuple[int, int]], values: list[int]) -> list[int]:
     return values
 
 
-@pytest.mark.parametrize("size", range(1, 14))
+@looped("size", range(1, 14))
 def test_network_sorts_zeros_and_ones_and_hence_everything(size: int) -> None:
     # The 0-1 principle: Knuth, TAOCP 3, 5.3.4, Theorem Z.
     pairs = odd_even_merge_sort(size)

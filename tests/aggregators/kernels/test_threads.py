@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from aggregators.kernels.threads import cut, num_cores, run_pieces
+from tests.looped import looped
 
 
 def test_at_least_one_core_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -14,8 +15,8 @@ def test_at_least_one_core_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert num_cores() == 1
 
 
-@pytest.mark.parametrize("stop", [1, 7, 8, 9, 100, 1000])
-@pytest.mark.parametrize("num_threads", [1, 2, 3, 16])
+@looped("stop", [1, 7, 8, 9, 100, 1000])
+@looped("num_threads", [1, 2, 3, 16])
 def test_pieces_cover_everything_once_and_start_at_multiples(stop: int, num_threads: int) -> None:
     pieces = cut(stop, step=8, num_threads=num_threads)
     assert [column for start, end in pieces for column in range(start, end)] == list(range(stop))

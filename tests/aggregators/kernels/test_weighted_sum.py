@@ -17,6 +17,7 @@ from tests.aggregators.matrices import (
     tied_rows,
     ulps,
 )
+from tests.looped import looped
 
 
 def votes_for(num_rows: int, seed: int = 0) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -31,7 +32,7 @@ def assert_exact(rows: Matrix) -> None:
     assert ulps(as_rows(rows).combine(votes, total), exact_combination(rows, votes, total)) <= 1
 
 
-@pytest.mark.parametrize("num_rows", [*range(1, 41), 100, 257])
+@looped("num_rows", [*range(1, 41), 100, 257])
 def test_sums_are_exact_to_one_rounding(num_rows: int) -> None:
     for dim in (1, 17):
         assert_exact(cancelling_rows(num_rows, num_rows, dim))
@@ -77,8 +78,8 @@ def test_plain_float64_sums_fail_where_ours_hold() -> None:
     assert as_rows(rows).combine(np.ones(3)).tolist() == [1.0]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("column", [0, 15, 16, 39])
+@looped("bad", [np.nan, np.inf, -np.inf])
+@looped("column", [0, 15, 16, 39])
 def test_a_single_value_that_is_not_finite_is_found(bad: float, column: int) -> None:
     rows = np.ones((5, 40), dtype=np.float32)
     rows[4, column] = bad

@@ -14,6 +14,7 @@ from aggregators.preaggregations.clipping import (
 from aggregators.rows.dense_rows import as_rows
 from aggregators.rows.rows import Rows
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices, same_bits
+from tests.looped import looped
 from tests.peers import byzfl
 
 # Every entry is rounded once to float32.
@@ -117,7 +118,7 @@ def test_scaling_rows_scales_the_result(name: str, scale: float) -> None:
     np.testing.assert_allclose(scaled, expected, rtol=ROUNDING)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_a_minority_cannot_move_the_median_bound(name: str) -> None:
     honest = honest_rows(seed=1, num_rows=6, dim=50)
     rows = np.vstack([honest, attack(name, honest, 5)])
@@ -125,8 +126,8 @@ def test_a_minority_cannot_move_the_median_bound(name: str) -> None:
     assert max(lengths(clipped)) <= 1.5 * max(lengths(honest)) * (1 + ROUNDING)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("num_byzantine", [1, 3, 5])
+@looped("name", ATTACKS)
+@looped("num_byzantine", [1, 3, 5])
 def test_adaptive_leaves_no_row_longer_than_the_longest_honest_one(
     name: str, num_byzantine: int
 ) -> None:

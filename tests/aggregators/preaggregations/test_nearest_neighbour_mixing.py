@@ -23,6 +23,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 from tests.peers import byzfl
 
 # Every entry is rounded once to float32.
@@ -74,7 +75,7 @@ def test_with_f_zero_every_row_is_the_mean() -> None:
     np.testing.assert_allclose(mixed, expected, rtol=ROUNDING)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_honest_rows_stay_within_the_distance_of_the_farthest_other(name: str) -> None:
     honest = honest_rows(seed=2, num_rows=7, dim=50)
     rows = np.vstack([attack(name, honest, 3), honest])
@@ -90,8 +91,8 @@ def test_rows_are_drawn_together() -> None:
     assert mixed.std(axis=0).max() < rows.std(axis=0).max()
 
 
-@pytest.mark.parametrize("value", [0.0, -3.5, 1e30, 1e-30])
-@pytest.mark.parametrize(("num_rows", "num_byzantine"), [(1, 0), (5, 2)])
+@looped("value", [0.0, -3.5, 1e30, 1e-30])
+@looped("num_rows, num_byzantine", [(1, 0), (5, 2)])
 def test_equal_rows_stay_equal(value: float, num_rows: int, num_byzantine: int) -> None:
     rows = np.full((num_rows, 3), value, dtype=np.float32)
     mixed = values(nearest_neighbour_mixing(rows, num_byzantine=num_byzantine))

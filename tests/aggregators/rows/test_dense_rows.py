@@ -16,6 +16,7 @@ from tests.aggregators.matrices import (
     same_bits,
     scaled_rows,
 )
+from tests.looped import looped
 
 DIM = 2 * CELL_COLUMNS + 37
 BOTH = pytest.mark.parametrize("num_rows", [9, 40])
@@ -216,8 +217,8 @@ def test_reading_checks_nothing_and_warns_of_nothing(bad: float) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("dim", [5, 16, 2 * CELL_COLUMNS + 3])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@looped("dim", [5, 16, 2 * CELL_COLUMNS + 3])
+@looped("bad", [np.nan, np.inf, -np.inf])
 def test_operations_refuse_values_that_are_not_finite_wherever_they_are(
     num_rows: int, dim: int, bad: float
 ) -> None:

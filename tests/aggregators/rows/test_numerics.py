@@ -23,6 +23,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 
 
 def wide_range_rows(seed: int, num_rows: int = 1000, dim: int = 40) -> Matrix:
@@ -114,7 +115,7 @@ def test_error_is_below_the_documented_bound(rows: Matrix) -> None:
         assert abs(Fraction(result) - exact) <= dropped + rounding
 
 
-@pytest.mark.parametrize("num_terms", [1, 2, 3, 1023, 1024, 1025])
+@looped("num_terms", [1, 2, 3, 1023, 1024, 1025])
 def test_lanes_hold_equal_largest_terms(num_terms: int) -> None:
     largest = np.full((num_terms, 1), np.finfo(np.float32).max, dtype=np.float64)
     exact = Fraction(float(largest[0, 0])) * num_terms
@@ -130,7 +131,7 @@ def test_too_many_terms_are_refused() -> None:
         order_free_sum(np.zeros((MAX_TERMS + 1, 1)))
 
 
-@pytest.mark.parametrize("num_terms", [1, 2, 3, 1023, 1024, 1025, MAX_TERMS])
+@looped("num_terms", [1, 2, 3, 1023, 1024, 1025, MAX_TERMS])
 def test_any_number_of_terms_sums_exactly(num_terms: int) -> None:
     terms = np.arange(num_terms, dtype=np.float64)[:, np.newaxis] - 7.5
     exact = num_terms * (num_terms - 1) / 2 - 7.5 * num_terms

@@ -31,6 +31,7 @@ from aggregators.rules.median import median
 from aggregators.rules.multi_krum import multi_krum
 from aggregators.rules.trimmed_mean import trimmed_mean
 from tests.aggregators.matrices import Matrix, honest_rows, same_bits
+from tests.looped import looped
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -195,8 +196,8 @@ def test_workers_hold_rows_as_long_as_somebody_here_does(workers: RayWorkers) ->
     assert held() == before
 
 
-@pytest.mark.parametrize("num_shards", [1, 2, 3, 7, 50])
-@pytest.mark.parametrize("dim", [1, CELL_COLUMNS, 3 * CELL_COLUMNS + 1, 1000 * CELL_COLUMNS - 1])
+@looped("num_shards", [1, 2, 3, 7, 50])
+@looped("dim", [1, CELL_COLUMNS, 3 * CELL_COLUMNS + 1, 1000 * CELL_COLUMNS - 1])
 def test_shards_hold_whole_cells_and_none_is_empty(num_shards: int, dim: int) -> None:
     spans = ray_rows._cut(dim, num_shards)
     assert len(spans) == min(num_shards, -(-dim // CELL_COLUMNS))

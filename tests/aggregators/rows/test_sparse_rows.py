@@ -19,6 +19,7 @@ from aggregators.rules.mean import mean
 from aggregators.rules.median import median
 from aggregators.rules.multi_krum import multi_krum
 from tests.aggregators.matrices import TIED_FLOAT, Matrix, exact_distance, matrices, same_bits
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -302,7 +303,7 @@ def test_rules_that_rank_values_are_refused_where_most_are_not_sent(rule: str) -
 
 
 @pytest.mark.parametrize("rule", RANKING)
-@pytest.mark.parametrize("keep", [50, 100])
+@looped("keep", [50, 100])
 def test_rules_that_rank_values_run_where_half_of_them_are_sent(rule: str, keep: int) -> None:
     matrix = top_k(13, num_rows=6, dim=100, keep=keep)
     rows = sparse(matrix).scaled(np.linspace(0.5, 1.0, 6))
@@ -369,8 +370,8 @@ def test_stored_zeros_are_zeros() -> None:
     assert gram.inner.tolist() == [[4.0] * 3] * 3
 
 
-@pytest.mark.parametrize(
-    ("indices", "values", "dim", "message"),
+@looped(
+    "indices, values, dim, message",
     [
         ([0, 1], [1, 2], 0, "dim=0 of a sparse vector"),
         ([[0, 1]], [1, 2], 5, "indices of int64"),

@@ -17,6 +17,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -152,8 +153,8 @@ def test_rows_kept_are_at_most_six_deviations_further_than_the_median_row(
     assert (kept <= (np.median(distances) + 6 * spread) * (1 + 1e-9)).all()
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("num_rows", [5, 10, 13])
+@looped("name", ATTACKS)
+@looped("num_rows", [5, 10, 13])
 def test_result_stays_near_the_honest_rows(name: str, num_rows: int) -> None:
     count = RULES["aegis"].breakdown(num_rows, 0)
     assert count >= 1
@@ -270,8 +271,8 @@ def test_arguments_out_of_range_are_refused() -> None:
         AegisState(round=-1)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
+@looped(
+    "field, value",
     [
         ("least_cosine", -1.5),
         ("cosine_weight", -1.0),

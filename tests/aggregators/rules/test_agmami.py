@@ -17,6 +17,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -116,8 +117,8 @@ def test_invariant_to_row_order_bit_for_bit(
     assert same_bits(first.scores[order], second.scores)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("num_rows", [3, 10, 11])
+@looped("name", ATTACKS)
+@looped("num_rows", [3, 10, 11])
 def test_norm_of_the_result_is_bounded_by_the_median_norm(name: str, num_rows: int) -> None:
     count = RULES["agmami"].breakdown(num_rows, 0)
     honest = honest_rows(4, num_rows - count, dim=20)

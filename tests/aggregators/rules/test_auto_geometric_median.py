@@ -12,6 +12,7 @@ from aggregators.rules.auto_geometric_median import (
 )
 from aggregators.rules.geometric_median import geometric_median
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -54,8 +55,8 @@ def brute_force(rows: Matrix, factor: float) -> tuple[Floats, Floats]:
     return point, alphas
 
 
-@pytest.mark.parametrize("factor", [0.1, 1.0, 3.0])
-@pytest.mark.parametrize("seed", range(3))
+@looped("factor", [0.1, 1.0, 3.0])
+@looped("seed", range(3))
 def test_agrees_with_brute_force(seed: int, factor: float) -> None:
     rows = honest_rows(seed, num_rows=9, dim=15)
     rows[:2] += np.float32(0.5)
@@ -133,7 +134,7 @@ def test_translation_moves_the_result() -> None:
     np.testing.assert_allclose(moved.vector, expected, rtol=3e-7)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_less_than_half_stay_within_a_bound_set_by_the_others(name: str) -> None:
     honest = honest_rows(seed=6, num_rows=5, dim=50)
     found = auto_geometric_median(np.vstack([attack(name, honest, 4), honest]))

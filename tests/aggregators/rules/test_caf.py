@@ -10,6 +10,7 @@ from aggregators.errors import AggregationError, TooFewUpdatesError
 from aggregators.rules.caf import caf
 from aggregators.rules.mean import mean
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -36,8 +37,8 @@ def brute_force(rows: Matrix, num_byzantine: int) -> tuple[Floats, Floats]:
     return best, best_weights
 
 
-@pytest.mark.parametrize("num_byzantine", [1, 2, 4])
-@pytest.mark.parametrize("seed", range(6))
+@looped("num_byzantine", [1, 2, 4])
+@looped("seed", range(6))
 def test_agrees_with_brute_force(seed: int, num_byzantine: int) -> None:
     rows = honest_rows(seed, num_rows=10, dim=12)
     rows[:num_byzantine] += np.float32(0.2 * seed)
@@ -79,8 +80,8 @@ def test_lies_within_the_convex_hull(rows: Matrix, data: st.DataObject) -> None:
     assert found.weights.sum() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("num_byzantine", [1, 3, 4])
+@looped("name", ATTACKS)
+@looped("num_byzantine", [1, 3, 4])
 def test_stays_within_a_bound_set_by_the_others(name: str, num_byzantine: int) -> None:
     honest = honest_rows(seed=2, num_rows=10 - num_byzantine, dim=50)
     rows = np.vstack([attack(name, honest, num_byzantine), honest])

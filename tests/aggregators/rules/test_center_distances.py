@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.center_distances import distances_to_center
 from tests.aggregators.matrices import Matrix, honest_rows
+from tests.looped import looped
 
 
 def by_difference(rows: Matrix, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -14,7 +15,7 @@ def by_difference(rows: Matrix, weights: NDArray[np.float64]) -> NDArray[np.floa
     return found
 
 
-@pytest.mark.parametrize("seed", range(10))
+@looped("seed", range(10))
 def test_agrees_with_differences(seed: int) -> None:
     rows = honest_rows(seed, num_rows=8, dim=30)
     weights = np.random.default_rng(seed).dirichlet(np.ones(8))

@@ -14,6 +14,7 @@ from aggregators.rules.centered_clipping import (
 )
 from aggregators.rules.mean import mean
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -30,9 +31,9 @@ def brute_force(rows: Matrix, center: Floats, radius: float | None, max_steps: i
     return point
 
 
-@pytest.mark.parametrize("radius", [None, 0.5, 2.0])
-@pytest.mark.parametrize("max_steps", [1, 2, 10])
-@pytest.mark.parametrize("centered", [False, True])
+@looped("radius", [None, 0.5, 2.0])
+@looped("max_steps", [1, 2, 10])
+@looped("centered", [False, True])
 def test_agrees_with_brute_force(radius: float | None, max_steps: int, centered: bool) -> None:
     rows = honest_rows(seed=1, num_rows=8, dim=20)
     rows[0] *= 100
@@ -79,7 +80,7 @@ def test_lies_within_the_hull_of_rows_and_center(
     np.testing.assert_allclose(found.vector, expected, rtol=1e-6, atol=1e-12 * scale + 3e-45)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_one_step_moves_by_at_most_the_radius(name: str) -> None:
     honest = honest_rows(seed=4, num_rows=2, dim=9)
     rows = np.vstack([attack(name, honest, 8), honest])
@@ -95,8 +96,8 @@ def test_a_radius_beyond_every_row_is_the_mean() -> None:
     np.testing.assert_allclose(found.weights, 1 / 6)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("max_steps", [1, 3, 10])
+@looped("name", ATTACKS)
+@looped("max_steps", [1, 3, 10])
 def test_less_than_half_stay_within_a_bound_set_by_the_others(name: str, max_steps: int) -> None:
     honest = honest_rows(seed=6, num_rows=6, dim=50)
     center = honest[0] + np.float32(0.1)

@@ -4,6 +4,7 @@ import pytest
 from aggregators.errors import TooFewUpdatesError
 from aggregators.rules.distance_outliers import distance_outliers, pick
 from tests.aggregators.matrices import Matrix, honest_rows
+from tests.looped import looped
 
 
 def by_definition(rows: Matrix) -> list[bool]:
@@ -17,8 +18,8 @@ def by_definition(rows: Matrix) -> list[bool]:
     return [median <= limit for median in medians]
 
 
-@pytest.mark.parametrize("num_rows", [2, 3, 4, 5, 10, 11])
-@pytest.mark.parametrize("seed", range(4))
+@looped("num_rows", [2, 3, 4, 5, 10, 11])
+@looped("seed", range(4))
 def test_rows_whose_median_distance_is_above_three_medians_are_left_out(
     num_rows: int, seed: int
 ) -> None:

@@ -9,6 +9,7 @@ from aggregators.rules import dnc as module
 from aggregators.rules.dnc import dnc
 from aggregators.rules.mean import mean
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -22,8 +23,8 @@ def brute_force_scores(rows: Matrix) -> Floats:
     return scores
 
 
-@pytest.mark.parametrize("filter_fraction", [0.5, 1.0, 1.5])
-@pytest.mark.parametrize("seed", range(6))
+@looped("filter_fraction", [0.5, 1.0, 1.5])
+@looped("seed", range(6))
 def test_one_pass_agrees_with_brute_force(seed: int, filter_fraction: float) -> None:
     rows = honest_rows(seed, num_rows=11, dim=20)
     found = dnc(rows, num_byzantine=3, filter_fraction=filter_fraction, sample_dim=None)
@@ -66,9 +67,7 @@ def test_passes_agree_with_brute_force_on_the_columns_they_drew(
     assert found.selected.tolist() == kept.tolist()
 
 
-@pytest.mark.parametrize(
-    ("dim", "sample_dim"), [(7, 1), (7, 6), (1000, 999), (1000, 64), (5000, 2048), (4097, 4096)]
-)
+@looped("dim, sample_dim", [(7, 1), (7, 6), (1000, 999), (1000, 64), (5000, 2048), (4097, 4096)])
 def test_runs_are_disjoint_and_hold_the_sample(dim: int, sample_dim: int) -> None:
     for seed in range(50):
         runs = module._runs(dim, sample_dim, np.random.default_rng(seed))

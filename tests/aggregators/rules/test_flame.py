@@ -17,6 +17,7 @@ from tests.aggregators.matrices import (
     honest_rows,
     matrices,
 )
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -71,7 +72,7 @@ def test_rows_join_the_majority_where_a_path_of_short_steps_reaches_it(
     assert joined_at.tolist() == np.maximum(paths[majority], formed_at).tolist()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@looped("seed", range(6))
 def test_agrees_with_brute_force(seed: int) -> None:
     rows = np.random.default_rng(seed).standard_normal((9, 6)).astype(np.float32)
     rows *= np.float32(10.0) ** np.arange(-4, 5, dtype=np.float32)[:, np.newaxis]
@@ -135,7 +136,7 @@ def test_is_at_most_as_long_as_the_median_norm(rows: Matrix) -> None:
     assert np.linalg.norm(vector) <= median * (1 + 1e-6) + 3e-45
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_a_minority_makes_it_no_longer_than_the_longest_of_the_others(name: str) -> None:
     honest = honest_rows(seed=2, num_rows=6, dim=50)
     rows = np.vstack([attack(name, honest, 5), honest])
@@ -170,8 +171,8 @@ def test_scaling_scales_the_result(factor: float) -> None:
     np.testing.assert_allclose(found.vector / factor, flame(rows).vector, rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 5])
-@pytest.mark.parametrize("value", [0.0, 1e-30, 0.3, 3e38])
+@looped("num_rows", [1, 2, 5])
+@looped("value", [0.0, 1e-30, 0.3, 3e38])
 def test_equal_rows_give_that_row(num_rows: int, value: float) -> None:
     rows = np.full((num_rows, 3), value, dtype=np.float32)
     assert flame(rows).vector.tolist() == rows[0].tolist()

@@ -8,6 +8,7 @@ from aggregators.errors import AggregationError
 from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.fltrust import fltrust, fltrust_weights
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -24,7 +25,7 @@ def brute_force(rows: Matrix, root: Matrix) -> Floats:
     return vector / total
 
 
-@pytest.mark.parametrize("seed", range(6))
+@looped("seed", range(6))
 def test_agrees_with_brute_force(seed: int) -> None:
     generator = np.random.default_rng(seed)
     rows = generator.standard_normal((9, 12)).astype(np.float32)
@@ -75,7 +76,7 @@ def test_is_at_most_as_long_as_the_root_update(rows: Matrix, data: st.DataObject
     assert np.linalg.norm(vector) <= longest
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_any_number_of_attackers_stays_within_the_root_updates_length(name: str) -> None:
     honest = honest_rows(seed=1, num_rows=1, dim=20)
     root = honest_rows(seed=2, num_rows=1, dim=20)[0]

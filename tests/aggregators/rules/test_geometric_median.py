@@ -19,6 +19,7 @@ from tests.aggregators.matrices import (
     honest_rows,
     matrices,
 )
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -40,8 +41,8 @@ def plain_weiszfeld(rows: Matrix, weights: Floats) -> Floats:
     return point
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("seed", range(8))
+@looped("weighted", [False, True])
+@looped("seed", range(8))
 def test_the_sum_of_distances_is_the_least(seed: int, weighted: bool) -> None:
     generator = np.random.default_rng(seed)
     rows = generator.standard_normal((3 + seed, 1 + 2 * seed)).astype(np.float32)
@@ -173,8 +174,8 @@ def test_translation_moves_the_result() -> None:
     np.testing.assert_allclose(moved.vector, expected, rtol=2e-7)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("max_steps", [3, 100])
+@looped("name", ATTACKS)
+@looped("max_steps", [3, 100])
 def test_less_than_half_stay_within_a_bound_set_by_the_others(name: str, max_steps: int) -> None:
     honest = honest_rows(seed=6, num_rows=5, dim=50)
     rows = np.vstack([attack(name, honest, 4), honest])

@@ -17,6 +17,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -123,8 +124,8 @@ def test_invariant_to_row_order_bit_for_bit(rows: Matrix, data: st.DataObject) -
     assert same_bits(first.weights[order], second.weights)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("num_byzantine", [1, 3, 4])
+@looped("name", ATTACKS)
+@looped("num_byzantine", [1, 3, 4])
 def test_result_lies_within_the_range_of_the_honest_rows(name: str, num_byzantine: int) -> None:
     honest = honest_rows(3, 9 - num_byzantine, dim=50)
     rows = np.vstack([attack(name, honest, num_byzantine), honest])

@@ -21,6 +21,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 from tests.peers import byzfl, flower_rules
 
 
@@ -122,16 +123,16 @@ def test_three_of_ten_at_a_thousandfold_are_never_chosen(seed: int) -> None:
     assert result.selected.sum() == 1
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "zeros"])
-@pytest.mark.parametrize("seed", range(5))
+@looped("name", [name for name in ATTACKS if name != "zeros"])
+@looped("seed", range(5))
 def test_three_of_ten_attackers_are_not_chosen(name: str, seed: int) -> None:
     honest = honest_rows(seed, num_rows=7, dim=100)
     rows = np.vstack([attack(name, honest, 3), honest])
     assert not krum(rows, num_byzantine=3).selected[:3].any()
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("num_byzantine", [1, 2, 3])
+@looped("name", ATTACKS)
+@looped("num_byzantine", [1, 2, 3])
 def test_result_stays_near_an_honest_row(name: str, num_byzantine: int) -> None:
     honest = honest_rows(seed=3, num_rows=10 - num_byzantine, dim=50)
     rows = np.vstack([honest, attack(name, honest, num_byzantine)])

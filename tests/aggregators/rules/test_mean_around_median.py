@@ -17,6 +17,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 from tests.peers import byzfl
 
 # The vector is rounded once to float32.
@@ -66,8 +67,8 @@ def test_order_of_rows_does_not_change_a_bit(rows: Matrix, random: Random) -> No
     assert same_bits(first.vector, second.vector)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("num_byzantine", [1, 3])
+@looped("name", ATTACKS)
+@looped("num_byzantine", [1, 3])
 def test_attackers_cannot_leave_the_widened_range_of_the_others(
     name: str, num_byzantine: int
 ) -> None:

@@ -1,9 +1,9 @@
 import numpy as np
-import pytest
 from hypothesis import given
 
 from aggregators.rules.median import median
 from tests.aggregators.matrices import ATTACKS, Matrix, attack, honest_rows, matrices
+from tests.looped import looped
 
 
 @given(matrices())
@@ -19,7 +19,7 @@ def test_even_count_averages_the_middle_values_at_the_edge_of_float32() -> None:
     assert median(rows).vector.tolist() == [float(largest)]
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_minority_cannot_leave_the_range_of_the_others(name: str) -> None:
     honest = honest_rows(seed=1, num_rows=6, dim=200)
     vector = median(np.vstack([honest, attack(name, honest, 5)])).vector

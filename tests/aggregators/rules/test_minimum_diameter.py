@@ -20,6 +20,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 from tests.peers import byzfl
 
 # The vector is rounded once to float32.
@@ -81,8 +82,8 @@ def test_order_of_rows_does_not_change_a_bit(rows: Matrix, random: Random) -> No
     assert same_bits(first.vector, second.vector)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("num_byzantine", [1, 3])
+@looped("name", ATTACKS)
+@looped("num_byzantine", [1, 3])
 def test_result_stays_near_an_honest_row(name: str, num_byzantine: int) -> None:
     honest = honest_rows(seed=3, num_rows=7, dim=50)
     rows = np.vstack([honest, attack(name, honest, num_byzantine)])
@@ -112,8 +113,8 @@ def test_with_f_zero_it_is_the_mean() -> None:
     assert same_bits(minimum_diameter(rows, num_byzantine=0).vector, mean(rows).vector)
 
 
-@pytest.mark.parametrize("value", [0.0, -3.5, 1e30, 1e-30])
-@pytest.mark.parametrize(("num_rows", "num_byzantine"), [(1, 0), (5, 2)])
+@looped("value", [0.0, -3.5, 1e30, 1e-30])
+@looped("num_rows, num_byzantine", [(1, 0), (5, 2)])
 def test_equal_rows_give_that_row(value: float, num_rows: int, num_byzantine: int) -> None:
     rows = np.full((num_rows, 4), value, dtype=np.float32)
     result = minimum_diameter(rows, num_byzantine=num_byzantine)

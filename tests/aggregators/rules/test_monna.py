@@ -20,6 +20,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 from tests.peers import byzfl
 
 # The vector is rounded once to float32.
@@ -80,7 +81,7 @@ def test_of_rows_equally_near_the_lesser_is_kept() -> None:
     assert result.selected.tolist() == [False, True, True]
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_result_is_no_farther_from_the_pivot_than_the_farthest_honest_row(name: str) -> None:
     honest = honest_rows(seed=3, num_rows=8, dim=50)
     pivot, honest = honest[0], honest[1:]

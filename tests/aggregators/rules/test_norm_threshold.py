@@ -17,6 +17,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 
 # The vector is rounded once to float32.
 ROUNDING = 2.0**-23
@@ -79,7 +80,7 @@ def test_result_is_no_longer_than_the_bound(rows: Matrix, max_norm: float) -> No
     assert length <= max_norm * (1 + ROUNDING)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_a_minority_cannot_move_the_bound_beyond_the_longest_of_the_others(name: str) -> None:
     honest = honest_rows(seed=1, num_rows=6, dim=50)
     rows = np.vstack([honest, attack(name, honest, 5)])
@@ -111,8 +112,8 @@ def test_factor_does_not_depend_on_the_scale(scale: float) -> None:
     assert np.isfinite(result.vector).all()
 
 
-@pytest.mark.parametrize("value", [0.0, -3.5, 1e30, 1e-30])
-@pytest.mark.parametrize("num_rows", [1, 4])
+@looped("value", [0.0, -3.5, 1e30, 1e-30])
+@looped("num_rows", [1, 4])
 def test_equal_rows_give_that_row(value: float, num_rows: int) -> None:
     rows = np.full((num_rows, 3), value, dtype=np.float32)
     result = norm_threshold(rows, factor=1.0)

@@ -4,10 +4,11 @@ import pytest
 from aggregators.rows.dense_rows import as_rows
 from aggregators.rules.principal_component import principal_component
 from tests.aggregators.matrices import honest_rows
+from tests.looped import looped
 
 
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize(("num_rows", "dim"), [(6, 20), (16, 6), (2, 3), (5, 1)])
+@looped("seed", range(8))
+@looped("num_rows, dim", [(6, 20), (16, 6), (2, 3), (5, 1)])
 def test_agrees_with_the_covariance_matrix(seed: int, num_rows: int, dim: int) -> None:
     rows = honest_rows(seed, num_rows, dim)
     weights = np.random.default_rng(seed).uniform(0.1, 1.0, num_rows)

@@ -22,6 +22,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 
 Floats = NDArray[np.float64]
 
@@ -114,8 +115,8 @@ def brute_force_sign_guard(rows: Matrix) -> tuple[Floats, list[bool]]:
 
 
 # Of few coordinates the shares lie on a coarse grid, where distances often equal the bandwidth.
-@pytest.mark.parametrize("flipped", [0, 3])
-@pytest.mark.parametrize("seed", range(4))
+@looped("flipped", [0, 3])
+@looped("seed", range(4))
 def test_agrees_with_brute_force(flipped: int, seed: int) -> None:
     rows = update_rows(seed, num_rows=8 + 2 * seed, dim=4000)
     rows[:flipped] *= -1.0
@@ -170,8 +171,8 @@ def test_scaling_all_rows_scales_the_result(factor: float) -> None:
     np.testing.assert_allclose(scaled.vector / factor, expected.vector, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("num_rows", [3, 10, 11])
+@looped("name", ATTACKS)
+@looped("num_rows", [3, 10, 11])
 def test_norm_of_the_result_is_bounded_by_the_median_norm(name: str, num_rows: int) -> None:
     count = RULES["sign-guard"].breakdown(num_rows, 0)
     honest = honest_rows(4, num_rows - count, dim=20)

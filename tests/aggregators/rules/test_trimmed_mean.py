@@ -17,6 +17,7 @@ from tests.aggregators.matrices import (
     matrices,
     same_bits,
 )
+from tests.looped import looped
 
 
 @given(matrices(), st.data())
@@ -41,7 +42,7 @@ def test_dropping_all_but_one_is_the_median() -> None:
     assert same_bits(trimmed_mean(rows, trim=3).vector, median(rows).vector)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_attackers_cannot_leave_the_range_of_the_others(name: str) -> None:
     honest = honest_rows(seed=2, num_rows=7, dim=200)
     vector = trimmed_mean(np.vstack([honest, attack(name, honest, 3)]), trim=3).vector

@@ -4,6 +4,7 @@ import pytest
 from aggregators.rows.dense_rows import as_rows
 from aggregators.rows.rows import canonical_order
 from benchmarks.kernels.rules import LEAST_ROWS, RULES, make_rows
+from tests.looped import looped
 
 
 def test_rows_follow_from_the_seed() -> None:
@@ -27,7 +28,7 @@ def test_rows_ascend_so_that_ties_by_value_are_ties_by_position() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("num_rows", [LEAST_ROWS, 4, 5, 7, 10, 33])
+@looped("num_rows", [LEAST_ROWS, 4, 5, 7, 10, 33])
 def test_every_rule_accepts_its_f(rule: str, num_rows: int) -> None:
     rows = make_rows(num_rows, 7, seed=7)
     answer = RULES[rule].way().bind(rows, RULES[rule].num_byzantine(num_rows))()

@@ -12,6 +12,7 @@ from cli.device.population import POPULATION, PopulationOptions
 from cli.exit_codes import ExitCode
 from cli.main import app
 from simulation.attackers.attacks import ATTACKS
+from tests.looped import looped
 
 FLIP = "--attack sign-flip"
 SHARED = "--mode shared"
@@ -94,7 +95,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), REFUSED, ids=[one for one, _ in REFUSED])
+@looped("arguments, told", REFUSED, ids=[one for one, _ in REFUSED])
 def test_each_is_told_in_one_line_that_names_it(arguments: str, told: list[str]) -> None:
     result = CliRunner().invoke(app, ["demo", *arguments.split()])
     assert result.exit_code == ExitCode.USAGE

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from client.compression.update_compressor import CompressedUpdate, UpdateCompressor, compresses
 from client.errors import TrainingError
 from client.trainer import Plan
+from tests.looped import looped
 from updates.compression_plan import CompressionPlan, Method, ValueType, dense_plan
 from updates.compressor import compress, expand
 from updates.coordinate_maps import linear_map
@@ -106,10 +107,8 @@ def test_what_clipping_cut_off_is_not_kept(method: Method) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "value_type", [kind for kind in ValueType if kind is not ValueType.FLOAT32]
-)
-@pytest.mark.parametrize("method", [Method.DENSE, Method.TOP_K, Method.PROJECTION])
+@looped("value_type", [kind for kind in ValueType if kind is not ValueType.FLOAT32])
+@looped("method", [Method.DENSE, Method.TOP_K, Method.PROJECTION])
 def test_what_coding_rounds_off_is_kept(method: Method, value_type: ValueType) -> None:
     plan = plan_of(method, value_type=value_type)
     compressor = UpdateCompressor(plan, Plan())
@@ -217,15 +216,15 @@ def test_an_update_that_is_replaced_may_go_unclipped() -> None:
     assert (update.scale, update.is_within_norm) == (1.0, False)
 
 
-@pytest.mark.parametrize(
-    ("vector", "message"),
+@looped(
+    "vector, message",
     [
         (np.zeros(DIM - 1, dtype=np.float32), r"\(39,\)"),
         (np.zeros(DIM), "float64"),
         (np.full(DIM, np.nan, dtype=np.float32), "finite"),
     ],
 )
-@pytest.mark.parametrize("method", [Method.DENSE, Method.TOP_K, Method.PROJECTION])
+@looped("method", [Method.DENSE, Method.TOP_K, Method.PROJECTION])
 def test_what_is_no_update_is_refused(
     method: Method, vector: NDArray[np.float32], message: str
 ) -> None:

@@ -14,6 +14,7 @@ from client.round.model_cache import ModelCache, ReceivedModel
 from client.trainer import Plan, TrainingResult
 from client.transport.messages import Assignment
 from tests.client.federation import TASK, make_tensors
+from tests.looped import looped
 from updates.codec import decode
 from updates.vectors import encode_model
 
@@ -70,7 +71,7 @@ def test_the_update_is_never_longer_than_the_clipping_norm(
     assert update.norm == unclipped.norm
 
 
-@pytest.mark.parametrize(
+@looped(
     "changes",
     [
         {"num_samples": 0},

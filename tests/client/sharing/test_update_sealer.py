@@ -33,6 +33,7 @@ from tests.client.committee import (
     shared_assignment,
 )
 from tests.client.federation import DEVICE, TASK, ScriptedFederation
+from tests.looped import looped
 
 VECTOR = np.linspace(-0.4, 0.5, 7, dtype=np.float32)
 F20 = 2.0**-20
@@ -173,7 +174,7 @@ WEAKER: list[tuple[dict[str, object], dict[str, object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("terms", "policy", "message"), WEAKER)
+@looped("terms, policy, message", WEAKER)
 def test_a_round_weaker_than_the_policy_is_refused(
     holders: Holders, terms: dict[str, object], policy: dict[str, object], message: str
 ) -> None:

@@ -14,6 +14,7 @@ from security.errors import (
     TokenExpiredError,
     TokenForgedError,
 )
+from tests.looped import looped
 
 KEY = bytes(range(32))
 NONCE = bytes(range(100, 116))
@@ -59,7 +60,7 @@ def test_any_text_is_refused_and_nothing_else_is_raised(text: str) -> None:
         verify_token(text, key=KEY, now_s=0)
 
 
-@pytest.mark.parametrize("length", range(len(TOKEN)))
+@looped("length", range(len(TOKEN)))
 def test_every_prefix_is_refused(length: int) -> None:
     with pytest.raises(TokenForgedError):
         verify_token(TOKEN[:length], key=KEY, now_s=0)
@@ -92,8 +93,8 @@ def test_a_forged_token_is_not_told_that_it_expired() -> None:
         verify_token(forged, key=KEY, now_s=2)
 
 
-@pytest.mark.parametrize(
-    ("device_id", "key", "expires_at_s", "nonce", "match"),
+@looped(
+    "device_id, key, expires_at_s, nonce, match",
     [
         ("", KEY, 1, NONCE, "device_id"),
         ("a" * 65, KEY, 1, NONCE, r"\{1,64\}"),

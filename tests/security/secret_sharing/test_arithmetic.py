@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from security.errors import SharingError
 from security.secret_sharing import arithmetic
 from security.secret_sharing.field import M31, M61, MersenneField, Words
+from tests.looped import looped
 
 M7 = MersenneField(7)
 every_field = pytest.mark.parametrize("field", [M7, M31, M61], ids=lambda field: f"{field.bits}")
@@ -76,8 +77,8 @@ def test_rows_and_weights_must_fit() -> None:
 
 
 @every_field
-@pytest.mark.parametrize(("m", "k"), [(1, 1), (3, 0), (5, 7), (4, 5000)])
-@pytest.mark.parametrize("extreme", [False, True])
+@looped("m, k", [(1, 1), (3, 0), (5, 7), (4, 5000)])
+@looped("extreme", [False, True])
 def test_the_gram_matrix_is_that_of_integers(
     field: MersenneField, m: int, k: int, extreme: bool
 ) -> None:

@@ -4,6 +4,7 @@ import pytest
 from security.errors import SharingError
 from security.secret_sharing.expansion import Expansion, derive_key, expand_words
 from security.secret_sharing.field import M31, M61, MersenneField, Words
+from tests.looped import looped
 from tests.security.secret_sharing import oracle
 
 M7 = MersenneField(7)
@@ -16,13 +17,13 @@ def whole(field: MersenneField, length: int, key: bytes = KEY) -> Words:
 
 
 @every_field
-@pytest.mark.parametrize("length", [0, 1, 511, 512, 513, 1001])
+@looped("length", [0, 1, 511, 512, 513, 1001])
 def test_elements_are_those_of_the_definition(field: MersenneField, length: int) -> None:
     np.testing.assert_array_equal(expand_words(KEY, field, length), whole(field, length))
 
 
 @every_field
-@pytest.mark.parametrize("length", [300, 40_000])
+@looped("length", [300, 40_000])
 def test_any_part_can_be_read_alone(field: MersenneField, length: int) -> None:
     expansion = Expansion(KEY, field, length)
     everything = expansion.words(0, length)

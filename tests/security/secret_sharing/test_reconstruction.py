@@ -10,6 +10,7 @@ from security.secret_sharing import arithmetic
 from security.secret_sharing.field import M31, M61, MersenneField, Words
 from security.secret_sharing.reconstruction import open_each, reconstruct
 from security.secret_sharing.threshold import Threshold
+from tests.looped import looped
 from tests.security.secret_sharing.sharings import SHARINGS, by_coefficients, from_seed, scale_of
 
 M7 = MersenneField(7)
@@ -23,7 +24,7 @@ def secret_of(field: MersenneField, length: int, seed: int = 0) -> Words:
     return secret
 
 
-@pytest.mark.parametrize("sharing", SHARINGS)
+@looped("sharing", SHARINGS)
 @pytest.mark.parametrize("field", [M7, M31, M61], ids=lambda field: f"{field.bits}")
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_every_subset_of_t_opens_the_same_words(

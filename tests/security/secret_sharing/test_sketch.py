@@ -14,6 +14,7 @@ from security.secret_sharing.field import M31, M61, MersenneField, Words
 from security.secret_sharing.reconstruction import reconstruct
 from security.secret_sharing.sketch import Sketch
 from security.secret_sharing.threshold import Threshold
+from tests.looped import looped
 from tests.security.secret_sharing import oracle
 from tests.security.secret_sharing.sharings import by_seeds, from_seed
 
@@ -40,7 +41,7 @@ def defined(key: bytes, vector: list[int], k: int, copies: int) -> list[list[int
 
 
 @pytest.mark.parametrize("field", [MersenneField(7), M31, M61], ids=lambda field: f"{field.bits}")
-@pytest.mark.parametrize(("dim", "k"), [(1, 4), (1000, 64), (1025, 16), (777, 50)])
+@looped("dim, k", [(1, 4), (1000, 64), (1025, 16), (777, 50)])
 def test_sketches_are_those_of_the_definition(field: MersenneField, dim: int, k: int) -> None:
     vector = words(field, dim)
     expected = defined(KEY, [int(word) for word in vector], k, 3)

@@ -11,6 +11,7 @@ from security.secret_sharing import cnf, seeded
 from security.secret_sharing.expansion import expand_words
 from security.secret_sharing.field import M61, MersenneField, Words
 from security.secret_sharing.threshold import Threshold
+from tests.looped import looped
 from tests.security.secret_sharing import classic
 from tests.security.secret_sharing.sharings import SHARINGS, from_seed
 
@@ -53,7 +54,7 @@ def distribution(
     return Counter(view.tolist())
 
 
-@pytest.mark.parametrize("sharing", [by_coefficients, by_seeds])
+@looped("sharing", [by_coefficients, by_seeds])
 @pytest.mark.parametrize("scheme", [Threshold(2, 3), Threshold(2, 5), Threshold(3, 5)], ids=str)
 def test_any_fewer_than_t_shares_are_exactly_uniform_for_every_secret(
     sharing: Exhaustive, scheme: Threshold
@@ -101,8 +102,8 @@ def deviation(words: Words) -> float:
     return (statistic - (BINS - 1)) / float(np.sqrt(2 * (BINS - 1)))
 
 
-@pytest.mark.parametrize("sharing", SHARINGS)
-@pytest.mark.parametrize("secret", [0, M61.modulus - 1])
+@looped("sharing", SHARINGS)
+@looped("secret", [0, M61.modulus - 1])
 def test_each_share_of_the_large_field_looks_uniform(sharing: str, secret: int) -> None:
     words = np.full(50_000, secret, np.uint64)
     shares = SHARINGS[sharing](M61, Threshold(3, 5), words, from_seed(9))

@@ -3,12 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from security.secret_sharing import arithmetic, cnf, seeded
 from security.secret_sharing.expansion import Expansion, derive_key
 from security.secret_sharing.field import MersenneField, Words, field_of
 from security.secret_sharing.threshold import Threshold
+from tests.looped import looped
 from tests.security.secret_sharing import oracle
 
 PUBLISHED = Path(__file__).parents[2] / "vectors" / "secret_sharing.json"
@@ -36,7 +36,7 @@ def test_the_published_vectors_are_those_of_the_definitions() -> None:
     assert oracle.vectors() == CASES
 
 
-@pytest.mark.parametrize("case", CASES, ids=named)
+@looped("case", CASES, ids=named)
 def test_seeded_shares_are_the_published_ones(case: dict[str, Any]) -> None:
     field = field_of(case["bits"])
     scheme = Threshold(case["threshold"], case["holders"])
@@ -55,7 +55,7 @@ def test_seeded_shares_are_the_published_ones(case: dict[str, Any]) -> None:
     assert [summary(words, field) for words in shares] == published
 
 
-@pytest.mark.parametrize("case", CASES, ids=named)
+@looped("case", CASES, ids=named)
 def test_pieces_and_what_they_convert_to_are_the_published_ones(case: dict[str, Any]) -> None:
     field = field_of(case["bits"])
     scheme = Threshold(case["threshold"], case["holders"])

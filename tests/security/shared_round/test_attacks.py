@@ -20,6 +20,7 @@ from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.terms.parameter_rules import blame_bound, group_bound
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.consistency_words import extras_layout
+from tests.looped import looped
 from tests.security.shared_round.shared_vectors import (
     Committee,
     HeldVector,
@@ -176,8 +177,8 @@ def scalar_sizes(params: RoundParameters, words: Words, part: str, runs: int) ->
     return np.concatenate(sizes)
 
 
-@pytest.mark.parametrize("part", ["group", "blame"])
-@pytest.mark.parametrize("attack", ATTACKS)
+@looped("part", ["group", "blame"])
+@looped("attack", ATTACKS)
 def test_each_scalar_catches_an_attack_with_a_probability_of_a_half(
     attack: Attack, part: str
 ) -> None:

@@ -12,6 +12,7 @@ from server.config.process_contradictions import HOLDER, PLACED_TASK, SERVER
 from server.config.reading import setting_paths
 from server.config.server_config import ServerConfig
 from server.config.task_contradictions import TASK
+from tests.looped import looped
 
 Tree = dict[str, Any]
 
@@ -448,12 +449,12 @@ def _problems(tree: Tree) -> tuple[str, ...]:
     return refused.value.problems
 
 
-@pytest.mark.parametrize("name", sorted(ACCEPTED))
+@looped("name", sorted(ACCEPTED))
 def test_what_can_work_is_accepted(name: str) -> None:
     _parse(ACCEPTED[name])
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
+@looped("name", sorted(REFUSED))
 def test_what_cannot_work_is_refused_once(name: str) -> None:
     tree, told = REFUSED[name]
     (problem,) = _problems(tree)

@@ -15,6 +15,7 @@ from server.config.formats import (
     Version,
     split_address,
 )
+from tests.looped import looped
 
 
 def _accepts(kind: Any) -> Callable[[str], bool]:
@@ -42,7 +43,7 @@ def test_an_address_is_a_host_and_a_port(address: str, host: str, port: int) -> 
     assert _accepts(Address)(address)
 
 
-@pytest.mark.parametrize(
+@looped(
     "address",
     [
         "",
@@ -62,7 +63,7 @@ def test_anything_else_is_no_address(address: str) -> None:
     assert _accepts(OptionalAddress)(address) is (address == "")
 
 
-@pytest.mark.parametrize(
+@looped(
     "url",
     [
         "embedded",
@@ -79,7 +80,7 @@ def test_a_store_is_embedded_or_one_server(url: str) -> None:
     assert _accepts(StoreUrl)(url)
 
 
-@pytest.mark.parametrize(
+@looped(
     "url",
     [
         "",

@@ -14,6 +14,7 @@ from server.config import (
     parse_holder_config,
 )
 from server.config.durability import Durability
+from tests.looped import looped
 
 SAMPLES = Path(__file__).parents[3] / "docs/samples"
 TREE: dict[str, object] = {
@@ -82,8 +83,8 @@ def test_an_override_of_no_key_is_refused() -> None:
         parse(FEDAGG__STORE="x")
 
 
-@pytest.mark.parametrize(
-    ("variable", "text", "told"),
+@looped(
+    "variable, text, told",
     [
         ("STORE__URI", "x", "no such setting, did you mean store.url?"),
         ("TASK__NAME", "x", "tasks are set in the file alone"),

@@ -14,6 +14,7 @@ from server.config.reading import read_section, setting_paths
 from server.config.section import Section, UnreadableSetting
 from server.config.server_config import ServerConfig
 from server.config.task_config import TaskConfig
+from tests.looped import looped
 
 
 class _Colour(Enum):
@@ -41,8 +42,8 @@ class _Outer(Section):
     inners: tuple[_Inner, ...] = Field(default=(), alias="item")
 
 
-@pytest.mark.parametrize(
-    ("tree", "told"),
+@looped(
+    "tree, told",
     [
         ({"flag": "perhaps"}, 'flag: must be true or false, got "perhaps"'),
         ({"text": 3}, "text: must be text, got 3"),

@@ -20,6 +20,7 @@ from server.errors import (
 )
 from server.intake.upload_sink import UploadSink, check_inline
 from server.task.payload_format import DenseFormat
+from tests.looped import looped
 from tests.server.task.payloads import COMPRESSED_DIM, PAYLOAD, compressed, submission
 from updates.codec import encode_dense
 from updates.compression_plan import Method
@@ -89,8 +90,8 @@ def test_no_byte_beyond_the_declared_ones_is_written() -> None:
     assert writer.calls == ["write 36"]
 
 
-@pytest.mark.parametrize("method", [Method.TOP_K, Method.PROJECTION])
-@pytest.mark.parametrize("size", [1, 7, 100_000])
+@looped("method", [Method.TOP_K, Method.PROJECTION])
+@looped("size", [1, 7, 100_000])
 def test_a_compressed_payload_may_come_in_any_parts(method: Method, size: int) -> None:
     payload_format, payload = compressed(method)
     check_inline(replace(submission(payload), inline_payload=payload), payload_format)
@@ -122,7 +123,7 @@ def damaged(payload: bytes) -> list[tuple[bytes, type[ServiceError]]]:
     ]
 
 
-@pytest.mark.parametrize("index", range(7))
+@looped("index", range(7))
 def test_whatever_is_no_update_is_refused_alike_on_every_path(index: int) -> None:
     payload_format, payload = compressed()
     wrong, refusal = damaged(payload)[index]

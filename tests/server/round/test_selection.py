@@ -22,6 +22,7 @@ from server.round.selection import (
     eligibility,
     retry_after_ms,
 )
+from tests.looped import looped
 
 SELECTOR = ServerDeviceSelector()
 
@@ -50,8 +51,8 @@ def play(
     return history
 
 
-@pytest.mark.parametrize(
-    ("goal", "over", "eligible", "expected"),
+@looped(
+    "goal, over, eligible, expected",
     [
         (10, 1.3, 1000, 13),
         (100, 1.1, 1000, 110),  # the float product is 110.00000000000001
@@ -181,7 +182,7 @@ def test_bad_input_is_refused() -> None:
         SELECTOR.select(fresh(1), policy=policy, round_number=1, seed=2**255)
 
 
-@pytest.mark.parametrize(
+@looped(
     "changes",
     [
         {"reporting_goal": 0},
@@ -209,8 +210,8 @@ PHONE = DeviceConditions(
 )
 
 
-@pytest.mark.parametrize(
-    ("conditions", "criteria", "expected"),
+@looped(
+    "conditions, criteria, expected",
     [
         ({}, {}, None),
         ({"battery_percent": 14}, {}, Ineligibility.BATTERY_LOW),

@@ -33,6 +33,7 @@ from server.round.state import (
     SharedRoundFailed,
     step,
 )
+from tests.looped import looped
 
 EVENT_TYPES = get_args(Event)
 CANDIDATE = CandidateModel(sha256="ab" * 32, size_bytes=10, excluded=0)
@@ -379,8 +380,8 @@ def test_every_target_in_the_table_is_reachable() -> None:
     assert reached == table
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
+@looped(
+    "changes, message",
     [
         ({"number": 0}, "number=0"),
         ({"base_version": 0}, "base_version=0"),
@@ -446,8 +447,8 @@ def test_a_private_round_without_sampling_ends_as_any_other() -> None:
     assert late.reason is AbandonReason.TOO_FEW_CONTRIBUTIONS
 
 
-@pytest.mark.parametrize("noise", ["central", "device", "holders"])
-@pytest.mark.parametrize("phase", [phase for phase in Phase if ALLOWED[phase]])
+@looped("noise", ["central", "device", "holders"])
+@looped("phase", [phase for phase in Phase if ALLOWED[phase]])
 def test_what_may_have_been_released_is_spent(phase: Phase, noise: str) -> None:
     privacy = replace(privacy_of(Charge(noise_multiplier=1.0)), noise=noise)
     is_sent = noise == "device" and phase is not Phase.SELECTING

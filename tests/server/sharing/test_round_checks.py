@@ -20,6 +20,7 @@ from server.sharing.round_checks import (
     reliable,
     selection_of,
 )
+from tests.looped import looped
 from tests.security.shared_round.sealed_round import make_round
 
 CHECKED = SelectionMode.CHECKED
@@ -32,8 +33,8 @@ def params_of(degraded: Degraded, checks: Checks = Checks.NORM) -> RoundParamete
     return replace(make_round(checks=checks), degraded=degraded)
 
 
-@pytest.mark.parametrize(
-    ("degraded", "num_openings", "modes"),
+@looped(
+    "degraded, num_openings, modes",
     [
         (Degraded.WAIT, 5, (CHECKED,)),
         (Degraded.WAIT, 4, ()),
@@ -55,8 +56,8 @@ def test_a_round_that_is_to_be_given_up_is() -> None:
         possible_modes(params_of(Degraded.ABORT), 4)
 
 
-@pytest.mark.parametrize(
-    ("degraded", "num_votes", "may_be"),
+@looped(
+    "degraded, num_votes, may_be",
     [
         (Degraded.WAIT, 5, True),
         (Degraded.WAIT, 4, False),
@@ -85,8 +86,8 @@ def held(*dealers: str) -> dict[int, frozenset[int]]:
     }
 
 
-@pytest.mark.parametrize(
-    ("has", "holders", "dealers"),
+@looped(
+    "has, holders, dealers",
     [
         (held("12345", "12345", "12345", "12345", "12345"), {1, 2, 3, 4, 5}, (1, 2, 3, 4)),
         (held("2345", "12345", "12345", "12345", "12345"), {1, 2, 3, 4, 5}, (2, 3, 4, 5)),

@@ -24,6 +24,7 @@ from server.storage.embedded import (
     EmbeddedStoreError,
     durability_problem,
 )
+from tests.looped import looped
 
 pytestmark = pytest.mark.process
 BOTH = pytest.mark.parametrize("durability", list(Durability))
@@ -320,8 +321,8 @@ def test_starting_outside_the_main_thread_is_refused(data_dir: Path) -> None:
 GOOD = {"appendonly": "yes", "appendfsync": "no", "no-appendfsync-on-rewrite": "no"}
 
 
-@pytest.mark.parametrize(
-    ("settings", "for_process", "for_machine"),
+@looped(
+    "settings, for_process, for_machine",
     [
         (GOOD, None, "appendfsync is no"),
         (GOOD | {"appendfsync": "always"}, None, None),

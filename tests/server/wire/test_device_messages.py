@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from protos.fedagg.v1 import federation_pb2 as pb
 from server.errors import MalformedRequest, UpdateTooLarge
 from server.wire import device_messages
+from tests.looped import looped
 
 
 def header(**changes: object) -> pb.UpdateHeader:
@@ -33,8 +34,8 @@ def test_a_good_header_becomes_a_submission() -> None:
     assert submission.inline_payload == b"payload"
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
+@looped(
+    "field, value",
     [
         ("task", ""),
         ("task", "Keyboard"),
@@ -64,8 +65,8 @@ def test_a_field_out_of_range_is_named(field: str, value: object) -> None:
         device_messages.submission_of(header(**{field: value}), None)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
+@looped(
+    "field, value",
     [
         ("task", "No"),
         ("device_id", "a/b"),
@@ -105,7 +106,7 @@ def test_data_is_sliced_as_protobuf_would_parse_it(data: bytes) -> None:
     assert bytes(part) == data
 
 
-@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 1 << 20])
+@looped("size", [0, 1, 127, 128, 16_383, 16_384, 1 << 20])
 def test_data_is_sliced_at_every_length_of_the_length(size: int) -> None:
     part = device_messages.upload_part(pb.SubmitUpdateRequest(data=bytes(size)).SerializeToString())
     assert isinstance(part, memoryview)

@@ -5,6 +5,7 @@ import pytest
 
 from simulation.attackers.attacks import ATTACKS, attack_named, flip_labels
 from simulation.errors import ScenarioError
+from tests.looped import looped
 
 UPDATE = np.array([3.0, -4.0, 0.0, 0.0], dtype=np.float32)  # norm 5, root mean square 2.5
 
@@ -40,7 +41,7 @@ def test_gaussian_noise_has_the_scale_of_the_update() -> None:
     assert sent("gaussian", 1.0, seed=1) != sent("gaussian", 1.0, seed=2)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@looped("name", ATTACKS)
 def test_no_attack_changes_its_input_or_minds_an_empty_one(name: str) -> None:
     update = UPDATE.copy()
     update.setflags(write=False)

@@ -21,6 +21,7 @@ from simulation.attackers.shared_attacks import AttackingSealer
 from simulation.errors import ScenarioError
 from tests.client.committee import Holders, make_holders
 from tests.client.federation import DEVICE, TASK, ScriptedFederation
+from tests.looped import looped
 from tests.security.shared_round.shared_vectors import flip_coin
 
 DIM = 2_000
@@ -83,8 +84,8 @@ def verdict_on(
     return judge_blame(params, verdict, blame) if suspects else verdict
 
 
-@pytest.mark.parametrize(
-    ("attack", "share_format", "reason"),
+@looped(
+    "attack, share_format, reason",
     [
         ("over-norm", ShareFormat.SHAMIR_SEEDED, FailureReason.NORM),
         ("over-norm", ShareFormat.CNF_SEEDED, FailureReason.NORM),
@@ -117,8 +118,8 @@ def test_the_attacker_alone_is_left_out_and_for_the_right_reason(
     assert verdict.liars == ()
 
 
-@pytest.mark.parametrize(
-    ("attack", "checks"),
+@looped(
+    "attack, checks",
     [
         ("over-norm", Checks.SUM),
         ("over-norm", Checks.NORM),
@@ -128,7 +129,7 @@ def test_the_attacker_alone_is_left_out_and_for_the_right_reason(
         ("wrap-spread", Checks.NORM),
     ],
 )
-@pytest.mark.parametrize("share_format", ShareFormat)
+@looped("share_format", ShareFormat)
 def test_attacks_on_the_update_deal_consistent_shares(
     holders: Holders, attack: str, share_format: ShareFormat, checks: Checks
 ) -> None:

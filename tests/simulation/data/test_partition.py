@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from simulation.data import partition
 from simulation.errors import PartitionError
+from tests.looped import looped
 
 
 @st.composite
@@ -86,8 +87,8 @@ def test_devices_draw_each_class_anew() -> None:
     assert len(favourites) > 3
 
 
-@pytest.mark.parametrize(
-    ("num_devices", "alpha", "min_samples", "message"),
+@looped(
+    "num_devices, alpha, min_samples, message",
     [
         (0, 1.0, 1, "num_devices=0"),
         (1, 1.0, 0, "min_samples=0"),

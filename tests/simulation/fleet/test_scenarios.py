@@ -9,12 +9,13 @@ import pytest
 from simulation.data import datasets
 from simulation.errors import ScenarioError
 from simulation.fleet.scenarios import Scenario, local_data, poisoned, shards, trainer_seed
+from tests.looped import looped
 
 UPDATE = np.array([1.0, -2.0], dtype=np.float32)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
+@looped(
+    "fields, message",
     [
         ({"dataset": "cifar"}, "dataset='cifar'"),
         ({"attack": "flip"}, "no attack 'flip'"),

@@ -11,6 +11,7 @@ import pytest
 
 from security.secret_sharing.field import M31, M61, MersenneField, Words
 from security.secret_sharing.kernels.choice import COMPILED, PLAIN, Kernels, kernels
+from tests.looped import looped
 
 M7 = MersenneField(7)
 FIELDS = (M7, M31, M61)
@@ -83,7 +84,7 @@ def test_all_largest_words_do_not_overflow(loops: Kernels, field: MersenneField)
 
 @both
 @every_field
-@pytest.mark.parametrize("length", LENGTHS)
+@looped("length", LENGTHS)
 def test_weighted_sums_are_those_of_integers(
     loops: Kernels, field: MersenneField, length: int
 ) -> None:
@@ -158,8 +159,8 @@ def test_masking_tells_of_the_word_that_is_no_element(loops: Kernels, field: Mer
 
 @both
 @every_field
-@pytest.mark.parametrize("copies", [1, 3])
-@pytest.mark.parametrize("shape", [(8, 0, 1000), (7, 5, 23), (64, 63, 1)])
+@looped("copies", [1, 3])
+@looped("shape", [(8, 0, 1000), (7, 5, 23), (64, 63, 1)])
 def test_a_fold_puts_every_word_into_its_bucket(
     loops: Kernels, field: MersenneField, copies: int, shape: tuple[int, int, int]
 ) -> None:

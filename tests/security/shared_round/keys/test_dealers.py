@@ -9,6 +9,7 @@ from security.certificates.device_id import check_certified_id
 from security.errors import BadHeaderSignatureError, CredentialError, MalformedMessageError
 from security.shared_round.keys.dealers import DealerSigner, verify_dealer
 from security.shared_round.terms.committee import dealer_id, dealer_of, is_dealer
+from tests.looped import looped
 from tests.security.shared_round.sealed_round import AUTHORITY, COMMITTEE, HOLDERS, NOW_S, PHONE
 
 SIGNER = DealerSigner(holder=2, secrets=HOLDERS[1])
@@ -25,8 +26,8 @@ def test_no_certificate_can_hold_a_dealers_name() -> None:
             check_certified_id(dealer_id(holder))
 
 
-@pytest.mark.parametrize(
-    ("name", "holder"),
+@looped(
+    "name, holder",
     [
         ("noise:1", 1),
         ("noise:7", 7),

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from security.errors import MalformedMessageError, SealBrokenError
 from security.shared_round.keys.holder_keys import SEAL_OVERHEAD_BYTES, HolderSecrets, seal_to
+from tests.looped import looped
 
 SECRETS = HolderSecrets.generate(random.Random(1).randbytes)
 OTHER = HolderSecrets.generate(random.Random(2).randbytes)
@@ -27,7 +28,7 @@ def test_what_is_sealed_to_a_holder_opens_for_it() -> None:
     assert seal_to(IDENTITY, b"a seed", b"context") != sealed
 
 
-@pytest.mark.parametrize("at", [0, 1087, 1088, 1119, 1120, -1])
+@looped("at", [0, 1087, 1088, 1119, 1120, -1])
 def test_a_changed_seal_does_not_open(at: int) -> None:
     sealed = bytearray(seal_to(IDENTITY, b"a seed", b"context"))
     sealed[at] ^= 1
@@ -75,7 +76,7 @@ def test_secrets_do_not_show_themselves() -> None:
         assert getattr(SECRETS, name).hex() not in shown
 
 
-@pytest.mark.parametrize(
+@looped(
     "data",
     [
         b"",

@@ -10,6 +10,7 @@ from security.errors import BadStatementError, MalformedMessageError, SealBroken
 from security.shared_round.keys.holder_keys import HolderSecrets
 from security.shared_round.keys.key_dealing import accept_keys, deal_keys
 from security.shared_round.terms.committee import Committee
+from tests.looped import looped
 
 HOLDERS = [HolderSecrets.generate(random.Random(seed).randbytes) for seed in range(5)]
 
@@ -110,7 +111,7 @@ def test_a_key_of_the_wrong_dealer_is_refused() -> None:
         accepted(THREE, 3, [wrong])
 
 
-@pytest.mark.parametrize("excluded", [(), (3,), (4,), (0,), (1, 2), (2, 2)])
+@looped("excluded", [(), (3,), (4,), (0,), (1, 2), (2, 2)])
 def test_a_key_of_a_set_that_is_none_is_refused(excluded: tuple[int, ...]) -> None:
     wrong = grant()
     wrong.excluded[:] = excluded

@@ -21,6 +21,7 @@ from security.shared_round.opening.openings import (
 from security.shared_round.opening.vector_scan import VectorScan
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.terms.parameters import RoundParameters
+from tests.looped import looped
 from tests.security.shared_round.shared_vectors import (
     Committee,
     HeldVector,
@@ -54,8 +55,8 @@ def plain_sketches(
     return np.array(rows, dtype=object)
 
 
-@pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize(("threshold", "holders"), SCHEMES)
+@looped("format_", FORMATS)
+@looped("threshold, holders", SCHEMES)
 def test_opened_distances_are_those_of_the_plain_integer_sketches(
     threshold: int, holders: int, format_: ShareFormat
 ) -> None:

@@ -28,6 +28,7 @@ from security.shared_round.opening.statements import (
 )
 from security.shared_round.terms.parameter_facts import Checks
 from security.shared_round.terms.parameters import RoundParameters
+from tests.looped import looped
 from tests.security.shared_round.sealed_round import make_round
 
 PARAMS = make_round(checks=Checks.DISTANCES)
@@ -108,7 +109,7 @@ def test_every_kind_of_statement_has_a_builder_and_a_reader() -> None:
     assert set(STATEMENTS) == set(READERS) == kinds
 
 
-@pytest.mark.parametrize("kind", sorted(STATEMENTS))
+@looped("kind", sorted(STATEMENTS))
 def test_a_statement_names_round_and_holder_and_is_of_its_kind(kind: str) -> None:
     statement = STATEMENTS[kind]
     assert statement.params_sha256 == PARAMS.sha256
@@ -116,7 +117,7 @@ def test_a_statement_names_round_and_holder_and_is_of_its_kind(kind: str) -> Non
     assert statement.WhichOneof("statement") == kind
 
 
-@pytest.mark.parametrize("kind", sorted(STATEMENTS))
+@looped("kind", sorted(STATEMENTS))
 def test_a_reader_takes_its_kind_only(kind: str) -> None:
     for other, statement in STATEMENTS.items():
         if other == kind:
@@ -160,8 +161,8 @@ def test_openings_without_checks_are_empty() -> None:
     assert len(read.norms) == len(read.wraps) == 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "field"),
+@looped(
+    "kind, field",
     [
         ("vote", "set_sha256"),
         ("lock", "set_sha256"),
@@ -188,8 +189,8 @@ def test_a_statement_about_something_else_is_refused(kind: str, field: str) -> N
             READERS[kind](changed)
 
 
-@pytest.mark.parametrize(
-    ("kind", "field", "value"),
+@looped(
+    "kind, field, value",
     [
         ("receipt", "device_id", ""),
         ("receipt", "header_sha256", b"short"),
@@ -212,10 +213,8 @@ def test_a_field_that_does_not_fit_is_refused(kind: str, field: str, value: obje
         READERS[kind](changed)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("vote", "coin_commitments"), ("coin", "pieces")])
-@pytest.mark.parametrize(
-    "pieces", [[], DIGESTS[1:], [*DIGESTS, bytes(32)], [*DIGESTS[1:], bytes(31)]]
-)
+@looped("kind, name", [("vote", "coin_commitments"), ("coin", "pieces")])
+@looped("pieces", [[], DIGESTS[1:], [*DIGESTS, bytes(32)], [*DIGESTS[1:], bytes(31)]])
 def test_one_piece_of_32_bytes_belongs_to_each_key(
     kind: str, name: str, pieces: list[bytes]
 ) -> None:

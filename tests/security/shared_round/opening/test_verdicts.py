@@ -14,6 +14,7 @@ from security.shared_round.opening.verdicts import FailureReason, Verdict, judge
 from security.shared_round.terms.member_set import SelectionMode
 from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.terms.parameters import RoundParameters
+from tests.looped import looped
 from tests.security.shared_round.shared_vectors import (
     Committee,
     device_vector,
@@ -53,9 +54,9 @@ def same(one: Verdict, other: Verdict) -> bool:
     return equal and all(getattr(one, name) == getattr(other, name) for name in names)
 
 
-@pytest.mark.parametrize("scheme", [(2, 5), (3, 7)])
-@pytest.mark.parametrize(
-    ("name", "format_"),
+@looped("scheme", [(2, 5), (3, 7)])
+@looped(
+    "name, format_",
     [
         ("consistency", ShareFormat.SHAMIR_SEEDED),
         *product(("norms", "wraps", "distances"), ShareFormat),

@@ -15,6 +15,7 @@ from security.shared_round.terms.committee import (
     dump_committee,
     load_committee,
 )
+from tests.looped import looped
 
 RANDOM = random.Random(1)
 IDENTITIES = tuple(
@@ -62,8 +63,8 @@ def test_a_holder_is_found_by_its_index() -> None:
             COMMITTEE.identity(index)
 
 
-@pytest.mark.parametrize(
-    ("threshold", "holders"),
+@looped(
+    "threshold, holders",
     [
         (1, IDENTITIES),
         (6, IDENTITIES),
@@ -81,7 +82,7 @@ def test_a_committee_is_complete_and_its_holders_differ(
         Committee(threshold=threshold, holders=holders)
 
 
-@pytest.mark.parametrize(
+@looped(
     "change",
     [
         {"index": 0},
@@ -99,7 +100,7 @@ def test_an_identity_is_well_formed(change: dict[str, Any]) -> None:
         dataclasses.replace(IDENTITIES[0], **change)
 
 
-@pytest.mark.parametrize(
+@looped(
     "data",
     [
         b"",

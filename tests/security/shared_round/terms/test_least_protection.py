@@ -1,7 +1,5 @@
 from dataclasses import replace
 
-import pytest
-
 from security.shared_round.terms.least_protection import (
     LeastProtection,
     disagreement,
@@ -9,6 +7,7 @@ from security.shared_round.terms.least_protection import (
     shortfall,
 )
 from security.shared_round.terms.parameter_facts import Checks, Degraded
+from tests.looped import looped
 from tests.security.shared_round.sealed_round import COMMITTEE, make_round
 
 PARAMS = make_round(checks=Checks.NORM)
@@ -29,9 +28,7 @@ def test_a_round_exactly_as_strong_will_do() -> None:
     assert disagreement(PARAMS, COMMITTEE) is None
 
 
-@pytest.mark.parametrize(
-    "name", ["threshold", "quorum", "members", "mask_scale", "wrap_tests", "sketch_dim"]
-)
+@looped("name", ["threshold", "quorum", "members", "mask_scale", "wrap_tests", "sketch_dim"])
 def test_every_floor_is_a_floor(name: str) -> None:
     floor = getattr(EXACT, name) + 1
     told = shortfall(PARAMS, replace(EXACT, **{name: floor}))

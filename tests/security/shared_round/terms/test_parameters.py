@@ -15,6 +15,7 @@ from security.shared_round.terms import bounds
 from security.shared_round.terms.parameter_facts import Checks, Degraded
 from security.shared_round.terms.parameter_rules import blame_bound, group_bound
 from security.shared_round.terms.parameters import RoundParameters, plan_parameters
+from tests.looped import looped
 from tests.security.shared_round.shared_vectors import noised, parameters, plan
 
 P = 2**61 - 1
@@ -37,8 +38,8 @@ def test_bytes_that_are_not_canonical_are_refused(tail: bytes) -> None:
         RoundParameters.from_bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
+@looped(
+    "name, value",
     [
         ("version", 2),
         ("format", 0),
@@ -177,8 +178,8 @@ def test_a_planned_dealer_adds_no_less_and_no_more_than_it_must(
     assert honest * params.noise_stddev**2 >= wanted > honest * (params.noise_stddev - 1) ** 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "match"),
+@looped(
+    "changes, match",
     [
         ({"noise_dealers": 2}, "noise_dealers=2"),
         ({"noise_dealers": 6}, "noise_dealers=6"),
@@ -202,8 +203,8 @@ def test_noise_goes_with_modes_that_open_one_sum(degraded: Degraded) -> None:
     assert noised(degraded=degraded).has_noise
 
 
-@pytest.mark.parametrize("changes", [{"noise_multiplier": -0.1}, {"noise_multiplier": math.inf}])
-@pytest.mark.parametrize("sensitivity", [1.0, 0.5, math.nan])
+@looped("changes", [{"noise_multiplier": -0.1}, {"noise_multiplier": math.inf}])
+@looped("sensitivity", [1.0, 0.5, math.nan])
 def test_a_plan_of_impossible_noise_is_refused(
     changes: dict[str, float], sensitivity: float
 ) -> None:

@@ -19,6 +19,7 @@ from security.shared_round.update.bundle import (
     check_structure,
     parse_prefix,
 )
+from tests.looped import looped
 from tests.security.shared_round.sealed_round import (
     COMMITTEE,
     PHONE,
@@ -157,7 +158,7 @@ def rewritten(bundle: bytes, change: Callable[[pb.SharedHeader], None]) -> bytes
     return b"FSU1" + len(data).to_bytes(4, "little") + data + bundle[prefix_bytes:]
 
 
-@pytest.mark.parametrize(
+@looped(
     "change",
     [
         lambda header: header.frame_sha256.pop(),
@@ -186,7 +187,7 @@ def test_frames_of_another_number_or_size_are_refused() -> None:
             check_structure(SMALL, prefix, prefix_bytes=9, total_bytes=9, device_id="phone-1")
 
 
-@pytest.mark.parametrize(
+@looped(
     "data",
     [
         b"",
@@ -212,7 +213,7 @@ def test_a_changed_vector_is_noticed_before_anything_leaves() -> None:
     assert update[-100:]
 
 
-@pytest.mark.parametrize(
+@looped(
     "vector",
     [
         np.zeros(99, np.float32),

@@ -15,10 +15,11 @@ from security.shared_round.update.consistency_words import (
     slack_bits,
     slack_weights,
 )
+from tests.looped import looped
 from tests.security.shared_round.shared_vectors import parameters, secure_bytes
 
 
-@pytest.mark.parametrize("bound", [1, 2, 3, 5, 8, 13, 22])
+@looped("bound", [1, 2, 3, 5, 8, 13, 22])
 def test_slack_bits_write_every_slack_and_sums_of_weights_nothing_else(bound: int) -> None:
     weights = slack_weights(bound)
     for squared in range(bound**2 + 1):

@@ -30,6 +30,7 @@ from security.shared_round.terms.parameter_fields import TAG_BYTES
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.pieces import BodyCheck, PieceKeys, SharePieces, open_frame
 from security.shared_round.update.sealing import frame_info
+from tests.looped import looped
 from tests.security.shared_round.sealed_round import (
     AUTHORITY,
     COMMITTEE,
@@ -421,8 +422,8 @@ def test_keys_do_not_show_themselves() -> None:
         assert secret.hex() not in shown
 
 
-@pytest.mark.parametrize("part", ["header", "signature", "certificate", "frame", "body"])
-@pytest.mark.parametrize("params", [SMALL, SMALL_CNF], ids=["shamir", "cnf"])
+@looped("part", ["header", "signature", "certificate", "frame", "body"])
+@looped("params", [SMALL, SMALL_CNF], ids=["shamir", "cnf"])
 def test_any_flipped_bit_is_refused(params: RoundParameters, part: str) -> None:
     parts = Parts(params, sealed(params)[:])
     holder = 3

@@ -15,6 +15,7 @@ from security.shared_round.terms.parameter_facts import Checks, ShareFormat
 from security.shared_round.terms.parameters import RoundParameters
 from security.shared_round.update.pieces import BodyCheck, SharePieces, open_frame
 from security.shared_round.update.sealed_noise import SealedNoise
+from tests.looped import looped
 from tests.security.shared_round.sealed_round import COMMITTEE, HOLDERS, Parts, make_round
 
 SIGNER = DealerSigner(holder=4, secrets=HOLDERS[3])
@@ -48,9 +49,9 @@ def share_of(params: RoundParameters, parts: Parts, holder: int) -> NDArray[np.u
     return np.concatenate(words)
 
 
-@pytest.mark.parametrize("checks", [Checks.SUM, Checks.NORM])
-@pytest.mark.parametrize("share_format", list(ShareFormat))
-@pytest.mark.parametrize("dim", [1, 100, 40_000])
+@looped("checks", [Checks.SUM, Checks.NORM])
+@looped("share_format", list(ShareFormat))
+@looped("dim", [1, 100, 40_000])
 def test_the_holders_shares_open_to_the_noise(
     share_format: ShareFormat, checks: Checks, dim: int
 ) -> None:

@@ -24,6 +24,7 @@ from server.holder.storage.holder_state import (
     VotesShown,
     step,
 )
+from tests.looped import looped
 
 DIGESTS = st.sampled_from([bytes([number]) * 32 for number in range(3)])
 EVENTS: st.SearchStrategy[Event] = st.one_of(
@@ -80,7 +81,7 @@ def test_no_walk_breaks_a_promise(events: list[Event]) -> None:
     assert len(boxes) <= 1
 
 
-@pytest.mark.parametrize("phase", HolderPhase)
+@looped("phase", HolderPhase)
 def test_a_purge_is_always_allowed_and_final(phase: HolderPhase) -> None:
     assert ALLOWED[phase][PurgeAsked] is HolderPhase.PURGED
     assert set(ALLOWED[HolderPhase.PURGED]) == {PurgeAsked}
@@ -151,8 +152,8 @@ def test_a_holder_that_was_away_takes_on_the_commitment_of_a_set_it_voted_for_be
     assert refusal_of(round_, other) is Refusal.SUM_CONFLICT
 
 
-@pytest.mark.parametrize(
-    ("events", "event", "refusal"),
+@looped(
+    "events, event, refusal",
     [
         ([], VotesShown(set_sha256=A, box_sha256=C), Refusal.NOT_FROZEN),
         (
