@@ -145,7 +145,10 @@ class _Coordinator:
         compressions = self._compressions()
         wiring = self._drivers(notifier, compressions)
         models = ModelCatalog(
-            store=stores.store, blobs=stores.blobs, cache_bytes=config.limits.model_cache_bytes
+            registry=stores.store,
+            rounds=stores.store,
+            blobs=stores.blobs,
+            cache_bytes=config.limits.model_cache_bytes,
         )
         return ProductionFederatedServer(
             ServerParts(
@@ -177,7 +180,7 @@ class _Coordinator:
             if compression is not None:
                 found[name] = RoundCompression(
                     compression,
-                    models=self.stores.store,
+                    registry=self.stores.store,
                     files=self.stores.blobs,
                     workers=self.files,
                 )
@@ -207,7 +210,8 @@ class _Coordinator:
         config, stores = self.config, self.stores
         submissions = Submissions(
             tasks=self.tasks,
-            store=stores.store,
+            rounds=stores.store,
+            admission=stores.store,
             uploads=Uploads(blobs=stores.blobs, workers=self.files, limits=config.limits),
             observer=self.watch.observation,
             limits=config.limits,
@@ -215,7 +219,8 @@ class _Coordinator:
         return FederationService(
             ServicePorts(
                 tasks=self.tasks,
-                store=stores.store,
+                rounds=stores.store,
+                admission=stores.store,
                 models=models,
                 submissions=submissions,
                 news=notifier.devices,
@@ -247,7 +252,9 @@ class _Coordinator:
         tasks: Sequence[PreparedTask] = self.prepared.tasks
         return create_admin_app(
             StoreBackend(
-                store=store,
+                rounds=store,
+                ledger=store,
+                registry=store,
                 tasks=self.tasks,
                 models=models,
                 on_rollback=self.watch.observation.rolled_back,

@@ -1,4 +1,4 @@
-"""The admin API's questions, answered from the round store."""
+"""The admin API's questions, answered from the stores."""
 
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,17 +18,19 @@ from server.admin.answers import (
 from server.models.model_catalog import ModelCatalog
 from server.models.replay import Replayer
 from server.privacy.budget_gate import PrivateRounds
-from server.round.ports import FinishedRound, ModelVersion, RoundStore
+from server.round.ports import FinishedRound, ModelRegistry, ModelVersion, PrivacyLedger, RoundStore
 from server.task.task_info import TaskDirectory
 
 _NONE_PRIVATE: Final[Mapping[str, PrivateRounds]] = MappingProxyType({})
 
 
 class StoreBackend:
-    """`AdminBackend` over the round store; any replica answers alike.
+    """`AdminBackend` over the stores; any replica answers alike.
 
     Args:
-        store: what is asked.
+        rounds: those that are open and those that ended.
+        ledger: what is spent of privacy budgets.
+        registry: the versions there are; takes rollbacks.
         tasks: what is served.
         models: where files of versions are read.
         on_rollback: told the task and the version that an operator made current.
@@ -39,14 +41,18 @@ class StoreBackend:
     def __init__(  # noqa: PLR0913  # its collaborators
         self,
         *,
-        store: RoundStore,
+        rounds: RoundStore,
+        ledger: PrivacyLedger,
+        registry: ModelRegistry,
         tasks: TaskDirectory,
         models: ModelCatalog,
         on_rollback: Callable[[str, int], None],
         replayers: Mapping[str, Replayer],
         private: Mapping[str, PrivateRounds] = _NONE_PRIVATE,
     ) -> None:
-        self._store = store
+        self._rounds = rounds
+        self._ledger = ledger
+        self._registry = registry
         self._tasks = tasks
         self._models = models
         self._on_rollback = on_rollback
@@ -64,7 +70,7 @@ class StoreBackend:
     async def task_status(self, task: str) -> TaskStatus:
         """Return one task and its latest round."""
         terms = self._tasks[task].terms
-        snapshot = await self._store.snapshot(task)
+        snapshot = await self._rounds.snapshot(task)
         round_ = snapshot.round
         return TaskStatus(
             task=task,
@@ -77,17 +83,17 @@ class StoreBackend:
             accepted=snapshot.accepted,
             waiting=snapshot.waiting,
             budget_exhausted=snapshot.is_exhausted,
-            model=_model_info(await self._store.model(task, snapshot.current_version)),
+            model=_model_info(await self._registry.model(task, snapshot.current_version)),
         )
 
     async def privacy(self, task: str) -> PrivacyStatus:
         """Return budget, ledger and participations of one task, private or not."""
         info = self._tasks[task]
-        ledger = await self._store.ledger(task)
+        ledger = await self._ledger.ledger(task)
         private = self._private.get(task)
         plan = None if private is None else await private.plan(ledger)
         scores = await self._scores(private, ledger)
-        left = max(0, info.terms.num_rounds - (await self._store.snapshot(task)).published_rounds)
+        left = max(0, info.terms.num_rounds - (await self._rounds.snapshot(task)).published_rounds)
         if private is not None and plan is not None:
             left = await private.remaining(ledger, plan, limit=left)
         settings = info.privacy
@@ -110,7 +116,7 @@ class StoreBackend:
             uncharged_versions=ledger.uncharged,
             budget_exhausted=ledger.is_exhausted,
             max_participations=info.selection.max_participations,
-            participations=await self._store.participations(task),
+            participations=await self._ledger.participations(task),
         )
 
     async def _scores(
@@ -132,18 +138,18 @@ class StoreBackend:
     async def finished_rounds(self, task: str, *, limit: int) -> list[RoundSummary]:
         """Return the latest finished rounds, newest first."""
         self._tasks[task]
-        found = await self._store.finished_rounds(task, limit=limit)
+        found = await self._rounds.finished_rounds(task, limit=limit)
         return [_round_summary(record) for record in reversed(found)]
 
     async def list_models(self, task: str) -> list[ModelInfo]:
         """Return every published version, newest first."""
         self._tasks[task]
-        return [_model_info(model) for model in reversed(await self._store.models(task))]
+        return [_model_info(model) for model in reversed(await self._registry.models(task))]
 
     async def model(self, task: str, version: int) -> ModelInfo:
         """Return one published version."""
         self._tasks[task]
-        return _model_info(await self._store.model(task, version))
+        return _model_info(await self._registry.model(task, version))
 
     async def model_file(self, task: str, version: int) -> tuple[int, AsyncIterator[bytes]]:
         """Return the file of one published version; the first part is read, so that it is there."""
@@ -179,7 +185,7 @@ class StoreBackend:
     async def rollback(self, task: str, version: int) -> ModelInfo:
         """Make an earlier version current."""
         self._tasks[task]
-        model = await self._store.rollback(task, version)
+        model = await self._registry.rollback(task, version)
         self._on_rollback(task, version)
         return _model_info(model)
 

@@ -14,7 +14,7 @@ import numpy as np
 from server.compression.task_compression import TaskCompression
 from server.processes.thread_pool import Workers
 from server.round.blob_names import model_blob
-from server.round.ports import ModelVersion
+from server.round.ports import ModelRegistry, ModelVersion
 from updates.compression_plan import CompressionPlan, Method
 from updates.coordinate_maps import announced_indices, map_seed_of
 from updates.index_coding import encode_coordinates
@@ -23,19 +23,8 @@ from updates.vectors import decode_model, flatten, layout_of
 MAX_KNOWN_PLANS: Final = 8  # of one task; late devices may ask for a round that has ended
 
 
-class ModelRecords(Protocol):
-    """Tells which models there are."""
-
-    async def model(self, task: str, version: int) -> ModelVersion:
-        """Return the metadata of one version.
-
-        Raises:
-            UnknownModelVersion: if there is none.
-        """
-
-
 class ModelFiles(Protocol):
-    """Where they lie."""
+    """Where the files of models lie."""
 
     async def get(self, key: str) -> bytes:
         """Return a whole blob.
@@ -52,16 +41,16 @@ class RoundCompression:
 
     Args:
         task: what all plans have in common.
-        models: what each round starts from.
-        files: the models themselves; read where coordinates are announced.
+        registry: the versions that rounds start from.
+        files: of these versions; read where coordinates are announced.
         workers: where kernels run.
     """
 
     def __init__(
-        self, task: TaskCompression, *, models: ModelRecords, files: ModelFiles, workers: Workers
+        self, task: TaskCompression, *, registry: ModelRegistry, files: ModelFiles, workers: Workers
     ) -> None:
         self.task = task
-        self._models = models
+        self._registry = registry
         self._files = files
         self._workers = workers
         self._plans: OrderedDict[tuple[int, int], CompressionPlan] = OrderedDict()
@@ -90,12 +79,12 @@ class RoundCompression:
         return plan
 
     async def _make(self, round_number: int, base_version: int) -> CompressionPlan:
-        base = await self._models.model(self.task.task, base_version)
+        base = await self._registry.model(self.task.task, base_version)
         coordinates = b""
         if self.task.method is Method.ANNOUNCED:
             parent = None
             if base.parent is not None:
-                parent = await self._file(await self._models.model(self.task.task, base.parent))
+                parent = await self._file(await self._registry.model(self.task.task, base.parent))
             coordinates = await self._workers.run(
                 announced_coordinates,
                 self.task,

@@ -16,7 +16,7 @@ from protos.wire import MAX_BATCH_UPDATES
 from server.errors import MalformedRequest, ServiceError
 from server.intake.submissions import Submissions, status_query
 from server.models.model_catalog import ModelCatalog
-from server.round.ports import CheckInAnswer, CheckInVerdict, RoundStore
+from server.round.ports import AdmissionStore, CheckInAnswer, CheckInVerdict, RoundStore
 from server.round.selection import PaceSteering, eligibility, retry_after_ms
 from server.round.state import Phase
 from server.task.task_info import TaskDirectory, TaskInfo
@@ -74,7 +74,8 @@ class ServicePorts:
     """What the service works with."""
 
     tasks: TaskDirectory
-    store: RoundStore
+    rounds: RoundStore
+    admission: AdmissionStore
     models: ModelCatalog
     submissions: Submissions
     news: RoundNews
@@ -184,7 +185,7 @@ class FederationService:
             raise MalformedRequest(msg)
         self._ports.identity.check(context, request.device_id)
         task = self._ports.tasks[request.task]
-        snapshot = await self._ports.store.snapshot(task.name)
+        snapshot = await self._ports.rounds.snapshot(task.name)
         round_ = snapshot.round
         if (
             round_ is None
@@ -210,7 +211,7 @@ class FederationService:
     ) -> CheckInAnswer:
         while True:
             mark = self._ports.news.mark(task.name)
-            answer = await self._ports.store.check_in(
+            answer = await self._ports.admission.check_in(
                 task.name,
                 device_id=offer.device_id,
                 check_in_id=offer.check_in_id,

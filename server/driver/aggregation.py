@@ -32,7 +32,13 @@ from server.round.candidate import (
 )
 from server.round.kept_round import KeptRound, encode_kept_round
 from server.round.plain_source import PlainRound, StoredUpdates
-from server.round.ports import BlobNotFound, FinishedRound, RoundStore
+from server.round.ports import (
+    AdmissionStore,
+    BlobNotFound,
+    FinishedRound,
+    ModelRegistry,
+    PrivacyLedger,
+)
 from server.round.private_source import PrivateRound, PrivateSettings, summed_dim
 from server.round.state import CandidateModel, Phase, Round
 from server.storage.blobs import BlobStore
@@ -61,7 +67,9 @@ class Aggregation:
     """Computes a task's candidates in a kernel thread.
 
     Args:
-        store: contributions and small payloads.
+        admission: contributions and small payloads.
+        ledger: the secret that noise follows from.
+        registry: the versions that rounds start from.
         blobs: models, aggregator states and large payloads.
         workers: where kernels run.
         settings: rule and server optimizer.
@@ -76,7 +84,9 @@ class Aggregation:
     def __init__(  # noqa: PLR0913  # its collaborators
         self,
         *,
-        store: RoundStore,
+        admission: AdmissionStore,
+        ledger: PrivacyLedger,
+        registry: ModelRegistry,
         blobs: BlobStore,
         workers: Workers,
         settings: AggregationSettings,
@@ -87,7 +97,8 @@ class Aggregation:
         keep_contributions: int = 0,
         max_update_norm: float | None = None,
     ) -> None:
-        self._store = store
+        self._admission = admission
+        self._ledger = ledger
         self._blobs = blobs
         self._workers = workers
         self._settings = settings
@@ -98,7 +109,7 @@ class Aggregation:
         self._keep_contributions = keep_contributions
         self._max_update_norm = max_update_norm
         self._rule = settings.aggregator.byzantine.aggregator.rule
-        self._stored_rounds = StoredRounds(store=store, blobs=blobs, workers=workers)
+        self._stored_rounds = StoredRounds(registry=registry, blobs=blobs, workers=workers)
         self._sound_version: int | None = None
 
     async def aggregate(self, round_: Round) -> CandidateModel | str | None:
@@ -270,7 +281,7 @@ class Aggregation:
             number=round_.number,
             privacy=privacy,
             settings=settings,
-            noise_key=await self._store.noise_key(round_.task),
+            noise_key=await self._ledger.noise_key(round_.task),
             history=await history.before(round_.number),
         )
         built = await self._workers.run(build_candidate, base, source, self._settings)
@@ -279,9 +290,9 @@ class Aggregation:
         return built
 
     async def _stored_updates(self, round_: Round) -> StoredUpdates:
-        contributions = await self._store.contributions(round_.task, round_.number)
+        contributions = await self._admission.contributions(round_.task, round_.number)
         inline = [each.device_id for each in contributions if each.inline]
-        small = await self._store.inline_payloads(round_.task, round_.number, inline)
+        small = await self._admission.inline_payloads(round_.task, round_.number, inline)
         return await self._stored_rounds.updates(
             round_.task,
             round_.number,

@@ -18,9 +18,12 @@ from server.driver.leadership import Leadership
 from server.errors import Unavailable
 from server.privacy.budget_gate import BudgetGate, BudgetObserver, PrivateRounds
 from server.round.ports import (
+    AdmissionStore,
     CommitResult,
     FinishedRound,
     Lease,
+    ModelRegistry,
+    PrivacyLedger,
     RoundStore,
     Snapshot,
 )
@@ -143,7 +146,10 @@ class Wakeup(Protocol):
 class DriverPorts:
     """What a driver works with."""
 
-    store: RoundStore
+    rounds: RoundStore
+    admission: AdmissionStore
+    ledger: PrivacyLedger
+    registry: ModelRegistry
     aggregation: CandidateMaker
     observer: RoundObserver
     audit: AuditLog
@@ -171,14 +177,18 @@ class RoundDriver:
         self._rounds = rounds
         self._ports = ports
         self._leadership = Leadership(
-            ports.store,
+            ports.rounds,
             task=info.name,
             owner=owner,
             ttl_s=rounds.lease_ttl_s,
             on_change=lambda leads: ports.observer.leading(info.name, leads=leads),
         )
         self._gate = BudgetGate(
-            info.name, private=ports.private, store=ports.store, observer=ports.observer
+            info.name,
+            private=ports.private,
+            rounds=ports.rounds,
+            ledger=ports.ledger,
+            observer=ports.observer,
         )
         self._wait_s = rounds.poll_interval_s
         self._was_stale = False
@@ -210,7 +220,7 @@ class RoundDriver:
         lease = await self._leadership.claim()
         if lease is None:
             return False
-        snapshot = await self._ports.store.snapshot(self._task)
+        snapshot = await self._ports.rounds.snapshot(self._task)
         round_ = snapshot.round
         if round_ is not None and not self._has_swept:
             ended = round_.number if round_.is_terminal else round_.number - 1
@@ -286,7 +296,7 @@ class RoundDriver:
         needed = offers_needed(round_, self._info, waited_s=waited_s)
         if snapshot.waiting < needed:
             return False
-        candidates = await self._ports.store.candidates(self._task)
+        candidates = await self._ports.admission.candidates(self._task)
         cohort = draw_cohort(round_, self._info, candidates, needed=needed)
         if cohort is None:
             return False
@@ -295,7 +305,7 @@ class RoundDriver:
             shared = await self._ports.shared.plan(round_, cohort_size=len(cohort))
         event = CohortSelected(at_ms=snapshot.now_ms, cohort_size=len(cohort), shared=shared)
         after = step(round_, event)
-        result = await self._ports.store.open_cohort(after, cohort=cohort, lease=lease)
+        result = await self._ports.rounds.open_cohort(after, cohort=cohort, lease=lease)
         return self._committed(await self._resolve(result, after), after, round_)
 
     async def _collect(self, round_: Round, snapshot: Snapshot, lease: Lease) -> bool:
@@ -330,7 +340,7 @@ class RoundDriver:
                 outcome = await self._ports.aggregation.aggregate(round_)
         if outcome is None:
             return False
-        snapshot = await self._ports.store.snapshot(self._task)
+        snapshot = await self._ports.rounds.snapshot(self._task)
         event: Event = (
             AggregationFailed(at_ms=snapshot.now_ms, detail=outcome)
             if isinstance(outcome, str)
@@ -342,7 +352,7 @@ class RoundDriver:
         async with self._leadership.kept():
             with self._ports.observer.span("validate", round_):
                 problem = await self._ports.aggregation.problem(round_)
-        snapshot = await self._ports.store.snapshot(self._task)
+        snapshot = await self._ports.rounds.snapshot(self._task)
         at_ms = snapshot.now_ms
         event: Event = (
             CandidatePassed(at_ms=at_ms)
@@ -354,31 +364,31 @@ class RoundDriver:
     async def _apply(self, round_: Round, event: Event, lease: Lease) -> bool:
         if not step(round_, event).is_terminal:
             return await self._advance(round_, event, lease)
-        snapshot = await self._ports.store.snapshot(self._task)
+        snapshot = await self._ports.rounds.snapshot(self._task)
         return await self._finish(round_, event, snapshot, lease)
 
     async def _advance(self, round_: Round, event: Event, lease: Lease) -> bool:
         after = step(round_, event)
-        result = await self._ports.store.commit(after, lease=lease)
+        result = await self._ports.rounds.commit(after, lease=lease)
         return self._committed(await self._resolve(result, after), after, round_)
 
     async def _finish(self, round_: Round, event: Event, snapshot: Snapshot, lease: Lease) -> bool:
         after = step(round_, event)
-        store, task = self._ports.store, self._task
+        ports, task = self._ports, self._task
         model = None
         if after.phase is Phase.PUBLISHED:
-            base = await store.model(task, round_.base_version)
+            base = await ports.registry.model(task, round_.base_version)
             version = snapshot.latest_version + 1
             model = published_version(after, version=version, base=base)
         record = finished_round(
             after,
-            contributions=await store.contributions(task, round_.number),
-            rejected=await store.rejections(task, round_.number),
+            contributions=await ports.admission.contributions(task, round_.number),
+            rejected=await ports.admission.rejections(task, round_.number),
             model=model,
             cost=await self._gate.cost(round_),
         )
         with self._ports.observer.span(after.phase.value, round_):
-            result = await store.finish(after, record=record, model=model, lease=lease)
+            result = await ports.rounds.finish(after, record=record, model=model, lease=lease)
         result = await self._resolve(result, after)
         if result is CommitResult.COMMITTED:
             self._ports.observer.round_finished(record)
@@ -388,19 +398,19 @@ class RoundDriver:
 
     async def _settle(self) -> bool:
         """Write down and clean up after finished rounds; also those a dead leader left."""
-        finished = await self._ports.store.unaudited(self._task)
+        finished = await self._ports.rounds.unaudited(self._task)
         for record in finished:
             await self._ports.audit.record(await self._gate.scored(record))
             if self._ports.shared is not None and record.shared is not None:
                 await self._ports.shared.purge(record)
             await self._ports.aggregation.purge(record)
-            await self._ports.store.mark_audited(record.task, record.number)
+            await self._ports.rounds.mark_audited(record.task, record.number)
         return bool(finished)
 
     async def _resolve(self, result: CommitResult, after: Round) -> CommitResult:
         """Take a refused commit for committed where it is what the store holds: a lost answer."""
         if result in {CommitResult.STALE, CommitResult.BASE_CHANGED}:
-            stored = (await self._ports.store.snapshot(self._task)).round
+            stored = (await self._ports.rounds.snapshot(self._task)).round
             if stored == after:
                 return CommitResult.COMMITTED
         return result

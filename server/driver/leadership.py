@@ -12,7 +12,7 @@ class Leadership:
     """This process's claim to lead one task.
 
     Args:
-        store: where the lease is.
+        rounds: where the lease is.
         task: name of the task.
         owner: unique name of this process.
         ttl_s: how long the lease lives without being prolonged.
@@ -21,14 +21,14 @@ class Leadership:
 
     def __init__(
         self,
-        store: RoundStore,
+        rounds: RoundStore,
         *,
         task: str,
         owner: str,
         ttl_s: float,
         on_change: Callable[[bool], None],
     ) -> None:
-        self._store = store
+        self._rounds = rounds
         self._task = task
         self._owner = owner
         self._ttl_s = ttl_s
@@ -38,7 +38,7 @@ class Leadership:
 
     async def claim(self) -> Lease | None:
         """Take or prolong the lease; None while another process leads."""
-        lease = await self._store.acquire_lease(
+        lease = await self._rounds.acquire_lease(
             self._task, owner=self._owner, ttl_ms=int(self._ttl_s * 1000)
         )
         self._lease = lease
@@ -64,7 +64,7 @@ class Leadership:
         """Let the next leader start at once."""
         if self._lease is not None:
             with suppress(StoreUnavailable):
-                await self._store.release_lease(self._task, self._lease)
+                await self._rounds.release_lease(self._task, self._lease)
 
     async def _keep(self) -> None:
         while True:

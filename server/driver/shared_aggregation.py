@@ -4,7 +4,7 @@ from server.compression.round_compression import RoundCompression
 from server.driver.aggregation import Aggregation, AggregationObserver
 from server.processes.thread_pool import Workers
 from server.round.candidate import AggregationSettings, RoundSource
-from server.round.ports import RoundStore
+from server.round.ports import AdmissionStore, ModelRegistry, PrivacyLedger, RoundStore
 from server.round.state import CandidateModel, Round
 from server.sharing.shared_rounds import HoldersAway, SharedRoundPhases
 from server.sharing.shared_source import OpenedRound
@@ -17,8 +17,9 @@ class SharedAggregation(Aggregation):
     Args:
         phases: the committee's side of the round.
         rule: label of what picks or combines updates.
-        store, blobs, workers, settings, observer, compression, max_update_norm: as for
-            `Aggregation`.
+        rounds: tells the time by which holders must have answered.
+        admission, ledger, registry, blobs, workers, settings, observer, compression,
+            max_update_norm: as for `Aggregation`.
     """
 
     def __init__(  # noqa: PLR0913  # its collaborators
@@ -26,7 +27,10 @@ class SharedAggregation(Aggregation):
         *,
         phases: SharedRoundPhases,
         rule: str,
-        store: RoundStore,
+        rounds: RoundStore,
+        admission: AdmissionStore,
+        ledger: PrivacyLedger,
+        registry: ModelRegistry,
         blobs: BlobStore,
         workers: Workers,
         settings: AggregationSettings,
@@ -35,7 +39,9 @@ class SharedAggregation(Aggregation):
         max_update_norm: float | None = None,
     ) -> None:
         super().__init__(
-            store=store,
+            admission=admission,
+            ledger=ledger,
+            registry=registry,
             blobs=blobs,
             workers=workers,
             settings=settings,
@@ -44,6 +50,7 @@ class SharedAggregation(Aggregation):
             max_update_norm=max_update_norm,
         )
         self._phases = phases
+        self._rounds = rounds
         self._rule = rule
 
     async def aggregate(self, round_: Round) -> CandidateModel | str | None:
@@ -55,11 +62,11 @@ class SharedAggregation(Aggregation):
         try:
             return await super().aggregate(round_)
         except HoldersAway as error:
-            now_ms = (await self._store.snapshot(round_.task)).now_ms
+            now_ms = (await self._rounds.snapshot(round_.task)).now_ms
             return str(error) if self._phases.is_over(round_, now_ms=now_ms) else None
 
     async def _source(self, round_: Round) -> RoundSource:
-        now_ms = (await self._store.snapshot(round_.task)).now_ms
+        now_ms = (await self._rounds.snapshot(round_.task)).now_ms
         return OpenedRound(
             released=await self._phases.release(round_, now_ms=now_ms),
             compression=await self._plan(round_),

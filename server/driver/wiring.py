@@ -48,7 +48,7 @@ class DriverWiring:
     def replayer(self, task: PreparedTask) -> Replayer:
         """Make what builds a task's versions again."""
         return Replayer(
-            store=self.store,
+            registry=self.store,
             blobs=self.blobs,
             workers=self.kernels,
             settings=self._settings(task),
@@ -61,7 +61,10 @@ class DriverWiring:
         if info.shared is not None:
             phases = self._phases(info.shared, task.holder_files)
         ports = DriverPorts(
-            store=self.store,
+            rounds=self.store,
+            admission=self.store,
+            ledger=self.store,
+            registry=self.store,
             aggregation=self._aggregation(task, phases),
             observer=self.observation,
             audit=self.audit,
@@ -77,7 +80,10 @@ class DriverWiring:
             return SharedAggregation(
                 phases=phases,
                 rule=info.shared.rule,
-                store=self.store,
+                rounds=self.store,
+                admission=self.store,
+                ledger=self.store,
+                registry=self.store,
                 blobs=self.blobs,
                 workers=self.kernels,
                 settings=self._settings(task),
@@ -86,7 +92,9 @@ class DriverWiring:
                 observer=self.observation,
             )
         return Aggregation(
-            store=self.store,
+            admission=self.store,
+            ledger=self.store,
+            registry=self.store,
             blobs=self.blobs,
             workers=self.kernels,
             settings=self._settings(task),
@@ -108,7 +116,8 @@ class DriverWiring:
                 timeout_s=shared.holder_timeout_s,
                 observer=self.observation,
             ),
-            store=self.store,
+            admission=self.store,
+            registry=self.store,
             blobs=self.blobs,
             workers=self.kernels,
             observer=self.observation,

@@ -22,7 +22,7 @@ from server.errors import (
     UpdateTooLarge,
 )
 from server.intake.uploads import Uploads
-from server.round.ports import Admission, AdmissionVerdict, RoundStore, Submission
+from server.round.ports import Admission, AdmissionStore, AdmissionVerdict, RoundStore, Submission
 from server.task.payload_format import PayloadFormat, SealedFormat
 from server.task.task_info import TaskDirectory, TaskInfo
 from server.wire.device_messages import check_size, receipt_of, submission_of
@@ -70,23 +70,26 @@ class Submissions:
 
     Args:
         tasks: what is served.
-        store: admits.
+        rounds: the round that a sealed update is for.
+        admission: admits.
         uploads: receives payloads in chunks.
         observer: metrics.
         limits: how large an inline payload may be, and how many are stored at once.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its collaborators
         self,
         *,
         tasks: TaskDirectory,
-        store: RoundStore,
+        rounds: RoundStore,
+        admission: AdmissionStore,
         uploads: Uploads,
         observer: SubmissionObserver,
         limits: LimitsConfig,
     ) -> None:
         self._tasks = tasks
-        self._store = store
+        self._rounds = rounds
+        self._admission = admission
         self._uploads = uploads
         self._observer = observer
         self._inline_max_bytes = min(MAX_CHUNK_BYTES, limits.inline_max_bytes)
@@ -150,7 +153,9 @@ class Submissions:
             task = self._tasks[submission.task]
             check_size(submission.payload_bytes, limit=task.max_update_bytes)
             # Whoever would be refused at the end is refused now, and never holds a place.
-            known = self._outcome(submission, await self._store.probe(submission), counted=False)
+            known = self._outcome(
+                submission, await self._admission.probe(submission), counted=False
+            )
             if isinstance(known, ServiceError):
                 raise known
             if known.verdict is AdmissionVerdict.DUPLICATE:
@@ -159,14 +164,14 @@ class Submissions:
             await self._receive(messages, submission, payload_format, header.offset)
         finally:
             self._observer.upload_ended()
-        outcome = self._outcome(submission, (await self._store.admit([submission]))[0])
+        outcome = self._outcome(submission, (await self._admission.admit([submission]))[0])
         if isinstance(outcome, ServiceError):
             raise outcome
         return submission, outcome
 
     async def status(self, submission: Submission) -> tuple[int, Admission | None]:
         """Return bytes stored of an unfinished upload, or the admission of a finished one."""
-        admission = await self._store.probe(submission)
+        admission = await self._admission.probe(submission)
         if admission.verdict is AdmissionVerdict.DUPLICATE:
             return submission.payload_bytes, admission
         return await self._uploads.stored_bytes(submission), None
@@ -199,7 +204,7 @@ class Submissions:
                     outcomes[i] = self._outcome(submission, known)
             except errors.UnknownRound as error:
                 # The round may be over and this a retry: what is stored answers first.
-                admission = await self._store.probe(submission)
+                admission = await self._admission.probe(submission)
                 is_new = admission.verdict is AdmissionVerdict.ACCEPTED
                 outcomes[i] = error if is_new else self._outcome(submission, admission)
             except ServiceError as error:
@@ -207,7 +212,7 @@ class Submissions:
                 await self._note_refusal(submission, error)
         for indices in good.values():
             batch = [submissions[i] for i in indices]
-            for i, verdict in zip(indices, await self._store.admit(batch), strict=True):
+            for i, verdict in zip(indices, await self._admission.admit(batch), strict=True):
                 outcomes[i] = self._outcome(submissions[i], verdict)
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -222,7 +227,7 @@ class Submissions:
         payload_format = await self._format_of(task, submission.round_number)
         if not payload_format.is_quick:
             # A few bytes may decode to many: not for whoever would be refused at the end.
-            known = await self._store.probe(submission)
+            known = await self._admission.probe(submission)
             if known.verdict is not AdmissionVerdict.ACCEPTED:
                 return known
         await self._uploads.check(submission, payload_format)
@@ -239,7 +244,7 @@ class Submissions:
         key = (task.name, round_number)
         known = self._sealed.get(key)
         if known is None:
-            round_ = (await self._store.snapshot(task.name)).round
+            round_ = (await self._rounds.snapshot(task.name)).round
             if round_ is None or round_.number != round_number or round_.shared is None:
                 msg = f"round {round_number} is not open"
                 raise errors.UnknownRound(msg)
@@ -283,7 +288,7 @@ class Submissions:
             return  # a metric label must not be what a stranger chose
         self._observer.refused(submission.task, error.reason)
         if not isinstance(error, errors.TruncatedStream | errors.OffsetOutOfRange):
-            await self._store.note_rejection(
+            await self._admission.note_rejection(
                 submission.task, submission.round_number, submission.device_id
             )
 

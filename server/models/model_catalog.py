@@ -9,7 +9,7 @@ from protos.fedagg.v1 import federation_pb2 as pb
 from protos.wire import MAX_CHUNK_BYTES
 from server.errors import OffsetOutOfRange, StoreUnavailable
 from server.round.blob_names import model_blob
-from server.round.ports import BlobNotFound, ModelVersion, RoundStore
+from server.round.ports import BlobNotFound, ModelRegistry, ModelVersion, RoundStore
 from server.storage.blobs import BlobStore
 
 MAX_CACHED_VERSIONS: Final = 1024
@@ -22,13 +22,17 @@ class ModelCatalog:
     a cached model costs no copy in Python.
 
     Args:
-        store: where versions are listed.
+        registry: where versions are listed.
+        rounds: tells which one is current.
         blobs: where files are.
         cache_bytes: files kept in memory; larger ones are read chunk by chunk.
     """
 
-    def __init__(self, *, store: RoundStore, blobs: BlobStore, cache_bytes: int) -> None:
-        self._store = store
+    def __init__(
+        self, *, registry: ModelRegistry, rounds: RoundStore, blobs: BlobStore, cache_bytes: int
+    ) -> None:
+        self._registry = registry
+        self._rounds = rounds
         self._blobs = blobs
         self._cache_bytes = cache_bytes
         self._versions: OrderedDict[tuple[str, int], ModelVersion] = OrderedDict()
@@ -45,7 +49,7 @@ class ModelCatalog:
         key = (task, number)
         found = self._versions.get(key)
         if found is None:
-            found = await self._store.model(task, number)
+            found = await self._registry.model(task, number)
             self._versions[key] = found
             if len(self._versions) > MAX_CACHED_VERSIONS:
                 self._versions.popitem(last=False)
@@ -53,7 +57,7 @@ class ModelCatalog:
 
     async def current(self, task: str) -> ModelVersion:
         """Return metadata of the version that new rounds start from."""
-        snapshot = await self._store.snapshot(task)
+        snapshot = await self._rounds.snapshot(task)
         return await self.version(task, snapshot.current_version)
 
     async def stream(self, task: str, model: ModelVersion, offset: int) -> AsyncIterator[bytes]:

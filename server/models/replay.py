@@ -11,7 +11,7 @@ from server.round.blob_names import kept_round_blob
 from server.round.candidate import AggregationSettings, BuiltModel, build_candidate
 from server.round.kept_round import KeptRound, decode_kept_round
 from server.round.plain_source import PlainRound
-from server.round.ports import BlobNotFound, ModelVersion, RoundStore
+from server.round.ports import BlobNotFound, ModelRegistry, ModelVersion
 from server.storage.blobs import BlobStore
 
 
@@ -45,7 +45,7 @@ class Replayer:
     are aggregated in, so that one of these waits behind one replay at most.
 
     Args:
-        store: knows the versions.
+        registry: knows the versions.
         blobs: holds models, states and what was kept.
         workers: where kernels run.
         settings: gives the engine; rule and server optimizer are those of the round.
@@ -54,16 +54,16 @@ class Replayer:
     def __init__(
         self,
         *,
-        store: RoundStore,
+        registry: ModelRegistry,
         blobs: BlobStore,
         workers: Workers,
         settings: AggregationSettings,
     ) -> None:
-        self._store = store
+        self._registry = registry
         self._blobs = blobs
         self._workers = workers
         self._settings = settings
-        self._stored_rounds = StoredRounds(store=store, blobs=blobs, workers=workers)
+        self._stored_rounds = StoredRounds(registry=registry, blobs=blobs, workers=workers)
         self._turn = asyncio.Lock()
 
     async def replay(self, task: str, round_number: int) -> Replay:
@@ -75,7 +75,7 @@ class Replayer:
             Overloaded: if another replay runs.
             StoreUnavailable: if a store did not answer.
         """
-        models = await self._store.models(task)
+        models = await self._registry.models(task)
         version = next((each for each in models if each.round_number == round_number), None)
         if version is None:
             msg = f"round {round_number} of task {task} published no version"

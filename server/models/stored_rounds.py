@@ -11,7 +11,7 @@ from server.processes.thread_pool import Workers
 from server.round.blob_names import model_blob, payload_blob, state_blob
 from server.round.candidate import BaseVersion
 from server.round.plain_source import Payload, StoredUpdates
-from server.round.ports import BlobNotFound, Contribution, RoundStore
+from server.round.ports import BlobNotFound, Contribution, ModelRegistry
 from server.storage.blobs import BlobStore
 from updates.compression_plan import CompressionPlan
 
@@ -24,13 +24,13 @@ class StoredRounds:
     """The files behind rounds, open or replayed.
 
     Args:
-        store: knows the versions.
+        registry: knows the versions.
         blobs: holds the files.
         workers: where files are mapped.
     """
 
-    def __init__(self, *, store: RoundStore, blobs: BlobStore, workers: Workers) -> None:
-        self._store = store
+    def __init__(self, *, registry: ModelRegistry, blobs: BlobStore, workers: Workers) -> None:
+        self._registry = registry
         self._blobs = blobs
         self._workers = workers
 
@@ -40,7 +40,7 @@ class StoredRounds:
         Raises:
             BlobNotFound, DamagedFile: as `base` does.
         """
-        found = await self._store.model(task, version)
+        found = await self._registry.model(task, version)
         files = await self.files(task, found.round_number, sha256=found.sha256, state_sha256="")
         return files.model
 
@@ -51,7 +51,7 @@ class StoredRounds:
             BlobNotFound: if one is gone.
             DamagedFile: if one has other bytes than were published.
         """
-        found = await self._store.model(task, version)
+        found = await self._registry.model(task, version)
         return await self.files(
             task, found.round_number, sha256=found.sha256, state_sha256=found.state_sha256
         )

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from privacy.budget import Accountant, Budget, LedgerState, charged_counts
 from privacy.charge import Charge, Sampling
-from server.round.ports import CommitResult, FinishedRound, Lease, RoundStore
+from server.round.ports import CommitResult, FinishedRound, Lease, PrivacyLedger, RoundStore
 from server.round.records import finished_round
 from server.round.round_privacy import RoundCost, RoundPrivacy
 from server.round.state import AbandonReason, Phase, Round
@@ -93,7 +93,8 @@ class BudgetGate:
     Args:
         task: name of the task.
         private: None: the task's rounds are not private (any more).
-        store: holds the ledger.
+        rounds: opens rounds, with the reservation of their charge.
+        ledger: what was charged so far.
         observer: metrics.
     """
 
@@ -102,12 +103,14 @@ class BudgetGate:
         task: str,
         *,
         private: PrivateRounds | None,
-        store: RoundStore,
+        rounds: RoundStore,
+        ledger: PrivacyLedger,
         observer: BudgetObserver,
     ) -> None:
         self._task = task
         self._private = private
-        self._store = store
+        self._rounds = rounds
+        self._ledger = ledger
         self._observer = observer
         self._refused_at: int | None = None  # revision of the ledger
         self._has_told = False
@@ -133,8 +136,8 @@ class BudgetGate:
             refusal and what devices are told from then on.
         """
         if self._private is None:
-            return Opening(round_=round_, result=await self._store.commit(round_, lease=lease))
-        ledger = await self._store.ledger(self._task)
+            return Opening(round_=round_, result=await self._rounds.commit(round_, lease=lease))
+        ledger = await self._ledger.ledger(self._task)
         if ledger.is_exhausted and ledger.revision == self._refused_at:
             return None
         await self._tell(self._private, ledger)
@@ -142,7 +145,7 @@ class BudgetGate:
         refusal = await self._private.refusal(ledger, privacy)
         if refusal is None:
             opened = _private_round(round_, privacy, ledger, self._private.budget)
-            result = await self._store.open_round(
+            result = await self._rounds.open_round(
                 opened, ledger_revision=ledger.revision, lease=lease
             )
             # A leader that slept may find that its heir has opened the round meanwhile.
@@ -162,7 +165,7 @@ class BudgetGate:
         """
         if ending.privacy is None:
             return None
-        ledger = await self._store.ledger(self._task)
+        ledger = await self._ledger.ledger(self._task)
         is_charged = ending.is_spent
         if ending.number not in ledger.reserved:  # lost; the store will charge it all the same
             ledger = ledger.reserve(ending.number, Charge.from_text(ending.privacy.charge))
@@ -174,7 +177,7 @@ class BudgetGate:
         private, cost = self._private, record.privacy
         if private is None or cost is None:
             return record
-        budget, ledger = private.budget, await self._store.ledger(self._task)
+        budget, ledger = private.budget, await self._ledger.ledger(self._task)
         self._observer.ledger_changed(self._task, ledger)
         if cost.counts is None:
             return record
@@ -197,7 +200,7 @@ class BudgetGate:
         if refused.privacy is not None:
             cost = self._cost(refused.privacy, ledger, is_charged=False)
         record = finished_round(refused, contributions=(), rejected=0, model=None, cost=cost)
-        result = await self._store.exhaust(
+        result = await self._rounds.exhaust(
             refused, record=record, ledger_revision=ledger.revision, lease=lease
         )
         after = replace(ledger, is_exhausted=True)

@@ -1,7 +1,7 @@
 """What the server needs of its stores: values and ports, no implementation.
 
-Two stores hold everything: the *round store* (Redis: control state and small payloads) and the
-*blob store* (files or objects: models and large payloads).
+Two stores hold everything: the *round store* (Redis: control state and small payloads), here as
+four ports, and the *blob store* (files or objects: models and large payloads).
 """
 
 from collections.abc import Sequence
@@ -171,77 +171,202 @@ class Snapshot:
     is_exhausted: bool = False  # the next round would exceed the privacy budget
 
 
-class RoundStore(Protocol):
-    """Durable control state of every task. Every method is one atomic step, safe to repeat."""
+class AdmissionStore(Protocol):
+    """What devices offer and send: check-ins and submissions.
 
-    async def create_task(self, task: str, *, model: ModelVersion, num_rounds: int) -> None: ...
-
-    async def snapshot(self, task: str) -> Snapshot: ...
-
-    async def acquire_lease(self, task: str, *, owner: str, ttl_ms: int) -> Lease | None: ...
-
-    async def release_lease(self, task: str, lease: Lease) -> None: ...
-
-    async def commit(self, round_: Round, *, lease: Lease) -> CommitResult: ...
-
-    async def open_round(
-        self, round_: Round, *, ledger_revision: int, lease: Lease
-    ) -> CommitResult: ...
-
-    async def open_cohort(
-        self, round_: Round, *, cohort: Sequence[str], lease: Lease
-    ) -> CommitResult: ...
-
-    async def finish(
-        self, round_: Round, *, record: FinishedRound, model: ModelVersion | None, lease: Lease
-    ) -> CommitResult: ...
-
-    async def exhaust(
-        self, round_: Round, *, record: FinishedRound, ledger_revision: int, lease: Lease
-    ) -> CommitResult: ...
-
-    async def ledger(self, task: str) -> LedgerState: ...
-
-    async def noise_key(self, task: str) -> bytes: ...
-
-    async def participations(self, task: str) -> dict[int, int]: ...
-
-    async def candidates(self, task: str) -> tuple[Candidate, ...]: ...
+    Every method is one atomic step, durable when it returns as far as the store's settings reach,
+    and safe to repeat. All raise `StoreUnavailable` where the store does not answer.
+    """
 
     async def check_in(
         self, task: str, *, device_id: str, check_in_id: str, ttl_ms: int, wanted: int
-    ) -> CheckInAnswer: ...
+    ) -> CheckInAnswer:
+        """Register an offer for `ttl_ms`, or tell the selection that it led to.
 
-    async def admit(self, submissions: Sequence[Submission]) -> list[Admission]: ...
+        The verdict and the offer are one step: a device is never both selected and waiting. A
+        check-in id that led to a selection gets that selection again, whatever happened since;
+        a task that is finished or has spent its privacy budget takes no offer.
 
-    async def probe(self, submission: Submission) -> Admission: ...
+        Args:
+            wanted: offers that are news for the driver once there are so many.
+        """
 
-    async def note_rejection(self, task: str, round_number: int, device_id: str) -> None: ...
+    async def candidates(self, task: str) -> tuple[Candidate, ...]:
+        """Return the devices whose offer stands, with what is known of their participation."""
 
-    async def contributions(self, task: str, round_number: int) -> tuple[Contribution, ...]: ...
+    async def admit(self, submissions: Sequence[Submission]) -> list[Admission]:
+        """Admit updates of one task, each at most once; verdicts come in order.
+
+        Judging, storing the facts and a small payload, and counting are one step, so never more
+        than the reporting goal are admitted. What is stored answers first: a retry gets its
+        receipt also after the round has ended. Two submissions of one device in one call are
+        judged one after the other. Refusals are verdicts; no update raises.
+        """
+
+    async def probe(self, submission: Submission) -> Admission:
+        """Return the verdict that `admit` would give now; change nothing."""
+
+    async def note_rejection(self, task: str, round_number: int, device_id: str) -> None:
+        """Count a device with a refused update, once a round.
+
+        Nothing happens where the round does not collect, or the device is not in its cohort.
+        """
+
+    async def contributions(self, task: str, round_number: int) -> tuple[Contribution, ...]:
+        """Return what was admitted, sorted by device: the order does not tell who was first.
+
+        Fixed from the commit on that ends collecting.
+        """
 
     async def inline_payloads(
         self, task: str, round_number: int, device_ids: Sequence[str]
-    ) -> list[bytes]: ...
+    ) -> list[bytes]:
+        """Return the payloads that were stored with their admission, in the order asked.
 
-    async def rejections(self, task: str, round_number: int) -> int: ...
+        Read in several steps: one round's payloads do not change while there are any.
 
-    async def model(self, task: str, version: int) -> ModelVersion: ...
+        Raises:
+            BlobNotFound: if one is gone, as all are once the round has ended.
+        """
 
-    async def models(self, task: str) -> tuple[ModelVersion, ...]: ...
+    async def rejections(self, task: str, round_number: int) -> int:
+        """Count the devices with a refused update in this round."""
 
-    async def rollback(self, task: str, version: int) -> ModelVersion: ...
 
-    async def finished_rounds(self, task: str, *, limit: int) -> tuple[FinishedRound, ...]: ...
+class RoundStore(Protocol):
+    """The state of each task's newest round, who may change it, and the rounds that ended.
 
-    async def unaudited(self, task: str) -> tuple[FinishedRound, ...]: ...
+    Every method is one atomic step, durable as admissions are. A transition compares and sets: it
+    takes place only where `lease` is the newest of the task (else FENCED) and the version before
+    `round_` is the one stored (else STALE); where it does not, nothing is changed. Repeated, it
+    is refused as STALE, or as BASE_CHANGED where it published: whoever lost the first answer
+    compares what is stored. All raise `StoreUnavailable` where the store does not answer.
+    """
 
-    async def mark_audited(self, task: str, round_number: int) -> None: ...
+    async def snapshot(self, task: str) -> Snapshot:
+        """Read clock, round and counters at one instant.
 
-    async def claim_installation(self, candidate: str) -> str: ...
+        Raises:
+            UnknownTask: if the task was never created.
+        """
 
-    async def remember_enrollment(
-        self, token_id: str, *, csr_sha256: str, chain_pem: bytes, ttl_s: int
-    ) -> tuple[str, bytes]: ...
+    async def acquire_lease(self, task: str, *, owner: str, ttl_ms: int) -> Lease | None:
+        """Take or prolong the lease; None while somebody else holds it.
 
-    async def ping(self) -> None: ...
+        A new owner gets a higher fence than all before, one that comes back before anybody else
+        keeps its own.
+        """
+
+    async def release_lease(self, task: str, lease: Lease) -> None:
+        """Give the lease back, so that the next leader need not wait for its end.
+
+        Nothing happens where somebody else holds it by now.
+        """
+
+    async def commit(self, round_: Round, *, lease: Lease) -> CommitResult:
+        """Store the next version of a round."""
+
+    async def open_round(
+        self, round_: Round, *, ledger_revision: int, lease: Lease
+    ) -> CommitResult:
+        """Commit a new private round, and in the same step reserve its charge in the ledger.
+
+        STALE also where the ledger is not at `ledger_revision` any more.
+
+        Raises:
+            ValueError: if the round is not private.
+        """
+
+    async def open_cohort(
+        self, round_: Round, *, cohort: Sequence[str], lease: Lease
+    ) -> CommitResult:
+        """Commit, and in the same step make `cohort` the devices that may submit.
+
+        Their offers are taken out, and each has one participation more.
+        """
+
+    async def finish(
+        self, round_: Round, *, record: FinishedRound, model: ModelVersion | None, lease: Lease
+    ) -> CommitResult:
+        """Commit a terminal phase; in the same step publish `model`, keep `record` and settle.
+
+        A reserved charge is committed where the round was aggregating or later, or collecting
+        updates that are releases by themselves; else it is dropped. Small payloads are deleted,
+        receipts answer for a while. STALE also where an update was admitted since `record` was
+        made, BASE_CHANGED where a model is given and the round's base is not current any more.
+        """
+
+    async def exhaust(
+        self, round_: Round, *, record: FinishedRound, ledger_revision: int, lease: Lease
+    ) -> CommitResult:
+        """Keep the record of a round that was refused; devices are told the budget is spent.
+
+        STALE also where the ledger is not at `ledger_revision` any more. The next round that
+        opens ends it.
+        """
+
+    async def finished_rounds(self, task: str, *, limit: int) -> tuple[FinishedRound, ...]:
+        """Return the newest `limit` finished rounds, oldest first, without who took part."""
+
+    async def unaudited(self, task: str) -> tuple[FinishedRound, ...]:
+        """Return the finished rounds that no audit log has yet, whole and oldest first."""
+
+    async def mark_audited(self, task: str, round_number: int) -> None:
+        """Tell that the round's audit line is on disk; twice is once."""
+
+
+class PrivacyLedger(Protocol):
+    """What each task has spent of its privacy budget.
+
+    Read here; written by the transitions of `RoundStore` alone, in the step of the round that
+    spends. All methods raise `StoreUnavailable` where the store does not answer.
+    """
+
+    async def ledger(self, task: str) -> LedgerState:
+        """Read the ledger at one instant.
+
+        Raises:
+            UnknownTask: if the task was never created.
+        """
+
+    async def noise_key(self, task: str) -> bytes:
+        """Return the secret, of 32 bytes, that the noise of the task's rounds follows from.
+
+        Made at the first call and the same ever after, whoever calls at the same time. Whoever
+        has it can subtract the noise.
+        """
+
+    async def participations(self, task: str) -> dict[int, int]:
+        """Return the number of rounds -> devices that were selected for so many; none for 0."""
+
+
+class ModelRegistry(Protocol):
+    """The versions of each task's model; their files lie in the blob store.
+
+    Versions are published by `RoundStore.finish`, in the step that ends their round. Every method
+    is one atomic step, safe to repeat. All raise `StoreUnavailable` where the store does not
+    answer.
+    """
+
+    async def create_task(self, task: str, *, model: ModelVersion, num_rounds: int) -> None:
+        """Make the task exist with `model` as version 1; keep the versions that are there already.
+
+        The number of rounds is that of the last call.
+        """
+
+    async def model(self, task: str, version: int) -> ModelVersion:
+        """Return the metadata of one version; they never change.
+
+        Raises:
+            UnknownModelVersion: if the task has no such version.
+        """
+
+    async def models(self, task: str) -> tuple[ModelVersion, ...]:
+        """Return all versions, oldest first."""
+
+    async def rollback(self, task: str, version: int) -> ModelVersion:
+        """Make an earlier version current; a round that trains from another one is abandoned.
+
+        Raises:
+            UnknownModelVersion: if the task has no such version.
+        """

@@ -16,7 +16,7 @@ from security.shared_round.update.bundle import (
     parse_prefix,
 )
 from server.round.blob_names import payload_blob
-from server.round.ports import BlobNotFound, Contribution, RoundStore
+from server.round.ports import AdmissionStore, BlobNotFound, Contribution
 from server.round.state import Round
 from server.storage.blobs import BlobStore
 
@@ -61,12 +61,12 @@ class Bundles:
     """Reads the bundles of a round from either store.
 
     Args:
-        store: holds small payloads.
+        admission: holds small payloads.
         blobs: holds large ones.
     """
 
-    def __init__(self, *, store: RoundStore, blobs: BlobStore) -> None:
-        self._store = store
+    def __init__(self, *, admission: AdmissionStore, blobs: BlobStore) -> None:
+        self._admission = admission
         self._blobs = blobs
 
     async def load(
@@ -105,7 +105,7 @@ class Bundles:
     async def _inline(self, round_: Round, devices: Sequence[str]) -> dict[str, bytes]:
         """Return small payloads by device; those that are gone are missing."""
         try:
-            found = await self._store.inline_payloads(round_.task, round_.number, devices)
+            found = await self._admission.inline_payloads(round_.task, round_.number, devices)
             return dict(zip(devices, found, strict=True))
         except BlobNotFound:
             if len(devices) == 1:

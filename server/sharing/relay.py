@@ -19,7 +19,7 @@ from security.errors import SharedRoundError
 from security.shared_round.keys.signing import verify_statement
 from security.shared_round.opening.statements import read_receipt
 from security.shared_round.terms.parameters import RoundParameters
-from server.round.ports import BlobNotFound, Contribution, RoundStore
+from server.round.ports import AdmissionStore, BlobNotFound, Contribution
 from server.round.state import Round
 from server.sharing.bundles import PAYLOAD_GONE, Bundle, Bundles
 from server.sharing.dealt_noise import DealtNoise
@@ -73,7 +73,7 @@ class Relay:
         params: RoundParameters,
         *,
         pool: HolderPool,
-        store: RoundStore,
+        admission: AdmissionStore,
         bundles: Bundles,
         noise: DealtNoise,
         observer: RelayObserver,
@@ -81,7 +81,7 @@ class Relay:
         self._round = round_
         self._params = params
         self._pool = pool
-        self._store = store
+        self._admission = admission
         self._bundles = bundles
         self._noise = noise
         self._dealt: dict[int, Bundle] = {}  # by dealer, what is relayed of it
@@ -109,7 +109,7 @@ class Relay:
         if self._params.has_noise:
             await self._collect_noise()
             await self._relay_noise()
-        contributions = await self._store.contributions(self._round.task, self._round.number)
+        contributions = await self._admission.contributions(self._round.task, self._round.number)
         up_to_date = set(self._stored)
         self.seen = len(contributions)
         for start in range(0, len(contributions), BATCH_DEVICES):

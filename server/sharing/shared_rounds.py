@@ -20,7 +20,7 @@ from security.shared_round.terms.parameters import RoundParameters
 from server.compression.round_compression import RoundCompression
 from server.processes.thread_pool import Workers
 from server.round.blob_names import ballot_box_blob, evidence_blob
-from server.round.ports import BlobNotFound, FinishedRound, RoundStore
+from server.round.ports import AdmissionStore, BlobNotFound, FinishedRound, ModelRegistry
 from server.round.shared_round import SharedRound
 from server.round.state import (
     ChecksDone,
@@ -70,7 +70,8 @@ class SharedRoundPhases:
     Args:
         task: committee and settings.
         pool: the committee's holders.
-        store: contributions and small bundles.
+        admission: contributions and small bundles.
+        registry: the versions that rounds start from.
         blobs: large bundles and evidence.
         workers: where verdicts and sums are computed.
         observer: metrics.
@@ -82,7 +83,8 @@ class SharedRoundPhases:
         task: SharedTask,
         *,
         pool: HolderPool,
-        store: RoundStore,
+        admission: AdmissionStore,
+        registry: ModelRegistry,
         blobs: BlobStore,
         workers: Workers,
         observer: SharingObserver,
@@ -91,7 +93,8 @@ class SharedRoundPhases:
         self._compression = compression
         self._task = task
         self._pool = pool
-        self._store = store
+        self._admission = admission
+        self._registry = registry
         self._blobs = blobs
         self._workers = workers
         self._observer = observer
@@ -103,7 +106,7 @@ class SharedRoundPhases:
         Raises:
             SharingError: if the settings fit no sound round; checked before any round is opened.
         """
-        base = await self._store.model(round_.task, round_.base_version)
+        base = await self._registry.model(round_.task, round_.base_version)
         compression = None
         if self._compression is not None:
             compression = await self._compression.plan(
@@ -200,7 +203,7 @@ class SharedRoundPhases:
         if len(usable) < params.threshold or may_come:
             msg = f"{len(usable)} of {params.threshold} share holders released the sums"
             raise HoldersAway(msg)
-        contributions = await self._store.contributions(round_.task, round_.number)
+        contributions = await self._admission.contributions(round_.task, round_.number)
         shares = {holder: talk.sums[holder].value for holder in usable}
         try:
             return await open_released(
@@ -245,8 +248,8 @@ class SharedRoundPhases:
                 round_,
                 params,
                 pool=self._pool,
-                store=self._store,
-                bundles=Bundles(store=self._store, blobs=self._blobs),
+                admission=self._admission,
+                bundles=Bundles(admission=self._admission, blobs=self._blobs),
                 noise=DealtNoise(round_, params, committee=self._pool.committee, blobs=self._blobs),
                 observer=self._observer,
             )
@@ -327,7 +330,7 @@ class SharedRoundPhases:
     async def _not_frozen(
         self, round_: Round, session: Session, members: set[str]
     ) -> tuple[tuple[str, str], ...]:
-        contributions = await self._store.contributions(round_.task, round_.number)
+        contributions = await self._admission.contributions(round_.task, round_.number)
         return tuple(
             (c.device_id, session.relay.faults.get(c.device_id, NOT_RECEIVED))
             for c in contributions

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 from privacy.budget import LedgerState
 from server.errors import UnknownModelVersion, UnknownTask
@@ -33,6 +33,7 @@ from server.storage import records
 from server.storage.batching import Batcher
 from server.storage.keys import INSTALLATION_KEY, task_prefix
 from server.storage.redis_client import Argument, RedisClient, Reply
+from server.storage.replies import to_bytes, to_int, to_pairs, to_rows
 
 # One script call blocks everybody else: bounded to a few milliseconds.
 MAX_ADMISSION_BYTES: Final = 1 << 20
@@ -49,7 +50,7 @@ _COMMIT_RESULTS: Final = {
 
 
 class RedisRoundStore:
-    """`RoundStore` over one `RedisClient`.
+    """The four ports of the round store over one `RedisClient`; what each promises stands there.
 
     Args:
         client: shared with whoever else talks to the same Redis.
@@ -66,35 +67,31 @@ class RedisRoundStore:
         await self._client.command("PING")
 
     async def create_task(self, task: str, *, model: ModelVersion, num_rounds: int) -> None:
-        """Make the task exist with `model` as version 1; keep what is there already."""
+        """Make the task exist with `model` as version 1; keep the versions that are there."""
         await self._script("create_task", task, records.dump_model(model), num_rounds)
 
     async def snapshot(self, task: str) -> Snapshot:
-        """Read clock, round and counters at one instant.
-
-        Raises:
-            UnknownTask: if the task was never created.
-        """
-        now, current, latest, published, state, accepted, waiting, exhausted = _rows(
+        """Read clock, round and counters in one script."""
+        now, current, latest, published, state, accepted, waiting, exhausted = to_rows(
             await self._script("snapshot", task)
         )
         if current is None:
             msg = f"no task named {task}"
             raise UnknownTask(msg)
         return Snapshot(
-            now_ms=_int(now),
-            round=records.load_round(_bytes(state)) if state else None,
-            accepted=_int(accepted or 0),
-            waiting=_int(waiting),
-            current_version=_int(current),
-            latest_version=_int(latest),
-            published_rounds=_int(published),
+            now_ms=to_int(now),
+            round=records.load_round(to_bytes(state)) if state else None,
+            accepted=to_int(accepted or 0),
+            waiting=to_int(waiting),
+            current_version=to_int(current),
+            latest_version=to_int(latest),
+            published_rounds=to_int(published),
             is_exhausted=exhausted is not None,
         )
 
     async def acquire_lease(self, task: str, *, owner: str, ttl_ms: int) -> Lease | None:
         """Take or prolong the lease; None while somebody else holds it."""
-        fence = _int(await self._script("lease", task, owner, ttl_ms))
+        fence = to_int(await self._script("lease", task, owner, ttl_ms))
         return Lease(owner=owner, fence=fence) if fence else None
 
     async def release_lease(self, task: str, lease: Lease) -> None:
@@ -108,13 +105,7 @@ class RedisRoundStore:
     async def open_round(
         self, round_: Round, *, ledger_revision: int, lease: Lease
     ) -> CommitResult:
-        """Commit a new private round, and in the same step reserve its charge.
-
-        STALE, changing nothing, where the ledger is not at `ledger_revision` any more.
-
-        Raises:
-            ValueError: if the round is not private.
-        """
+        """Commit a new private round, and reserve its charge in the same script."""
         if round_.privacy is None:
             msg = f"round {round_.number} must be private to be in the ledger"
             raise ValueError(msg)
@@ -124,49 +115,38 @@ class RedisRoundStore:
     async def exhaust(
         self, round_: Round, *, record: FinishedRound, ledger_revision: int, lease: Lease
     ) -> CommitResult:
-        """Keep the record of a round that was refused, and tell devices that the budget is spent.
-
-        STALE, changing nothing, where the ledger is not at `ledger_revision` any more. The next
-        round that opens ends it.
-        """
+        """Keep the record of a round that was refused, and tell devices so, in one script."""
         tail = (ledger_revision, _summary(record), records.dump_finished(record))
         return await self._commit("exhaust", round_, lease, *tail)
 
     async def ledger(self, task: str) -> LedgerState:
-        """Return one consistent reading of what the task has spent of its privacy budget.
-
-        Raises:
-            UnknownTask: if the task was never created.
-        """
-        revision, most, charged, exhausted, published, committed, reserved, model = _rows(
+        """Read the ledger in one script."""
+        revision, most, charged, exhausted, published, committed, reserved, model = to_rows(
             await self._script("ledger", task)
         )
         if published is None:
             msg = f"no task named {task}"
             raise UnknownTask(msg)
         return LedgerState(
-            committed={charge: int(count) for charge, count in _pairs(committed)},
-            reserved={int(number): charge for number, charge in _pairs(reserved)},
-            max_participations=_int(most or 0),
-            uncharged=_int(published) - _int(charged or 0),
-            revision=_int(revision or 0),
+            committed={charge: int(count) for charge, count in to_pairs(committed)},
+            reserved={int(number): charge for number, charge in to_pairs(reserved)},
+            max_participations=to_int(most or 0),
+            uncharged=to_int(published) - to_int(charged or 0),
+            revision=to_int(revision or 0),
             is_exhausted=exhausted is not None,
-            clipping_norm=records.load_model(_bytes(model)).clipping_norm,
+            clipping_norm=records.load_model(to_bytes(model)).clipping_norm,
         )
 
     async def noise_key(self, task: str) -> bytes:
-        """Return the secret, of 32 bytes, that the noise of the task's rounds follows from.
-
-        Made at the first call and the same ever after. Whoever has it can subtract the noise.
-        """
+        """Return the noise key; where several make one, the first stays (SET NX)."""
         key = task_prefix(task) + "noise_key"
         await self._client.command("SET", key, secrets.token_bytes(NOISE_KEY_BYTES), "NX")
-        return _bytes(await self._client.command("GET", key))
+        return to_bytes(await self._client.command("GET", key))
 
     async def participations(self, task: str) -> dict[int, int]:
         """Return the number of rounds -> devices that were selected for so many; none for 0."""
         rows = await self._client.command("HGETALL", task_prefix(task) + "participations")
-        return dict(sorted((int(rounds), int(devices)) for rounds, devices in _pairs(rows)))
+        return dict(sorted((int(rounds), int(devices)) for rounds, devices in to_pairs(rows)))
 
     async def open_cohort(
         self, round_: Round, *, cohort: Sequence[str], lease: Lease
@@ -177,14 +157,7 @@ class RedisRoundStore:
     async def finish(
         self, round_: Round, *, record: FinishedRound, model: ModelVersion | None, lease: Lease
     ) -> CommitResult:
-        """Commit a terminal phase; publish `model`, keep the record and settle the charge.
-
-        A reserved charge is committed where the round was aggregating or later, or collecting
-        updates that are releases by themselves; else it is released.
-
-        Returns BASE_CHANGED, changing nothing, where a model is given and the round's base is no
-        longer the task's current version.
-        """
+        """Commit a terminal phase; publish, keep the record and settle, all in one script."""
         version = model.version if model else 0
         body = records.dump_model(model) if model else ""
         full = records.dump_finished(record)
@@ -196,39 +169,35 @@ class RedisRoundStore:
 
     async def candidates(self, task: str) -> tuple[Candidate, ...]:
         """Return devices whose offer stands, with what is known of their participation."""
-        rows = _rows(await self._script("candidates", task))
+        rows = to_rows(await self._script("candidates", task))
         return tuple(
-            _candidate(_bytes(rows[i]), _bytes(rows[i + 1]), _bytes(rows[i + 2]))
+            _candidate(to_bytes(rows[i]), to_bytes(rows[i + 1]), to_bytes(rows[i + 2]))
             for i in range(0, len(rows), 3)
         )
 
     async def check_in(
         self, task: str, *, device_id: str, check_in_id: str, ttl_ms: int, wanted: int
     ) -> CheckInAnswer:
-        """Register an offer, or tell the selection that it led to.
-
-        `wanted` is the cohort size whose completion is news for the driver.
-        """
-        rows = _rows(await self._script("check_in", task, device_id, check_in_id, ttl_ms, wanted))
-        verdict = CheckInVerdict(_int(rows[0]))
+        """Register an offer, or tell the selection that it led to, in one script."""
+        rows = to_rows(await self._script("check_in", task, device_id, check_in_id, ttl_ms, wanted))
+        verdict = CheckInVerdict(to_int(rows[0]))
         round_ = None
         if verdict is CheckInVerdict.ASSIGNED:
-            round_ = records.load_round(_bytes(rows[4]))
+            round_ = records.load_round(to_bytes(rows[4]))
         return CheckInAnswer(
             verdict=verdict,
-            round_number=_int(rows[1]),
-            ttl_ms=_int(rows[2]),
-            base_version=_int(rows[3] or 0),
+            round_number=to_int(rows[1]),
+            ttl_ms=to_int(rows[2]),
+            base_version=to_int(rows[3] or 0),
             traceparent=round_.traceparent if round_ else "",
             shared_parameters=round_.shared.params_bytes if round_ and round_.shared else b"",
             privacy=round_.privacy if round_ else None,
         )
 
     async def admit(self, submissions: Sequence[Submission]) -> list[Admission]:
-        """Admit updates of one task, each at most once.
+        """Admit updates of one task, each at most once, in one script.
 
-        Durable when it returns, as far as the store's settings reach. The verdicts come in order;
-        two submissions of one device in one call are judged one after the other.
+        Single ones that come while another call is under way travel together in the next.
         """
         if len(submissions) > 1:
             return await self._judge("admit", submissions)
@@ -247,77 +216,65 @@ class RedisRoundStore:
         return (await self._judge("probe", [submission]))[0]
 
     async def note_rejection(self, task: str, round_number: int, device_id: str) -> None:
-        """Count the device among those whose update was refused in this round, once."""
+        """Count a device with a refused update, once a round."""
         await self._script("reject", task, round_number, device_id)
 
     async def contributions(self, task: str, round_number: int) -> tuple[Contribution, ...]:
         """Return what was admitted, sorted by device: the order does not tell who was first."""
         key = self._of(task, "submissions", round_number)
-        rows = _rows(await self._client.command("HGETALL", key))
+        rows = to_rows(await self._client.command("HGETALL", key))
         pairs = zip(rows[::2], rows[1::2], strict=True)
-        found = (records.load_contribution(_bytes(k), _bytes(v)) for k, v in pairs)
+        found = (records.load_contribution(to_bytes(k), to_bytes(v)) for k, v in pairs)
         return tuple(sorted(found, key=lambda contribution: contribution.device_id))
 
     async def inline_payloads(
         self, task: str, round_number: int, device_ids: Sequence[str]
     ) -> list[bytes]:
-        """Return payloads kept in Redis, in the order asked.
-
-        Raises:
-            BlobNotFound: if one is gone, as all are once the round has ended.
-        """
+        """Return payloads in the order asked, `PAYLOADS_PER_REPLY` a reply."""
         key = self._of(task, "payloads", round_number)
         rows: list[Reply] = []
         for start in range(0, len(device_ids), PAYLOADS_PER_REPLY):
             some = device_ids[start : start + PAYLOADS_PER_REPLY]
-            rows += _rows(await self._client.command("HMGET", key, *some))
+            rows += to_rows(await self._client.command("HMGET", key, *some))
         if None in rows:
             msg = f"{rows.count(None)} of {len(rows)} payloads of round {round_number} are gone"
             raise BlobNotFound(msg)
-        return [_bytes(row) for row in rows]
+        return [to_bytes(row) for row in rows]
 
     async def rejections(self, task: str, round_number: int) -> int:
         """Count devices with a refused update in this round."""
-        return _int(await self._client.command("SCARD", self._of(task, "rejected", round_number)))
+        return to_int(await self._client.command("SCARD", self._of(task, "rejected", round_number)))
 
     async def model(self, task: str, version: int) -> ModelVersion:
-        """Return metadata of one version.
-
-        Raises:
-            UnknownModelVersion: if the task has no such version.
-        """
+        """Return the metadata of one version."""
         row = await self._client.command("HGET", task_prefix(task) + "models", version)
         if row is None:
             raise _unknown_version(task, version)
-        return records.load_model(_bytes(row))
+        return records.load_model(to_bytes(row))
 
     async def models(self, task: str) -> tuple[ModelVersion, ...]:
         """Return all versions, oldest first."""
-        rows = _rows(await self._client.command("HVALS", task_prefix(task) + "models"))
-        found = [records.load_model(_bytes(row)) for row in rows]
+        rows = to_rows(await self._client.command("HVALS", task_prefix(task) + "models"))
+        found = [records.load_model(to_bytes(row)) for row in rows]
         return tuple(sorted(found, key=lambda model: model.version))
 
     async def rollback(self, task: str, version: int) -> ModelVersion:
-        """Make an earlier version current; a round that trains from another one is abandoned.
-
-        Raises:
-            UnknownModelVersion: if the task has no such version.
-        """
+        """Make an earlier version current; a round from another one is abandoned."""
         row = await self._script("rollback", task, version)
         if row is None:
             raise _unknown_version(task, version)
-        return records.load_model(_bytes(row))
+        return records.load_model(to_bytes(row))
 
     async def finished_rounds(self, task: str, *, limit: int) -> tuple[FinishedRound, ...]:
         """Return the newest `limit` finished rounds, oldest first."""
         key = task_prefix(task) + "finished"
-        rows = _rows(await self._client.command("LRANGE", key, -limit, -1))
-        return tuple(records.load_finished(_bytes(row)) for row in rows)
+        rows = to_rows(await self._client.command("LRANGE", key, -limit, -1))
+        return tuple(records.load_finished(to_bytes(row)) for row in rows)
 
     async def unaudited(self, task: str) -> tuple[FinishedRound, ...]:
         """Return finished rounds that no audit log has yet, oldest first."""
-        rows = _rows(await self._client.command("HVALS", task_prefix(task) + "outbox"))
-        found = [records.load_finished(_bytes(row)) for row in rows]
+        rows = to_rows(await self._client.command("HVALS", task_prefix(task) + "outbox"))
+        found = [records.load_finished(to_bytes(row)) for row in rows]
         return tuple(sorted(found, key=lambda record: record.number))
 
     async def mark_audited(self, task: str, round_number: int) -> None:
@@ -327,17 +284,17 @@ class RedisRoundStore:
     async def claim_installation(self, candidate: str) -> str:
         """Name this installation: the first candidate that anybody proposed counts."""
         await self._client.command("SET", INSTALLATION_KEY, candidate, "NX")
-        return _bytes(await self._client.command("GET", INSTALLATION_KEY)).decode()
+        return to_bytes(await self._client.command("GET", INSTALLATION_KEY)).decode()
 
     async def remember_enrollment(
         self, token_id: str, *, csr_sha256: str, chain_pem: bytes, ttl_s: int
     ) -> tuple[str, bytes]:
         """Bind a one-time token to a request; returns what the first caller bound it to."""
         key = f"fedagg:enrolled:{token_id}"
-        rows = _rows(
+        rows = to_rows(
             await self._client.script("remember_enrollment", key, csr_sha256, chain_pem, ttl_s)
         )
-        return _bytes(rows[0]).decode(), _bytes(rows[1])
+        return to_bytes(rows[0]).decode(), to_bytes(rows[1])
 
     async def _judge(self, mode: str, submissions: Sequence[Submission]) -> list[Admission]:
         args: list[Argument] = [mode]
@@ -345,9 +302,9 @@ class RedisRoundStore:
             payload = s.inline_payload or b""
             args += (s.round_number, s.device_id, s.submission_id, s.digest.hex())
             args += (s.model_version, records.dump_facts(s), payload if mode == "admit" else b"")
-        rows = _rows(await self._script("admit", submissions[0].task, *args))
+        rows = to_rows(await self._script("admit", submissions[0].task, *args))
         return [
-            Admission(verdict=AdmissionVerdict(_int(rows[i])), accepted_at_ms=_int(rows[i + 1]))
+            Admission(verdict=AdmissionVerdict(to_int(rows[i])), accepted_at_ms=to_int(rows[i + 1]))
             for i in range(0, len(rows), 2)
         ]
 
@@ -368,7 +325,7 @@ class RedisRoundStore:
             round_.oldest_version,
             *tail,
         )
-        return _COMMIT_RESULTS[_int(code)]
+        return _COMMIT_RESULTS[to_int(code)]
 
     async def _script(self, name: str, task: str, *args: Argument) -> Reply:
         return await self._client.script(name, task_prefix(task), *args)
@@ -380,11 +337,6 @@ class RedisRoundStore:
 def _summary(record: FinishedRound) -> str:
     # Who took part is for the audit log; kept for every round it would fill the store.
     return records.dump_finished(replace(record, contributors=(), shared=None, privacy=None))
-
-
-def _pairs(rows: Reply) -> list[tuple[str, str]]:
-    words = [_bytes(row).decode() for row in _rows(rows)]
-    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def _admission_size(submission: Submission) -> int:
@@ -403,15 +355,3 @@ def _candidate(device: bytes, lapses: bytes, known: bytes) -> Candidate:
 
 def _unknown_version(task: str, version: int) -> UnknownModelVersion:
     return UnknownModelVersion(f"task {task} has no model version {version}")
-
-
-def _int(reply: Reply) -> int:
-    return int(cast("bytes | int", reply))
-
-
-def _bytes(reply: Reply) -> bytes:
-    return cast("bytes", reply)
-
-
-def _rows(reply: Reply) -> list[Reply]:
-    return cast("list[Reply]", reply)

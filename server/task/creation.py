@@ -4,13 +4,12 @@ import time
 
 from server.config import ConfigError
 from server.round.blob_names import model_blob
-from server.round.ports import ModelVersion
+from server.round.ports import ModelRegistry, ModelVersion
 from server.storage.blobs import BlobStore
-from server.storage.redis_store import RedisRoundStore
 from server.task.preparation import PreparedTask
 
 
-async def create_task(task: PreparedTask, store: RedisRoundStore, blobs: BlobStore) -> None:
+async def create_task(task: PreparedTask, registry: ModelRegistry, blobs: BlobStore) -> None:
     """Store the initial model as version 1, unless the task has one.
 
     Raises:
@@ -28,8 +27,8 @@ async def create_task(task: PreparedTask, store: RedisRoundStore, blobs: BlobSto
         created_at_ms=int(time.time() * 1000),
         metrics={},
     )
-    await store.create_task(info.name, model=model, num_rounds=info.terms.num_rounds)
-    first = await store.model(info.name, 1)
+    await registry.create_task(info.name, model=model, num_rounds=info.terms.num_rounds)
+    first = await registry.model(info.name, 1)
     if first.dim != dim:
         msg = (
             f"task {info.name}: initial-model has {dim} elements, the task that is stored under"

@@ -217,10 +217,15 @@ class Coordinator:
         client = lab.driver_clients[index]
         store = WatchedStore(client, fences=fences, releases=self._releases, sabotage=lab.sabotage)
         return DriverPorts(
-            store=store,
+            rounds=store,
+            admission=store,
+            ledger=store,
+            registry=store,
             aggregation=WatchedAggregation(
                 self._releases,
-                store=SabotagedStore(client, sabotage=lab.sabotage),
+                admission=SabotagedStore(client, sabotage=lab.sabotage),
+                ledger=store,
+                registry=store,
                 blobs=self._driver_blobs,
                 workers=lab.kernels,
                 settings=settings_of(),
@@ -240,13 +245,18 @@ class Coordinator:
         return FederationService(
             ServicePorts(
                 tasks=tasks,
-                store=store,
+                rounds=store,
+                admission=store,
                 models=ModelCatalog(
-                    store=store, blobs=self._blobs, cache_bytes=limits.model_cache_bytes
+                    registry=store,
+                    rounds=store,
+                    blobs=self._blobs,
+                    cache_bytes=limits.model_cache_bytes,
                 ),
                 submissions=Submissions(
                     tasks=tasks,
-                    store=store,
+                    rounds=store,
+                    admission=store,
                     uploads=Uploads(blobs=self._blobs, workers=lab.files, limits=limits),
                     observer=lab.observation,
                     limits=limits,

@@ -79,9 +79,11 @@ def backend(client: RedisClient, tmp_path: Path) -> Iterator[MakeBackend]:
         blobs = BlobStore(str(tmp_path), durability=Durability.PROCESS, num_threads=1)
         stack.callback(blobs.close)
         return StoreBackend(
-            store=store,
+            rounds=store,
+            ledger=store,
+            registry=store,
             tasks=TaskDirectory([task_info(config, dim=3)]),
-            models=ModelCatalog(store=store, blobs=blobs, cache_bytes=0),
+            models=ModelCatalog(registry=store, rounds=store, blobs=blobs, cache_bytes=0),
             on_rollback=lambda *_: None,
             replayers={},
             private=private,

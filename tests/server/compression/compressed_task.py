@@ -71,5 +71,16 @@ class Models:
         self.reads += 1
         return self.versions[version - 1]
 
+    async def models(self, task: str) -> tuple[ModelVersion, ...]:
+        assert task == "t"
+        return tuple(self.versions)
+
+    async def create_task(self, task: str, *, model: ModelVersion, num_rounds: int) -> None:
+        assert (task, num_rounds) == ("t", 1)
+        self.versions = self.versions or [model]
+
+    async def rollback(self, task: str, version: int) -> ModelVersion:
+        return await self.model(task, version)
+
     async def get(self, key: str) -> bytes:
         return self.files[key]

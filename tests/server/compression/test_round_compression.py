@@ -37,7 +37,9 @@ def workers() -> Any:
 
 
 def rounds(method: str, models: Models, workers: Workers, **settings: object) -> RoundCompression:
-    return RoundCompression(task(method, **settings), models=models, files=models, workers=workers)
+    return RoundCompression(
+        task(method, **settings), registry=models, files=models, workers=workers
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -37,7 +37,7 @@ def plans_of(info: TaskInfo, workers: Workers) -> RoundPlans:
     models.publish(np.zeros(DIM, np.float32))
     if info.compression is None:
         return RoundPlans({})
-    made = RoundCompression(info.compression, models=models, files=models, workers=workers)
+    made = RoundCompression(info.compression, registry=models, files=models, workers=workers)
     return RoundPlans({"t": made})
 
 

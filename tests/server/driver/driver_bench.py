@@ -152,7 +152,9 @@ class Bench:
     def process(self, owner: str) -> Process:
         observer = Recorder()
         aggregation = SleepyAggregation(
-            store=self.store,
+            admission=self.store,
+            ledger=self.store,
+            registry=self.store,
             blobs=self.blobs,
             workers=self.workers,
             settings=settings_of(),
@@ -167,7 +169,10 @@ class Bench:
             task_info(self.task, dim=DIM),
             rounds=RoundsConfig(lease_ttl_s=LEASE_MS / 1000, poll_interval_s=0.01),
             ports=DriverPorts(
-                store=self.store,
+                rounds=self.store,
+                admission=self.store,
+                ledger=self.store,
+                registry=self.store,
                 aggregation=aggregation,
                 observer=observer,
                 audit=audit,

@@ -167,7 +167,9 @@ async def test_names_that_are_no_round_are_left_alone(bench: Bench, name: str) -
 def keeping(bench: Bench, process: Process, *, learning_rate: float = 1.0) -> Aggregation:
     """Let a process keep five rounds."""
     aggregation = Aggregation(
-        store=bench.store,
+        admission=bench.store,
+        ledger=bench.store,
+        registry=bench.store,
         blobs=bench.blobs,
         workers=bench.workers,
         settings=settings_of(learning_rate=learning_rate),
@@ -181,7 +183,7 @@ def keeping(bench: Bench, process: Process, *, learning_rate: float = 1.0) -> Ag
 
 def replayer_of(bench: Bench) -> Replayer:
     return Replayer(
-        store=bench.store, blobs=bench.blobs, workers=bench.workers, settings=settings_of()
+        registry=bench.store, blobs=bench.blobs, workers=bench.workers, settings=settings_of()
     )
 
 

@@ -87,7 +87,7 @@ async def test_a_stream_is_the_file_from_any_offset(
 ) -> None:
     size = 2 * MAX_CHUNK_BYTES + 10
     model = await stored(blobs, 1, size)
-    catalog = ModelCatalog(store=store, blobs=blobs, cache_bytes=cache_bytes)
+    catalog = ModelCatalog(registry=store, rounds=store, blobs=blobs, cache_bytes=cache_bytes)
     for offset in (0, 1, MAX_CHUNK_BYTES, MAX_CHUNK_BYTES + 1, 2 * MAX_CHUNK_BYTES, size - 1, size):
         assert await fetched(catalog, model, offset) == content(1, size)[offset:]
     with pytest.raises(OffsetOutOfRange, match="beyond"):
@@ -97,7 +97,7 @@ async def test_a_stream_is_the_file_from_any_offset(
 
 async def test_a_cached_file_is_read_once(blobs: CountingBlobs, store: RedisRoundStore) -> None:
     model = await stored(blobs, 1, 1_000)
-    catalog = ModelCatalog(store=store, blobs=blobs, cache_bytes=10_000)
+    catalog = ModelCatalog(registry=store, rounds=store, blobs=blobs, cache_bytes=10_000)
     for _ in range(3):
         await fetched(catalog, model)
     assert blobs.reads == 1
@@ -107,7 +107,7 @@ async def test_the_cache_stays_within_its_bound(
     blobs: CountingBlobs, store: RedisRoundStore
 ) -> None:
     size, cache_bytes = 100, 1_000
-    catalog = ModelCatalog(store=store, blobs=blobs, cache_bytes=cache_bytes)
+    catalog = ModelCatalog(registry=store, rounds=store, blobs=blobs, cache_bytes=cache_bytes)
     versions = [await stored(blobs, number, size) for number in range(60)]
     for model in versions:
         await fetched(catalog, model)
@@ -120,7 +120,7 @@ async def test_the_cache_stays_within_its_bound(
 
 
 async def test_what_was_used_last_stays(blobs: CountingBlobs, store: RedisRoundStore) -> None:
-    catalog = ModelCatalog(store=store, blobs=blobs, cache_bytes=2_500)
+    catalog = ModelCatalog(registry=store, rounds=store, blobs=blobs, cache_bytes=2_500)
     old, middle, new = [await stored(blobs, number, 1_000) for number in range(3)]
     for model in (old, middle, old, new):
         await fetched(catalog, model)
@@ -137,7 +137,7 @@ async def test_a_file_that_is_gone_is_the_stores_trouble(
 ) -> None:
     model = await stored(blobs, 1, 1_000)
     await blobs.delete(model_blob(TASK, model.round_number, model.sha256))
-    catalog = ModelCatalog(store=store, blobs=blobs, cache_bytes=cache_bytes)
+    catalog = ModelCatalog(registry=store, rounds=store, blobs=blobs, cache_bytes=cache_bytes)
     with pytest.raises(StoreUnavailable, match="version 1 is missing"):
         await fetched(catalog, model)
 
@@ -147,7 +147,7 @@ async def test_versions_are_remembered_up_to_a_bound(
 ) -> None:
     monkeypatch.setattr(model_catalog, "MAX_CACHED_VERSIONS", 1)
     await store.create_task(TASK, model=await stored(blobs, 1, 10), num_rounds=1)
-    catalog = ModelCatalog(store=store, blobs=blobs, cache_bytes=0)
+    catalog = ModelCatalog(registry=store, rounds=store, blobs=blobs, cache_bytes=0)
     assert (await catalog.version(TASK, 1)).version == 1
     assert (await catalog.current(TASK)).version == 1
     with pytest.raises(UnknownModelVersion, match="no model version 2"):

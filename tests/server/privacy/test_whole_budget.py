@@ -99,7 +99,9 @@ async def test_a_thousand_rounds_fit_and_the_first_too_many_is_refused(bench: Be
     private = private_task(task, dim=DIM, workers=bench.workers)
     lease = await bench.store.acquire_lease(TASK, owner="a", ttl_ms=10**9)
     assert lease is not None
-    gate = BudgetGate(TASK, private=private, store=bench.store, observer=Recorder())
+    gate = BudgetGate(
+        TASK, private=private, rounds=bench.store, ledger=bench.store, observer=Recorder()
+    )
     course = Course(store=bench.store, gate=gate, lease=lease)
     first = await bench.store.model(TASK, 1)
     await bench.store.create_task(TASK, model=first, num_rounds=10**6)
