@@ -23,7 +23,6 @@ COMPILED: Final = "one compiled loop: a call in between costs time, or is not in
 OPTIONS: Final = "its signature is the command's help: one option after the other"
 TABLE: Final = "a table: one entry after the other, no decisions"
 LIFE: Final = "what it starts has to end in the opposite order: one block within the other"
-MEASURED: Final = "one measured procedure, read from top to bottom"
 
 # Reason -> path -> functions.
 EXCEPTIONS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -75,10 +74,6 @@ EXCEPTIONS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     },
     TABLE: {"server/holder/metrics.py": ("declare",)},
     LIFE: {"cli/demo/run.py": ("_run", "_serve")},
-    MEASURED: {
-        "benchmarks/echo_server.py": ("serve",),
-        "benchmarks/secure/round_end.py": ("open_distances",),
-    },
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,5 +1,6 @@
 """What happens once a round: opening the checks, deciding, opening the sum."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -21,11 +22,9 @@ from benchmarks.secure.parties import (
     holders_of,
     random_update,
 )
-from security.shared_round.opening.coins import Coin
 from security.shared_round.opening.openings import OpeningValues
 from security.shared_round.opening.sum_opening import open_sums
-from security.shared_round.opening.verdicts import Verdict, judge
-from security.shared_round.terms.parameters import RoundParameters
+from security.shared_round.opening.verdicts import judge
 
 MAX_OPEN_NS: Final = 10.0
 """Of each element of a sum."""
@@ -65,8 +64,7 @@ def open_distances(
     Args:
         repeats: of which the fastest counts.
         share_format: of the shares.
-        members: updates whose distances are opened.
-        dim: their elements.
+        members, dim: updates whose distances are opened, and their elements.
         distinct: updates that are really shared; they stand in the set again and again, so that
             a hundred of a million elements take gigabytes less.
     """
@@ -86,24 +84,30 @@ def open_distances(
 
     opened = {holder.index: openings(holder) for holder in holders}
     verdict = judge(params, coin, members, opened)
-    first, last = holders[0], holders[-1]  # one expands a seed, the other opens a body
     best = best_of(
         {
             "plain": lambda: as_rows(rows).gram(),
-            "first": lambda: openings(first),
-            "last": lambda: openings(last),
+            # One expands a seed, the other opens a body.
+            "first": lambda: openings(holders[0]),
+            "last": lambda: openings(holders[-1]),
             "judge": lambda: judge(params, coin, members, opened),
-            "select": lambda: _select(params, coin, verdict),
+            "select": lambda: select(params, coin, verdict, set_sha256=_SET_SHA256),
         },
         repeats=repeats,
     )
+    return _distance_rows(best, share_format, size=(members, dim))
+
+
+def _distance_rows(
+    best: Mapping[str, float], share_format: str, *, size: tuple[int, int]
+) -> list[Figures]:
     seconds = {
         "a holder opens the checks": max(best["first"], best["last"]),
         "judge": best["judge"],
         "select": best["select"],
     }
     seconds["all three"] = sum(seconds.values())
-    size, plain_s = (members, dim), best["plain"]
+    plain_s = best["plain"]
     limit = Target(
         name="all three",
         figure=seconds["all three"] / plain_s,
@@ -115,10 +119,6 @@ def open_distances(
         | (judged(limit) if name == limit.name else judged())
         for name, spent in seconds.items()
     ]
-
-
-def _select(params: RoundParameters, coin: Coin, verdict: Verdict) -> object:
-    return select(params, coin, verdict, set_sha256=_SET_SHA256)
 
 
 def _figures(what: str, *, seconds: float, size: tuple[int, int], plain_s: float | None) -> Figures:

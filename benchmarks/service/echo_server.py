@@ -27,6 +27,20 @@ if TYPE_CHECKING:  # generic in the stubs only
 
 async def serve(address: str, *, batch: int) -> None:
     """Answer on `address` until SIGTERM."""
+    server = grpc.aio.server(options=OPTIONS)
+    handlers = grpc.method_handlers_generic_handler(SERVICE, _handlers(batch))
+    server.add_generic_rpc_handlers((handlers,))
+    server.add_insecure_port(address)
+    await server.start()
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    sys.stderr.write('{"event": "serving"}\n')
+    sys.stderr.flush()
+    await stopping.wait()
+    await server.stop(1)
+
+
+def _handlers(batch: int) -> dict[str, Handler]:
     receipt = pb.SubmissionReceipt(
         task="inline",
         round=1,
@@ -51,21 +65,11 @@ async def serve(address: str, *, batch: int) -> None:
         async for _ in messages:
             yield many
 
-    handlers: dict[str, Handler] = {
+    return {
         "SubmitInlineUpdate": grpc.unary_unary_rpc_method_handler(unary),
         "SubmitUpdate": grpc.stream_unary_rpc_method_handler(chunked),
         "SubmitUpdates": grpc.stream_stream_rpc_method_handler(batched),
     }
-    server = grpc.aio.server(options=OPTIONS)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    server.add_insecure_port(address)
-    await server.start()
-    stopping = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    sys.stderr.write('{"event": "serving"}\n')
-    sys.stderr.flush()
-    await stopping.wait()
-    await server.stop(1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
