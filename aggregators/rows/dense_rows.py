@@ -395,12 +395,13 @@ def contiguous_rows(rows: Sequence[Vector] | Vector) -> tuple[Vector, ...]:
         if vector.dtype != np.float32:
             message = f"row {index} of type {vector.dtype} must be float32"
             raise AggregationError(message)
-    return tuple(
-        vector
-        if vector.flags.c_contiguous and vector.flags.aligned
-        else np.require(vector, requirements=["C", "A"])
-        for vector in vectors
-    )
+    return tuple(map(_contiguous, vectors))
+
+
+def _contiguous(vector: Vector) -> Vector:
+    if vector.flags.c_contiguous and vector.flags.aligned:
+        return vector
+    return np.require(vector, requirements=["C", "A"])
 
 
 def _stage(num_rows: int, kind: type[Number]) -> NDArray[Number]:

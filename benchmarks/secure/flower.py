@@ -263,14 +263,16 @@ def _name(holder: Holder) -> str:
     return f"holder {holder.index}"
 
 
+def _warm_up(size: CohortSize) -> CohortSize:
+    return CohortSize(clients=_WARM_UP_CLIENTS, dim=size.dim)
+
+
 BENCHMARK: Final = Benchmark(
     cases=[
         Case(
             name=f"{size.clients} clients, {size.dim:,} elements",
             full=partial(measure, size=size),
-            quick=None
-            if number
-            else partial(measure, size=CohortSize(clients=_WARM_UP_CLIENTS, dim=size.dim)),
+            quick=None if number else partial(measure, size=_warm_up(size)),
         )
         for number, size in enumerate(SIZES)
     ],

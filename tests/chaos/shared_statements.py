@@ -71,9 +71,8 @@ class StatementLog:
                 if kind == "commitment"
                 else getattr(said, kind).set_sha256
             )
-            getattr(self, kind if kind in {"openings", "blame"} else f"{kind}s")[about][holder] = (
-                signed
-            )
+            kept = getattr(self, kind if kind in {"openings", "blame"} else f"{kind}s")
+            kept[about][holder] = signed
         if holder != LIAR:
             self._judge(holder, kind, said, signed)
 

@@ -37,8 +37,7 @@ def ended(*arguments: object) -> tuple[int, str]:
 def config(tmp_path: Path) -> Path:
     (tmp_path / "m.safetensors").write_bytes(encode_model({"w": np.zeros(3, np.float32)}))
     path = tmp_path / "server.toml"
-    path.write_text(
-        f"""
+    settings = f"""
         tls = {{insecure = true}}
         listen = {{grpc = "127.0.0.1:0", http = "127.0.0.1:0", metrics = "127.0.0.1:0"}}
         store = {{data-dir = "{tmp_path}/data"}}
@@ -46,7 +45,7 @@ def config(tmp_path: Path) -> Path:
         name = "t"
         initial-model = "{tmp_path}/m.safetensors"
         """
-    )
+    path.write_text(settings)
     return path
 
 

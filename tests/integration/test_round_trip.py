@@ -300,7 +300,7 @@ async def test_a_candidate_that_moves_too_far_is_not_published(
 
 async def test_a_rollback_ends_the_open_round(service: Service) -> None:
     await publish_round(service, "c1")
-    (first, second) = await service.open_round("d1", "d2", check_in_id="c2")
+    first, second = await service.open_round("d1", "d2", check_in_id="c2")
     assert (first.round, first.model_version) == (2, 2)
     ones = np.ones(service.dim, np.float32)
     await contribute(service, "d1", ones, assignment=first)
@@ -324,7 +324,7 @@ async def test_a_rollback_ends_the_open_round(service: Service) -> None:
 
 async def test_a_retried_check_in_gets_its_selection_again(tmp_path: Path, redis_url: str) -> None:
     async with serving(tmp_path, redis_url, task={"num-rounds": 1}, clock=CLOCK) as service:
-        (first, _) = await service.open_round("d1", "d2")
+        first, _ = await service.open_round("d1", "d2")
         service.advance(1_000)
         (again,) = await service.open_round("d1")
         assert again.ttl_ms == first.ttl_ms - 1_000

@@ -32,15 +32,12 @@ pytestmark = [
 TASK: Final = "noised"
 ROUNDS: Final = 12  # of 40 numbers each
 MULTIPLIER: Final = 3.0
-TASKS: Final = {
-    TASK: TaskSettings(
-        more=f"""[task.privacy]
+PRIVACY: Final = f"""[task.privacy]
 noise = "holders"
 noise-multiplier = {MULTIPLIER}
 epsilon = 1000.0
 """
-    )
-}
+TASKS: Final = {TASK: TaskSettings(more=PRIVACY)}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

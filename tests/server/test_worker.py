@@ -40,8 +40,7 @@ def config(tmp_path: Path, http_port: int) -> Path:
     model = tmp_path / "m.safetensors"
     model.write_bytes(encode_model(initial_weights("digits", seed=0)))
     path = tmp_path / "server.toml"
-    path.write_text(
-        f"""
+    settings = f"""
         listen = {{grpc = "127.0.0.1:0", http = "127.0.0.1:{http_port}", metrics = "127.0.0.1:0"}}
         tls = {{insecure = true}}
         store = {{data-dir = "{tmp_path}/data"}}
@@ -49,7 +48,7 @@ def config(tmp_path: Path, http_port: int) -> Path:
         name = "worker-test"
         initial-model = "{model}"
         """
-    )
+    path.write_text(settings)
     return path
 
 

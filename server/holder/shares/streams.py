@@ -16,6 +16,7 @@ MAX_WAITING_STEPS: Final = 32  # of one round; a coordinator asks for one at a t
 
 _RETRY_AFTER_MS: Final = 500
 
+A = TypeVar("A")
 R = TypeVar("R")
 
 
@@ -57,7 +58,7 @@ class StepTurns:
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._waiting: Counter[bytes] = Counter()
 
-    async def run(self, params_sha256: bytes, step: Callable[[Any], R], request: Any) -> R:  # noqa: ANN401
+    async def run(self, params_sha256: bytes, step: Callable[[A], R], request: A) -> R:
         """Run a step when no other of the round runs: a caller that asks twice costs once.
 
         Raises:
@@ -74,7 +75,7 @@ class StepTurns:
         # Shielded: work that is under way is finished and stored, whoever still listens.
         return await asyncio.shield(running)
 
-    async def _run(self, lock: asyncio.Lock, step: Callable[[Any], R], request: Any) -> R:  # noqa: ANN401
+    async def _run(self, lock: asyncio.Lock, step: Callable[[A], R], request: A) -> R:
         async with lock:
             return await self._workers.run(step, request)
 

@@ -49,8 +49,7 @@ def write_config(folder: Path, port: int) -> Path:
         create_authority(name="devices", now_s=1.8e9, valid_for_s=1e6).certificate_pem
     )
     config = folder / "share-holder.toml"
-    config.write_text(
-        f"""
+    settings = f"""
         tls = {{insecure = true}}
         listen = {{grpc = "127.0.0.1:{port}"}}
         [holder]
@@ -60,7 +59,7 @@ def write_config(folder: Path, port: int) -> Path:
         device-ca = "{folder}/ca.pem"
         data-dir = "{folder}/data"
         """
-    )
+    config.write_text(settings)
     return config
 
 

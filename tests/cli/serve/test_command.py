@@ -79,15 +79,14 @@ def test_a_data_folder_in_use_is_told_with_its_holder(
 
 def test_a_worker_that_cannot_start_is_told(tmp_path: Path) -> None:
     config = tmp_path / "server.toml"
-    config.write_text(
-        f"""
+    settings = f"""
         tls = {{insecure = true}}
         store = {{data-dir = "{tmp_path}/data"}}
         [[task]]
         name = "t"
         initial-model = "{tmp_path}/absent"
         """
-    )
+    config.write_text(settings)
     result = CliRunner().invoke(app, ["serve", "--config", str(config)])
     assert result.exit_code == ExitCode.CONFIG
     assert "coordinator-1 ended with status 3" in result.stderr

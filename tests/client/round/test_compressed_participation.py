@@ -373,7 +373,7 @@ async def test_what_a_shared_round_leaves_out_is_sent_later(bench: Bench, holder
         bench.script.round = number
         params = share_compressed(bench, holders, plan)
         assert (await client.participate_once()).outcome is Outcome.ACCEPTED
-        (*_, bundle) = bench.script.stored.values()
+        *_, bundle = bench.script.stored.values()
         opened = holders.update(params, bytes(bundle), 1, 2)
         # Clipping cuts nothing off here, or the sums below would not agree.
         assert np.linalg.norm(opened) < 0.9 * CLIP_NORM

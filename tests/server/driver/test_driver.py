@@ -215,7 +215,7 @@ async def test_a_payload_that_is_gone_ends_the_round_with_its_reason(bench: Benc
 async def test_a_payload_of_another_length_is_not_aggregated(bench: Bench) -> None:
     process = bench.process("a")
     await bench.collecting(process)
-    (first, _) = await bench.blobs.list("updates")
+    first, _ = await bench.blobs.list("updates")
     await bench.blobs.put(first, encode_dense(np.ones(DIM + 1, np.float32)))
     await process.tick_until_idle()
     (record,) = process.observer.finished

@@ -64,7 +64,7 @@ async def test_a_device_writes_down_exactly_what_the_server_promised(
     assert await run_device(spec)
     assert set(acked_updates(tmp_path)) == promised(server)
     assert events_of(spec) == ["checked_in", "submitting", "acked"] * 2 + ["finished"]
-    (header, _) = server.updates["device-0003", 1]
+    header, _ = server.updates["device-0003", 1]
     assert header.num_samples == len(local_data(spec.scenario, 3).y)
     finished = list(read_events([spec.log_path]))[-1]
     assert finished["accepted"] == 2
