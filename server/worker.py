@@ -14,6 +14,7 @@ from server.admin.routes import admin_routes
 from server.app import build_server
 from server.config import EMBEDDED, ConfigError, ServerConfig, load_config
 from server.config.host import require_free_addresses
+from server.processes.compiling import compiles
 from server.processes.process_end import end_process
 from server.processes.worker_process import (
     RunningServer,
@@ -35,19 +36,26 @@ class CoordinatorArguments(WorkerArguments):
     store_url: str = ""
 
 
-def preload(arguments: Sequence[str]) -> None:
+def preload(arguments: Sequence[str]) -> bool:
     """Load, in a template, what the configured tasks need; what is wrong is a coordinator's to say.
 
     Args:
         arguments: as `main` takes them.
+
+    Returns:
+        Whether it had to compile any of it.
     """
     admin_routes()
     try:
         config = load_config(_parse(arguments).config)
     except (ConfigError, OSError):
-        return
-    for task in config.tasks:
-        preload_task(task)
+        return False
+
+    def load() -> None:
+        for task in config.tasks:
+            preload_task(task)
+
+    return compiles(load)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from security.secret_sharing.warm_up import warm_up
 from server.config import HolderConfig, load_holder_config
 from server.config.host import require_free_addresses
 from server.holder.app import build_holder
+from server.processes.compiling import compiles
 from server.processes.process_end import end_process
 from server.processes.worker_process import (
     RunningServer,
@@ -21,10 +22,10 @@ from server.processes.worker_process import (
 )
 
 
-def preload(arguments: Sequence[str]) -> None:
-    """Load, in a template, what every share holder needs."""
+def preload(arguments: Sequence[str]) -> bool:
+    """Load, in a template, what every share holder needs; tell whether it had to be compiled."""
     del arguments
-    warm_up()
+    return compiles(warm_up)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,8 @@ ready, and then forks one process for each request. What was loaded is in memory
 processes run, and each of them is there in a tenth of a second.
 
 A program is a module with `main(arguments) -> status`. One that also has `preload(arguments)` loads
-there what its processes will need; it starts no thread and leaves no file or connection open.
+there what its processes will need, and tells whether it had to compile any of it; it starts no
+thread and leaves no file or connection open.
 
 A process that was forked is a child of whoever asked for it, not of this process, which may die and
 be started again meanwhile. That takes a process in between, whose end makes the child an orphan,
@@ -37,6 +38,7 @@ from server.processes.process_end import end_process
 MAX_MESSAGE_BYTES: Final = 1 << 17
 MAX_FDS: Final = 64
 
+_AGAIN: Final = "again"
 _GO: Final = b"\n"
 _PID_BYTES: Final = 16
 
@@ -84,17 +86,16 @@ def main(arguments: Sequence[str]) -> int:
 
     Args:
         arguments: number of the control socket; a JSON object of modules, each with the arguments
-            of its `preload`.
+            of its `preload`; `_AGAIN`, where this is the second time.
     """
     signal.signal(signal.SIGTERM, lambda *_: end_process(0))
     known_fds = open_fds()
     gc.disable()
     control = socket.socket(fileno=int(arguments[0]))
-    for name, preloading in json.loads(arguments[1]).items():
-        module = importlib.import_module(name)
-        preload = getattr(module, "preload", None)
-        if preload is not None:
-            preload(preloading)
+    has_compiled = _load(json.loads(arguments[1]))
+    if has_compiled and arguments[-1] != _AGAIN:
+        # All forks would share what the compiler leaves behind. Now they find it compiled.
+        os.execv(sys.executable, [*sys.orig_argv, _AGAIN])  # noqa: S606  # this very program
     make_forkable(known_fds=known_fds)
     mine = secrets.token_hex(8)
     _tell(control, template=mine, pid=os.getpid())
@@ -109,6 +110,17 @@ def main(arguments: Sequence[str]) -> int:
             _fork(control, request, fds)
         for fd in fds:
             os.close(fd)
+
+
+def _load(programs: Mapping[str, Sequence[str]]) -> bool:
+    """Import the programs and have them load what they need; tell whether any compiled it."""
+    compiled = []
+    for name, arguments in programs.items():
+        module = importlib.import_module(name)
+        preload = getattr(module, "preload", None)
+        if preload is not None:
+            compiled.append(preload(arguments))
+    return any(compiled)
 
 
 def _fork(control: socket.socket, request: ForkRequest, fds: Sequence[int]) -> None:

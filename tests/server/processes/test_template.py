@@ -48,6 +48,10 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
 class Running:
     """A template that a supervisor keeps, and what happened to it."""
 
@@ -159,6 +163,17 @@ async def test_it_has_its_arguments_name_environment_and_files_and_no_others(
                 "2": str(log),
                 str(pipe.writes): pipe.name(),
             }
+
+
+async def test_a_template_that_compiled_starts_once_more_without_what_that_took(
+    tmp_path: Path,
+) -> None:
+    told = tmp_path / "told"
+    async with running(template_of("compile", str(told))) as run:
+        pid = await run.template_pid()
+        assert (await run.facts(tmp_path / "facts"))["preloaded"] == ["compile", str(told)]
+        assert lines(told) == [f"compiled in process {pid}"] * 2
+        assert len(run.diary.of(STARTED, "template")) == 1
 
 
 async def test_no_two_processes_draw_the_same(tmp_path: Path) -> None:
