@@ -225,7 +225,7 @@ def test_a_process_that_never_starts_is_told_by_its_own_last_line(
 
 def test_a_store_that_never_starts_is_told_by_its_own_last_line(tmp_path: Path) -> None:
     program = (
-        "import sys; from cli import service; from dataclasses import replace; "
+        "import sys; "
         "from server.storage import embedded; "
         "embedded.EmbeddedStore._config = lambda self: 'no-such-setting yes\\n'; "
         "from cli.main import main; sys.argv[1:] = ['demo', '--devices', '3']; main()"
