@@ -16,6 +16,7 @@ from protos.wire import MAX_BATCH_UPDATES
 from server.errors import MalformedRequest, ServiceError
 from server.intake.submissions import Submissions, status_query
 from server.models.model_catalog import ModelCatalog
+from server.round.observers import DeviceObserver
 from server.round.ports import AdmissionStore, CheckInAnswer, CheckInVerdict, RoundStore
 from server.round.selection import PaceSteering, eligibility, retry_after_ms
 from server.round.state import Phase
@@ -61,14 +62,6 @@ class PlanMaker(Protocol):
         """Make the plan of the round that `answer` assigned the device to."""
 
 
-class ServiceObserver(Protocol):
-    """Told of every answer; must not fail."""
-
-    def checked_in(self, task: str, outcome: str) -> None: ...
-
-    def model_sent(self, task: str, num_bytes: int) -> None: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePorts:
     """What the service works with."""
@@ -80,7 +73,7 @@ class ServicePorts:
     submissions: Submissions
     news: RoundNews
     identity: PeerIdentity
-    observer: ServiceObserver
+    observer: DeviceObserver
     check_in_ttl_s: float
     check_ins_held: int
     plans: PlanMaker

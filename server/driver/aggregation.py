@@ -2,9 +2,8 @@
 
 import re
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from collections.abc import Iterable
+from typing import Final
 
 from aggregators.errors import AggregationError
 from server.compression.round_compression import RoundCompression
@@ -31,6 +30,7 @@ from server.round.candidate import (
     require_state,
 )
 from server.round.kept_round import KeptRound, encode_kept_round
+from server.round.observers import RoundObserver
 from server.round.plain_source import PlainRound, StoredUpdates
 from server.round.ports import (
     AdmissionStore,
@@ -51,16 +51,6 @@ _ROUND_FOLDER: Final = re.compile("[0-9]{8,18}")
 
 class UnusableVersion(Exception):
     """The current version's files are gone or damaged: no round can start from it."""
-
-
-class AggregationObserver(Protocol):
-    """Told how an aggregation went; must not fail."""
-
-    def aggregated(
-        self, round_: Round, *, rule: str, seconds: float, metrics: Mapping[str, float]
-    ) -> None: ...
-
-    def span(self, name: str, round_: Round) -> AbstractContextManager[object]: ...
 
 
 class Aggregation:
@@ -90,7 +80,7 @@ class Aggregation:
         blobs: BlobStore,
         workers: Workers,
         settings: AggregationSettings,
-        observer: AggregationObserver,
+        observer: RoundObserver,
         compression: RoundCompression | None = None,
         private: PrivateSettings | None = None,
         tells_losses: bool = True,

@@ -7,7 +7,6 @@ its commit and may be done twice, also by another coordinator that took over in 
 
 import asyncio
 import secrets
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -16,7 +15,8 @@ from server.config import RoundsConfig
 from server.driver.cohort import draw_cohort, offers_needed
 from server.driver.leadership import Leadership
 from server.errors import Unavailable
-from server.privacy.budget_gate import BudgetGate, BudgetObserver, PrivateRounds
+from server.privacy.budget_gate import BudgetGate, PrivateRounds
+from server.round.observers import RoundObserver
 from server.round.ports import (
     AdmissionStore,
     CommitResult,
@@ -48,22 +48,6 @@ from server.round.state import (
 from server.task.task_info import TaskInfo
 
 ERROR_PAUSE_S: Final = 1.0
-
-
-class RoundObserver(BudgetObserver, Protocol):
-    """Told after a commit; may be told twice, must not fail."""
-
-    def new_traceparent(self, task: str, round_number: int) -> str: ...
-
-    def phase_entered(self, round_: Round, *, before: Round | None) -> None: ...
-
-    def round_finished(self, record: FinishedRound) -> None: ...
-
-    def leading(self, task: str, *, leads: bool) -> None: ...
-
-    def span(self, name: str, round_: Round) -> AbstractContextManager[object]: ...
-
-    def tick_failed(self, task: str, error: Exception) -> None: ...
 
 
 class AuditLog(Protocol):

@@ -1,9 +1,10 @@
 """The long work of a shared round: let the holders open the sums, build the candidate from them."""
 
 from server.compression.round_compression import RoundCompression
-from server.driver.aggregation import Aggregation, AggregationObserver
+from server.driver.aggregation import Aggregation
 from server.processes.thread_pool import Workers
 from server.round.candidate import AggregationSettings, RoundSource
+from server.round.observers import RoundObserver
 from server.round.ports import AdmissionStore, ModelRegistry, PrivacyLedger, RoundStore
 from server.round.state import CandidateModel, Round
 from server.sharing.shared_rounds import HoldersAway, SharedRoundPhases
@@ -34,7 +35,7 @@ class SharedAggregation(Aggregation):
         blobs: BlobStore,
         workers: Workers,
         settings: AggregationSettings,
-        observer: AggregationObserver,
+        observer: RoundObserver,
         compression: RoundCompression | None = None,
         max_update_norm: float | None = None,
     ) -> None:

@@ -8,7 +8,7 @@ retry, with the same submission id, gets the receipt of the first success.
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 from protos.fedagg.v1 import federation_pb2 as pb
 from protos.wire import MAX_CHUNK_BYTES
@@ -22,6 +22,7 @@ from server.errors import (
     UpdateTooLarge,
 )
 from server.intake.uploads import Uploads
+from server.round.observers import DeviceObserver
 from server.round.ports import Admission, AdmissionStore, AdmissionVerdict, RoundStore, Submission
 from server.task.payload_format import PayloadFormat, SealedFormat
 from server.task.task_info import TaskDirectory, TaskInfo
@@ -53,18 +54,6 @@ _REFUSALS: Final[dict[AdmissionVerdict, tuple[type[ServiceError], str]]] = {
 }
 
 
-class SubmissionObserver(Protocol):
-    """Told of every submission; must not fail."""
-
-    def accepted(self, submission: Submission, *, dense_bytes: int) -> None: ...
-
-    def refused(self, task: str, reason: str) -> None: ...
-
-    def upload_started(self) -> None: ...
-
-    def upload_ended(self) -> None: ...
-
-
 class Submissions:
     """Takes updates over any of the three paths.
 
@@ -84,7 +73,7 @@ class Submissions:
         rounds: RoundStore,
         admission: AdmissionStore,
         uploads: Uploads,
-        observer: SubmissionObserver,
+        observer: DeviceObserver,
         limits: LimitsConfig,
     ) -> None:
         self._tasks = tasks

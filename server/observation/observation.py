@@ -22,7 +22,7 @@ from server.round.state import Phase, Round
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """Implements the observer ports of the driver and of the services."""
+    """Implements the observers of rounds, of devices and of sharing."""
 
     metrics: Metrics
     log: EventLogger
@@ -36,6 +36,7 @@ class Observation:
             return current_traceparent()
 
     def phase_entered(self, round_: Round, *, before: Round | None) -> None:
+        """Count and log a committed change of phase."""
         task, phase = round_.task, round_.phase
         self.metrics.phase_transitions_total.labels(task=task, phase=phase.value).inc()
         self.metrics.round.labels(task=task).set(round_.number)
@@ -54,6 +55,7 @@ class Observation:
         )
 
     def round_finished(self, record: FinishedRound) -> None:
+        """Count and log a round that ended, with what the holders of a shared one did."""
         task = record.task
         self.metrics.rounds_finished_total.labels(task=task, decision=record.decision).inc()
         seconds = (record.finished_at_ms - record.started_at_ms) / 1000
@@ -76,6 +78,7 @@ class Observation:
         )
 
     def ledger_changed(self, task: str, ledger: LedgerState) -> None:
+        """Show what a private task has spent, round by round."""
         metrics = self.metrics
         metrics.privacy_rounds_committed.labels(task=task).set(ledger.rounds_committed)
         metrics.privacy_rounds_reserved.labels(task=task).set(len(ledger.reserved))
@@ -84,33 +87,52 @@ class Observation:
             metrics.privacy_clipping_norm.labels(task=task).set(ledger.clipping_norm)
 
     def privacy_spent(self, task: str, *, epsilon: float, budget: Budget) -> None:
+        """Show what a private task has spent of its budget, as epsilon."""
         self.metrics.privacy_epsilon_spent.labels(task=task).set(epsilon)
         self.metrics.privacy_epsilon_budget.labels(task=task).set(budget.epsilon)
 
     def leading(self, task: str, *, leads: bool) -> None:
+        """Show and log whether this process drives the task."""
         self.metrics.leader.labels(task=task).set(leads)
         self.log.info("leadership_changed", task=task, leads=leads)
 
     def tick_failed(self, task: str, error: Exception) -> None:
+        """Log why the driver could not go on."""
         self.log.warning("tick_failed", task=task, error=f"{type(error).__name__}: {error}")
 
     def aggregated(
         self, round_: Round, *, rule: str, seconds: float, metrics: Mapping[str, float]
     ) -> None:
+        """Time an aggregation; count the updates that it clipped and left out."""
         task = round_.task
         self.metrics.aggregation_duration_seconds.labels(task=task, rule=rule).observe(seconds)
         self.metrics.updates_clipped_total.labels(task=task).inc(metrics.get("num_clipped", 0))
         self.metrics.updates_excluded_total.labels(task=task, rule=rule).inc(metrics["excluded"])
 
     def span(self, name: str, round_: Round) -> AbstractContextManager[object]:
-        """A span of the round's trace, around something this process does for it."""
+        """Return a span of the round's trace, around something this process does for it."""
         return self.tracer.start_as_current_span(
             name,
             context=context_from_traceparent(round_.traceparent),
             attributes={"fedagg.task": round_.task, "fedagg.round": round_.number},
         )
 
+    def rolled_back(self, task: str, version: int) -> None:
+        """Count and log an operator's return to an earlier version."""
+        self.metrics.rollbacks_total.labels(task=task).inc()
+        self.metrics.model_version.labels(task=task).set(version)
+        self.log.warning("rolled_back", task=task, model_version=version)
+
+    def checked_in(self, task: str, outcome: str) -> None:
+        """Count an answer to a check-in."""
+        self.metrics.check_ins_total.labels(task=task, outcome=outcome).inc()
+
+    def model_sent(self, task: str, num_bytes: int) -> None:
+        """Count bytes of model files on their way to a device."""
+        self.metrics.model_download_bytes_total.labels(task=task).inc(num_bytes)
+
     def accepted(self, submission: Submission, *, dense_bytes: int) -> None:
+        """Count an admitted update and its bytes."""
         counters = self._accepted.get(submission.task)
         if counters is None:  # looking children up costs more than counting
             counters = self._accepted[submission.task] = (
@@ -124,33 +146,35 @@ class Observation:
         dense_total.inc(dense_bytes)
 
     def refused(self, task: str, reason: str) -> None:
+        """Count a refused update by its reason."""
         self.metrics.updates_refused_total.labels(task=task, reason=reason).inc()
 
     def upload_started(self) -> None:
+        """Count a chunked upload as under way."""
         self.metrics.uploads_in_flight.inc()
 
     def upload_ended(self) -> None:
+        """Count a chunked upload as over."""
         self.metrics.uploads_in_flight.dec()
 
-    def rolled_back(self, task: str, version: int) -> None:
-        self.metrics.rollbacks_total.labels(task=task).inc()
-        self.metrics.model_version.labels(task=task).set(version)
-        self.log.warning("rolled_back", task=task, model_version=version)
-
     def holder_reachable(self, task: str, holder: int, *, reachable: bool) -> None:
+        """Show whether a holder answered the last call."""
         self.metrics.share_holder_up.labels(task=task, holder=str(holder)).set(reachable)
 
     def holder_refused(self, task: str, holder: int, reason: str) -> None:
+        """Count a call that a holder refused."""
         self.metrics.share_holder_refusals_total.labels(
             task=task, holder=str(holder), reason=reason
         ).inc()
 
     def share_relayed(self, task: str, holder: int, outcome: str) -> None:
+        """Count a share that found its holder, or was refused there."""
         self.metrics.shares_relayed_total.labels(
             task=task, holder=str(holder), outcome=outcome
         ).inc()
 
     def opened(self, task: str, holder: int, kind: str) -> None:
+        """Count a statement of a holder that was checked and taken."""
         self.metrics.shared_statements_total.labels(task=task, holder=str(holder), kind=kind).inc()
 
     def _shared_finished(self, task: str, shared: SharedRound) -> None:
@@ -161,9 +185,3 @@ class Observation:
             self.log.warning("share_holder_lied", task=task, holder=holder)
         if shared.is_degraded:
             self.metrics.shared_rounds_degraded_total.labels(task=task, mode=shared.mode).inc()
-
-    def checked_in(self, task: str, outcome: str) -> None:
-        self.metrics.check_ins_total.labels(task=task, outcome=outcome).inc()
-
-    def model_sent(self, task: str, num_bytes: int) -> None:
-        self.metrics.model_download_bytes_total.labels(task=task).inc(num_bytes)

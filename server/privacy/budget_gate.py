@@ -7,6 +7,7 @@ from typing import Protocol
 
 from privacy.budget import Accountant, Budget, LedgerState, charged_counts
 from privacy.charge import Charge, Sampling
+from server.round.observers import RoundObserver
 from server.round.ports import CommitResult, FinishedRound, Lease, PrivacyLedger, RoundStore
 from server.round.records import finished_round
 from server.round.round_privacy import RoundCost, RoundPrivacy
@@ -58,14 +59,6 @@ class PrivateRounds(Protocol):
         ...
 
 
-class BudgetObserver(Protocol):
-    """Told of a private task's ledger; must not fail."""
-
-    def ledger_changed(self, task: str, ledger: LedgerState) -> None: ...
-
-    def privacy_spent(self, task: str, *, epsilon: float, budget: Budget) -> None: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
     """A round and the outcome of committing it.
@@ -105,7 +98,7 @@ class BudgetGate:
         private: PrivateRounds | None,
         rounds: RoundStore,
         ledger: PrivacyLedger,
-        observer: BudgetObserver,
+        observer: RoundObserver,
     ) -> None:
         self._task = task
         self._private = private

@@ -6,7 +6,7 @@ holders give the same bytes to whoever asks next.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from protos.fedagg.v1 import shared_round_pb2 as round_pb
@@ -19,17 +19,12 @@ from security.shared_round.opening.coins import Coin, CoinShare, open_coin
 from security.shared_round.opening.openings import OpeningValues, opening_sizes
 from security.shared_round.terms.member_set import FrozenSet, Member, Selection
 from security.shared_round.terms.parameters import RoundParameters
+from server.round.observers import SharingObserver
 from server.sharing.holders import HolderClient, HolderRefused
 from server.sharing.pool import HolderPool
 
 T = TypeVar("T")
 Signed = round_pb.SignedStatement
-
-
-class ConversationObserver(Protocol):
-    """Told what was opened; must not fail."""
-
-    def opened(self, task: str, holder: int, kind: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +52,7 @@ class Conversation:
         frozen: FrozenSet,
         *,
         pool: HolderPool,
-        observer: ConversationObserver,
+        observer: SharingObserver,
     ) -> None:
         self.frozen = frozen
         self.votes: dict[int, Stated[tuple[bytes, ...]]] = {}

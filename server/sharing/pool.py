@@ -4,23 +4,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import grpc
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from security.shared_round.terms.committee import Committee
+from server.round.observers import SharingObserver
 from server.sharing.holders import HolderAway, HolderClient, HolderError, HolderRefused
 
 T = TypeVar("T")
-
-
-class HolderObserver(Protocol):
-    """Told how holders behave; must not fail."""
-
-    def holder_reachable(self, task: str, holder: int, *, reachable: bool) -> None: ...
-
-    def holder_refused(self, task: str, holder: int, reason: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +42,7 @@ class HolderPool:
         *,
         credentials: grpc.ChannelCredentials | None,
         timeout_s: float,
-        observer: HolderObserver,
+        observer: SharingObserver,
     ) -> None:
         self.committee = committee
         self._task = task

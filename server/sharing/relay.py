@@ -9,7 +9,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -19,6 +19,7 @@ from security.errors import SharedRoundError
 from security.shared_round.keys.signing import verify_statement
 from security.shared_round.opening.statements import read_receipt
 from security.shared_round.terms.parameters import RoundParameters
+from server.round.observers import SharingObserver
 from server.round.ports import AdmissionStore, BlobNotFound, Contribution
 from server.round.state import Round
 from server.sharing.bundles import PAYLOAD_GONE, Bundle, Bundles
@@ -49,12 +50,6 @@ DEVICE_FAULTS: Final = frozenset(
 )
 
 
-class RelayObserver(Protocol):
-    """Told of every share that found its holder or was refused; must not fail."""
-
-    def share_relayed(self, task: str, holder: int, outcome: str) -> None: ...
-
-
 class Relay:
     """The shares of one round.
 
@@ -76,7 +71,7 @@ class Relay:
         admission: AdmissionStore,
         bundles: Bundles,
         noise: DealtNoise,
-        observer: RelayObserver,
+        observer: SharingObserver,
     ) -> None:
         self._round = round_
         self._params = params

@@ -4,7 +4,8 @@ import asyncio
 
 from security.shared_round.terms.member_set import FrozenSet
 from security.shared_round.terms.parameters import RoundParameters
-from server.sharing.conversation import Conversation, ConversationObserver
+from server.round.observers import SharingObserver
+from server.sharing.conversation import Conversation
 from server.sharing.pool import HolderPool
 from server.sharing.relay import Relay
 
@@ -25,7 +26,7 @@ class Session:
         relay: Relay,
         *,
         pool: HolderPool,
-        observer: ConversationObserver,
+        observer: SharingObserver,
     ) -> None:
         self.params = params
         self.relay = relay

@@ -6,7 +6,7 @@ in the round's state, in the blob store, and in what the holders answer once mor
 """
 
 from collections.abc import Container, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from protos.fedagg.v1 import share_holder_pb2 as pb
 from security.errors import (
@@ -20,6 +20,7 @@ from security.shared_round.terms.parameters import RoundParameters
 from server.compression.round_compression import RoundCompression
 from server.processes.thread_pool import Workers
 from server.round.blob_names import ballot_box_blob, evidence_blob
+from server.round.observers import SharingObserver
 from server.round.ports import AdmissionStore, BlobNotFound, FinishedRound, ModelRegistry
 from server.round.shared_round import SharedRound
 from server.round.state import (
@@ -32,11 +33,11 @@ from server.round.state import (
 )
 from server.sharing.bundles import Bundles
 from server.sharing.conclusion import Concluded, conclude, open_released
-from server.sharing.conversation import Conversation, ConversationObserver
+from server.sharing.conversation import Conversation
 from server.sharing.dealt_noise import DealtNoise
 from server.sharing.holders import HolderRefused
-from server.sharing.pool import HolderObserver, HolderPool
-from server.sharing.relay import Relay, RelayObserver
+from server.sharing.pool import HolderPool
+from server.sharing.relay import Relay
 from server.sharing.released_sums import ReleasedSums
 from server.sharing.round_checks import (
     FINAL_REFUSALS,
@@ -54,10 +55,6 @@ from server.sharing.shared_task import BaseModel, SharedTask
 from server.storage.blobs import BlobStore
 
 MAX_ATTEMPTS: Final = 16
-
-
-class SharingObserver(HolderObserver, RelayObserver, ConversationObserver, Protocol):
-    """Told of everything that passes between the coordinator and the holders; must not fail."""
 
 
 class HoldersAway(Exception):
