@@ -33,7 +33,7 @@ from monitoring.worker_processes import WorkerProcessCollector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 UNKNOWN_TASK: Final = "unknown"
-PREFIX: Final = "fedagg_"
+PREFIX: Final = "federated_"  # of every name, a share holder's too
 
 _MULTIPROCESS_ENV: Final = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -64,7 +64,7 @@ class MetricSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """All metrics; the exposed name of a field is `fedagg_` followed by the field's name.
+    """All metrics; the exposed name of a field is `PREFIX` followed by the field's name.
 
     A counter increment on a child kept by the caller costs about 0.6 us, `labels(...)` about
     1.6 us more: hot paths keep their children (see `RpcMeter`).

@@ -5,6 +5,9 @@ from typing import Final, Self
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from monitoring.metrics import PREFIX
+
+_PREFIX: Final = PREFIX + "holder_"
 _OPENING_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300)
 
 
@@ -25,40 +28,40 @@ class HolderMetrics:
         """Register every metric; once a registry."""
         return cls(
             shares_stored_total=Counter(
-                "fedagg_holder_shares_stored_total",
+                _PREFIX + "shares_stored_total",
                 "Shares of devices that this holder gave a receipt for, repeats included.",
                 registry=registry,
             ),
             shares_refused_total=Counter(
-                "fedagg_holder_shares_refused_total",
+                _PREFIX + "shares_refused_total",
                 "Shares of devices that this holder refused, by reason.",
                 ("reason",),
                 registry=registry,
             ),
             share_bytes_total=Counter(
-                "fedagg_holder_share_bytes_total",
+                _PREFIX + "share_bytes_total",
                 "Bytes of bodies that were received, sealed.",
                 registry=registry,
             ),
             noise_dealt_total=Counter(
-                "fedagg_holder_noise_dealt_total",
+                _PREFIX + "noise_dealt_total",
                 "Sealed noise of rounds that this holder gave out, repeats included.",
                 registry=registry,
             ),
             statements_total=Counter(
-                "fedagg_holder_statements_total",
+                _PREFIX + "statements_total",
                 "Signed statements that were given out, repeats included, by kind.",
                 ("kind",),
                 registry=registry,
             ),
             openings_seconds=Histogram(
-                "fedagg_holder_openings_seconds",
+                _PREFIX + "openings_seconds",
                 "Time to open the checks of a frozen set, or to find them stored.",
                 buckets=_OPENING_BUCKETS,
                 registry=registry,
             ),
             sums_seconds=Histogram(
-                "fedagg_holder_sums_seconds",
+                _PREFIX + "sums_seconds",
                 "Time to compute a share of a round's sums, or to find it stored.",
                 buckets=_OPENING_BUCKETS,
                 registry=registry,

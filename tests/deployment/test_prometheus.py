@@ -29,7 +29,7 @@ def _metric(series: str) -> str:
 @looped("expression", _expressions())
 def test_rules_use_only_declared_metrics_and_labels(expression: str) -> None:
     declared = declared_metrics()
-    used = re.findall(r"\b(fedagg_\w+)(?:\{([^}]*)\})?", expression)
+    used = re.findall(r"\b(federated_\w+)(?:\{([^}]*)\})?", expression)
     labels = set(OWN_LABELS)
     for series, matchers in used:
         own = set(declared[_metric(series)].spec.labels)

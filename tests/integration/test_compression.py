@@ -132,8 +132,8 @@ async def test_devices_learn_on_few_bytes(
         assert await run_devices(service) == [ROUNDS] * DEVICES
         # A model of zeros calls every digit a zero: one in ten.
         assert accuracy(await service.fetch()) > 0.5
-        sent = await service.metric("fedagg_update_payload_bytes_total", task=TASK)
-        dense = await service.metric("fedagg_update_dense_bytes_total", task=TASK)
+        sent = await service.metric("federated_update_payload_bytes_total", task=TASK)
+        dense = await service.metric("federated_update_dense_bytes_total", task=TASK)
         assert dense == ROUNDS * DEVICES * dense_payload_bytes(DIM)
         assert 0 < sent < dense / (3 if method == "dense" else 8)
 

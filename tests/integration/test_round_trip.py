@@ -165,7 +165,7 @@ async def assert_counted(service: Service) -> None:
         ("check_ins_total", {"outcome": "task_finished"}, 3),
         ("aggregate_l2_norm", {}, MEAN * np.sqrt(service.dim)),
     ):
-        found = await service.metric(f"fedagg_{name}", task=TASK, **labels)
+        found = await service.metric(f"federated_{name}", task=TASK, **labels)
         assert found == pytest.approx(value, rel=1e-6), name
 
 
@@ -319,7 +319,7 @@ async def test_a_rollback_ends_the_open_round(service: Service) -> None:
     )
     newest = await service.get(f"/api/v1/tasks/{TASK}/models/3")
     assert newest["parent"] == 1
-    assert await service.metric("fedagg_rollbacks_total", task=TASK) == 1
+    assert await service.metric("federated_rollbacks_total", task=TASK) == 1
 
 
 async def test_a_retried_check_in_gets_its_selection_again(tmp_path: Path, redis_url: str) -> None:
@@ -368,7 +368,7 @@ async def test_a_retried_submission_gets_the_same_receipt_on_every_path(
     assert await receipts() == first
     await publish_round(collecting, "c2")
     assert await receipts() == first
-    assert await collecting.metric("fedagg_updates_accepted_total", task=TASK) == 4
+    assert await collecting.metric("federated_updates_accepted_total", task=TASK) == 4
 
 
 async def test_simultaneous_duplicates_count_once(collecting: Service) -> None:
@@ -474,7 +474,7 @@ async def test_either_coordinator_answers_any_call(tmp_path: Path, redis_url: st
             assert conflict.reason == "SUBMISSION_CONFLICT"
             await two.inline(header("d2", payload), payload)
             assert await one.finished(1) == await two.finished(1)
-            leaders = [await each.metric("fedagg_leader", task=TASK) for each in (one, two)]
+            leaders = [await each.metric("federated_leader", task=TASK) for each in (one, two)]
             assert sorted(leaders) == [0, 1]
             # The one that leads goes; the other one carries on.
             await running.aclose()
@@ -528,12 +528,12 @@ async def test_refusals_are_counted_by_reason(collecting: Service) -> None:
             await refusal_of(collecting.inline(head, payload))
     await refusal_of(collecting.inline(header("d1", payload, task="secret"), payload))
     for reason, times in (("DEVICE_NOT_SELECTED", 2), ("UNKNOWN_ROUND", 3), ("UNKNOWN_TASK", 0)):
-        found = await collecting.metric("fedagg_updates_refused_total", task=TASK, reason=reason)
+        found = await collecting.metric("federated_updates_refused_total", task=TASK, reason=reason)
         assert found == times
     # A name that a stranger chose is no label.
     assert (
         await collecting.metric(
-            "fedagg_updates_refused_total", task="secret", reason="UNKNOWN_TASK"
+            "federated_updates_refused_total", task="secret", reason="UNKNOWN_TASK"
         )
         == 0
     )

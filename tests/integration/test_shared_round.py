@@ -156,7 +156,7 @@ async def test_large_updates_are_streamed_in_and_on(
             step = await step_of(service, 2)
             relayed = [
                 await service.metric(
-                    "fedagg_shares_relayed_total", task=TASK, holder=holder, outcome="stored"
+                    "federated_shares_relayed_total", task=TASK, holder=holder, outcome="stored"
                 )
                 for holder in ("1", "2", "3")
             ]
@@ -394,7 +394,7 @@ async def test_every_attack_on_the_shares_is_found_named_and_left_out(
             step = await step_of(service, 2)
             (line,) = await service.audited(1)
             for reason, count in (("norm", 1), ("wrap", 2), ("inconsistent", 1)):
-                name = "fedagg_shared_members_excluded_total"
+                name = "federated_shared_members_excluded_total"
                 assert await service.metric(name, task=TASK, reason=reason) == count
     np.testing.assert_allclose(step, mean_of(honest), rtol=0, atol=1e-7)
     details = json.loads(line)["details"]

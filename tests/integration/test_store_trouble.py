@@ -75,7 +75,9 @@ async def test_a_defect_tells_the_peer_nothing(service: Service) -> None:
         assert refusal.message == "internal error"
     for method in ("FetchModel", "CheckIn"):
         counted = await service.metric(
-            "fedagg_rpc_requests_total", method=f"/fedagg.v1.Federation/{method}", code="INTERNAL"
+            "federated_rpc_requests_total",
+            method=f"/fedagg.v1.Federation/{method}",
+            code="INTERNAL",
         )
         assert counted >= 1
 

@@ -256,7 +256,7 @@ async def test_a_token_enrolls_one_key_however_often_it_is_sent(
     assert (refusal.code, refusal.reason) == (DENIED, "ENROLLMENT_TOKEN_USED")
     # The first key's certificate still counts.
     assert await installation.enroll(token, request) == first
-    counted = await installation.service.metric("fedagg_enrollments_total", outcome="issued")
+    counted = await installation.service.metric("federated_enrollments_total", outcome="issued")
     assert counted == 3
 
 

@@ -38,7 +38,7 @@ def test_every_label_is_bounded() -> None:
 
 def test_names_follow_the_conventions() -> None:
     for name, metric in declared_metrics().items():
-        assert re.fullmatch(r"fedagg_[a-z0-9]+(_[a-z0-9]+)*", name)
+        assert re.fullmatch(r"federated_[a-z0-9]+(_[a-z0-9]+)*", name)
         assert name.endswith("_total") == (metric.kind is Counter), name
         assert metric.spec.help.endswith("."), name
         # Prometheus reserves these suffixes for the series of a histogram.
@@ -52,7 +52,7 @@ def test_names_follow_the_conventions() -> None:
 def test_fields_are_built_as_annotated() -> None:
     metrics = Metrics.declare(CollectorRegistry())
     for name, metric in declared_metrics().items():
-        assert type(getattr(metrics, name.removeprefix("fedagg_"))) is metric.kind
+        assert type(getattr(metrics, name.removeprefix("federated_"))) is metric.kind
 
 
 def test_exposition_shows_what_was_counted() -> None:
@@ -64,11 +64,11 @@ def test_exposition_shows_what_was_counted() -> None:
     metrics.round_duration_seconds.labels(task="digits").observe(7.5)
     found = samples_of(exposition(registry).decode())
     digits = ("task", "digits")
-    assert found["fedagg_updates_accepted_total", (digits,)] == 3
-    assert found["fedagg_leader", (digits,)] == 1
-    assert found["fedagg_round_duration_seconds_bucket", (("le", "5.0"), digits)] == 0
-    assert found["fedagg_round_duration_seconds_bucket", (("le", "10.0"), digits)] == 1
-    assert found["fedagg_round_duration_seconds_sum", (digits,)] == 7.5
+    assert found["federated_updates_accepted_total", (digits,)] == 3
+    assert found["federated_leader", (digits,)] == 1
+    assert found["federated_round_duration_seconds_bucket", (("le", "5.0"), digits)] == 0
+    assert found["federated_round_duration_seconds_bucket", (("le", "10.0"), digits)] == 1
+    assert found["federated_round_duration_seconds_sum", (digits,)] == 7.5
     assert found["process_resident_memory_bytes", ()] > 1e6
 
 
@@ -83,8 +83,8 @@ def test_registries_do_not_share_values() -> None:
     first, second = CollectorRegistry(), CollectorRegistry()
     Metrics.declare(first).uploads_in_flight.inc()
     Metrics.declare(second)
-    assert samples_of(exposition(first).decode())["fedagg_uploads_in_flight", ()] == 1
-    assert samples_of(exposition(second).decode())["fedagg_uploads_in_flight", ()] == 0
+    assert samples_of(exposition(first).decode())["federated_uploads_in_flight", ()] == 1
+    assert samples_of(exposition(second).decode())["federated_uploads_in_flight", ()] == 0
 
 
 def test_the_document_is_current() -> None:
@@ -146,10 +146,10 @@ def test_workers_of_one_host_are_merged(tmp_path: Path) -> None:
             pids.append(worker.stdout.readline().strip())
         digits = ("task", "digits")
         both = scrape(tmp_path)
-        assert both["fedagg_updates_accepted_total", (digits,)] == 7
-        assert both["fedagg_uploads_in_flight", ()] == 7
-        assert both["fedagg_leader", (digits,)] == 1
-        assert both["fedagg_model_version", (digits,)] in {2, 5}
+        assert both["federated_updates_accepted_total", (digits,)] == 7
+        assert both["federated_uploads_in_flight", ()] == 7
+        assert both["federated_leader", (digits,)] == 1
+        assert both["federated_model_version", (digits,)] in {2, 5}
         for pid in pids:
             assert both["process_resident_memory_bytes", (("pid", pid),)] > 1e6
     finally:
@@ -158,7 +158,7 @@ def test_workers_of_one_host_are_merged(tmp_path: Path) -> None:
 
     after = scrape(tmp_path, pids[1])
     # The dead leader's gauges are gone, its counts are not.
-    assert after["fedagg_updates_accepted_total", (digits,)] == 7
-    assert after["fedagg_uploads_in_flight", ()] == 2
-    assert after["fedagg_leader", (digits,)] == 0
+    assert after["federated_updates_accepted_total", (digits,)] == 7
+    assert after["federated_uploads_in_flight", ()] == 2
+    assert after["federated_leader", (digits,)] == 0
     assert ("process_resident_memory_bytes", (("pid", pids[1]),)) not in after

@@ -22,11 +22,11 @@ def test_counts_by_method_and_code() -> None:
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(name, {"method": CHECK_IN, **labels})
 
-    assert value("fedagg_rpc_requests_total", code="OK") == 2
-    assert value("fedagg_rpc_requests_total", code="NOT_FOUND") == 1
-    assert value("fedagg_rpc_duration_seconds_count") == 3
-    assert value("fedagg_rpc_duration_seconds_bucket", le="0.1") == 1
-    assert value("fedagg_rpc_duration_seconds_bucket", le="0.5") == 3
+    assert value("federated_rpc_requests_total", code="OK") == 2
+    assert value("federated_rpc_requests_total", code="NOT_FOUND") == 1
+    assert value("federated_rpc_duration_seconds_count") == 3
+    assert value("federated_rpc_duration_seconds_bucket", le="0.1") == 1
+    assert value("federated_rpc_duration_seconds_bucket", le="0.5") == 3
 
 
 def test_unknown_methods_share_one_series() -> None:
@@ -38,4 +38,4 @@ def test_unknown_methods_share_one_series() -> None:
         meter.observe(f"/made/up{number}", "UNIMPLEMENTED", 0.0)
     assert series(registry) == before
     other = {"method": "other", "code": "UNIMPLEMENTED"}
-    assert registry.get_sample_value("fedagg_rpc_requests_total", other) == 50
+    assert registry.get_sample_value("federated_rpc_requests_total", other) == 50

@@ -68,7 +68,7 @@ class Replicas:
         return await self.stubs[replica].Enroll(request)
 
     def count(self, outcome: str) -> float | None:
-        return self.registry.get_sample_value("fedagg_enrollments_total", {"outcome": outcome})
+        return self.registry.get_sample_value("federated_enrollments_total", {"outcome": outcome})
 
 
 @pytest.fixture(scope="module")

@@ -221,7 +221,7 @@ async def test_a_holder_tells_who_it_is(rig: Rig) -> None:
 async def test_metrics_count_shares_by_outcome(rig: Rig) -> None:
     await stored_round(rig)
     value = rig.servers[1].registry.get_sample_value
-    assert value("fedagg_holder_shares_stored_total") == len(NAMES)
+    assert value("federated_holder_shares_stored_total") == len(NAMES)
 
 
 async def test_a_member_that_goes_around_the_field_is_blamed_by_every_holder(

@@ -32,7 +32,7 @@ async def test_a_round_is_written_down_and_counted_once(tmp_path: Path, workers:
         await trail.record(FINISHED)
     (line,) = path.read_text().splitlines()
     assert json.loads(line)["round_id"] == 4
-    assert registry.get_sample_value("fedagg_audit_entries_total", {"task": TASK}) == 1
+    assert registry.get_sample_value("federated_audit_entries_total", {"task": TASK}) == 1
 
 
 def test_an_audit_entry_holds_contributors_and_no_more_of_a_reason_than_fits() -> None:

@@ -51,11 +51,13 @@ def test_one_phase_is_on(observation: Observation, registry: CollectorRegistry) 
         observation.phase_entered(entered, before=before)
         before = entered
     values = {
-        phase: registry.get_sample_value("fedagg_round_phase", {"task": TASK, "phase": phase.value})
+        phase: registry.get_sample_value(
+            "federated_round_phase", {"task": TASK, "phase": phase.value}
+        )
         for phase in Phase
     }
     assert {phase for phase, value in values.items() if value} == {Phase.AGGREGATING}
-    assert registry.get_sample_value("fedagg_round", {"task": TASK}) == 4
+    assert registry.get_sample_value("federated_round", {"task": TASK}) == 4
 
 
 def test_an_abandoned_round_leaves_the_model_version_alone(
@@ -71,12 +73,12 @@ def test_an_abandoned_round_leaves_the_model_version_alone(
         metrics={},
     )
     observation.round_finished(abandoned)
-    assert registry.get_sample_value("fedagg_model_version", {"task": TASK}) == 5
-    assert registry.get_sample_value("fedagg_aggregate_l2_norm", {"task": TASK}) == 0.5
+    assert registry.get_sample_value("federated_model_version", {"task": TASK}) == 5
+    assert registry.get_sample_value("federated_aggregate_l2_norm", {"task": TASK}) == 0.5
     for decision in ("published", "abandoned"):
         labels = {"task": TASK, "decision": decision}
-        assert registry.get_sample_value("fedagg_rounds_finished_total", labels) == 1
-    total = registry.get_sample_value("fedagg_round_duration_seconds_sum", {"task": TASK})
+        assert registry.get_sample_value("federated_rounds_finished_total", labels) == 1
+    total = registry.get_sample_value("federated_round_duration_seconds_sum", {"task": TASK})
     assert total == 2 * 2.5
 
 
@@ -101,7 +103,7 @@ def test_liars_exclusions_and_degraded_rounds_are_counted(
         ("shared_members_excluded_total", {"reason": "SEAL_BROKEN"}),
         ("shared_rounds_degraded_total", {"mode": "degraded_unchecked"}),
     ):
-        assert registry.get_sample_value(f"fedagg_{name}", {"task": TASK, **labels}) == 1
+        assert registry.get_sample_value(f"federated_{name}", {"task": TASK, **labels}) == 1
 
 
 def test_what_holders_do_is_counted(observation: Observation, registry: CollectorRegistry) -> None:
@@ -115,7 +117,9 @@ def test_what_holders_do_is_counted(observation: Observation, registry: Collecto
         ("shares_relayed_total", {"outcome": "stored"}),
         ("shared_statements_total", {"kind": "coin"}),
     ):
-        found = registry.get_sample_value(f"fedagg_{name}", {"task": TASK, "holder": "3", **labels})
+        found = registry.get_sample_value(
+            f"federated_{name}", {"task": TASK, "holder": "3", **labels}
+        )
         assert found == 1
 
 
@@ -140,11 +144,11 @@ def test_the_ledger_is_metered(
         "epsilon_budget": 1.0,
     }
     for name, value in expected.items():
-        assert registry.get_sample_value(f"fedagg_privacy_{name}", {"task": TASK}) == value
+        assert registry.get_sample_value(f"federated_privacy_{name}", {"task": TASK}) == value
 
 
 def test_a_clipping_norm_that_does_not_adapt_is_not_metered(
     observation: Observation, registry: CollectorRegistry
 ) -> None:
     observation.ledger_changed(TASK, LedgerState())
-    assert registry.get_sample_value("fedagg_privacy_clipping_norm", {"task": TASK}) is None
+    assert registry.get_sample_value("federated_privacy_clipping_norm", {"task": TASK}) is None

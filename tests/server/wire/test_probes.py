@@ -85,7 +85,7 @@ async def test_over_a_real_socket() -> None:
         listener.close()
     assert answers[0] == (200, "application/json", answers[0][2])
     assert answers[1][:2] == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert 'fedagg_leader{task="digits"} 1.0' in answers[1][2]
+    assert 'federated_leader{task="digits"} 1.0' in answers[1][2]
 
 
 async def test_the_metrics_port_serves_metrics_only() -> None:

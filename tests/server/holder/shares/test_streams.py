@@ -20,7 +20,7 @@ from tests.server.holder.rig import Bundle, Rig, reason_of, round_parameters
 
 HOLDER: Final = 2  # it has a body
 PIECE: Final = 64
-BYTES_METRIC: Final = "fedagg_holder_share_bytes_total"
+BYTES_METRIC: Final = "federated_holder_share_bytes_total"
 
 
 @asynccontextmanager
