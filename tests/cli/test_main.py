@@ -2,11 +2,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from cli.exit_codes import ExitCode
-from cli.main import app
+from cli.main import _COMMANDS, app
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
@@ -88,10 +90,42 @@ def test_it_runs_as_a_module() -> None:
     assert done.stdout.startswith("fedagg ")
 
 
-@pytest.mark.slow
-def test_no_command_imports_torch_before_it_needs_it() -> None:
-    script = "import sys, cli.main; print('torch' in sys.modules)"
+def loaded_by(program: str) -> set[str]:
+    """Names of what a fresh interpreter has loaded in the end."""
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-c", f"{program}\nimport sys; print(*sys.modules)"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    assert done.stdout.strip() == "False"
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.slow
+def test_the_list_of_commands_loads_none_of_them() -> None:
+    program = """
+from typer.testing import CliRunner
+from cli.main import _COMMANDS, app
+assert "share-holder" in CliRunner().invoke(app, ["--help"]).stdout
+"""
+    loaded = loaded_by(program)
+    assert "cli.main" in loaded
+    assert loaded.isdisjoint({"numpy", "pydantic", "asyncio", "cli.exit_codes", "cli.serve"})
+
+
+@pytest.mark.slow
+def test_a_launcher_loads_nothing_that_only_its_processes_need() -> None:
+    heavy = {"numba", "scipy", "torch", "grpc", "fastapi", "redis", "dp_accounting"}
+    for command in ("cli.serve.command", "cli.holder.command"):
+        assert loaded_by(f"import {command}").isdisjoint(heavy)
+
+
+def test_the_list_says_of_each_command_what_it_says_itself() -> None:
+    group = get_command(app)
+    assert isinstance(group, click.Group)
+    context = click.Context(group)
+    for name, told in _COMMANDS.items():
+        command = group.get_command(context, name)
+        assert command is not None
+        assert " ".join((command.help or "").split("\n\n")[0].split()) == told.help
