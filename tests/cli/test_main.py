@@ -111,7 +111,9 @@ assert "share-holder" in CliRunner().invoke(app, ["--help"]).stdout
 """
     loaded = loaded_by(program)
     assert "cli.main" in loaded
-    assert loaded.isdisjoint({"numpy", "pydantic", "asyncio", "cli.exit_codes", "cli.serve"})
+    assert loaded.isdisjoint(
+        {"numpy", "pydantic", "asyncio", "cli.exit_codes", "cli.serve.command"}
+    )
 
 
 @pytest.mark.slow
