@@ -125,6 +125,7 @@ class Supervisor:
         self._sleep = sleep
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._left_behind: set[int] = set()
 
     def stop(self) -> None:
         """Begin to stop everything; the second time, stop waiting for anything."""
@@ -146,12 +147,13 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
         try:
             await self._run_stages()
         finally:
             for stage in reversed(self._stages()):
                 await self._stop_all(stage)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 loop.remove_signal_handler(number)
 
     def _stages(self) -> list[list["_Child"]]:
@@ -212,6 +214,8 @@ class Supervisor:
             return 0, None, ""
         self._emit(ProcessEventKind.STARTED, child, process.pid)
         problem = await self._attend(child, process)
+        self._left_behind.add(process.pid)
+        self._reap_orphans()
         self._emit(ProcessEventKind.EXITED, child, process.pid, exit_code=process.returncode)
         return process.pid, process.returncode, problem
 
@@ -260,6 +264,15 @@ class Supervisor:
             [exited, hurry], timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED
         )
         hurry.cancel()
+
+    def _reap_orphans(self) -> None:
+        """Reap what processes left in their groups, as it ends: this one may have adopted it."""
+        for group in list(self._left_behind):
+            try:
+                while os.waitpid(-group, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:  # nothing of it is left
+                self._left_behind.discard(group)
 
     def _emit(
         self,

@@ -39,18 +39,13 @@ class ForkedProcess:
 
     Make it on the event loop that will wait for it.
 
-    Args:
-        pid: process id.
-        on_end: told the process id at its end.
-
     Attributes:
         pid: process id; it is nobody else's until the process has been waited for.
         returncode: status it ended with, negative for a signal; None while it runs.
     """
 
-    def __init__(self, pid: int, *, on_end: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._on_end = on_end
         self.returncode: int | None = None
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = loop.create_future()
@@ -77,7 +72,6 @@ class ForkedProcess:
         _, status = os.waitpid(self.pid, 0)
         self.returncode = os.waitstatus_to_exitcode(status)
         self._ended.set_result(self.returncode)
-        self._on_end(self.pid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +91,7 @@ class Template:
     again, and requests wait until then.
 
     A context, for one event loop. While it is entered, this process adopts orphans among its
-    descendants; those that are left of a process that was forked are reaped.
+    descendants, which the supervisor reaps.
 
     Args:
         programs: modules that it loads, each with the arguments of its `preload`; see
@@ -124,10 +118,8 @@ class Template:
         self._patience_s = patience_s
         self._numbers = itertools.count(1)
         self._asked: dict[int, _Asked] = {}
-        self._orphan_groups: set[int] = set()
         self._hellos = asyncio.Semaphore(0)
         self._template = ""
-        self._pid = 0
         self._pidfd: int | None = None
         self._serves_since = 0.0
         self._is_listening = False
@@ -200,7 +192,7 @@ class Template:
             finally:
                 # Whatever answers now is ended: nobody waits for it.
                 del self._asked[number]
-        return ForkedProcess(pid, on_end=self._ended)
+        return ForkedProcess(pid)
 
     async def _answer(self, answer: "asyncio.Future[int]") -> int:
         asked_at = time.monotonic()
@@ -217,7 +209,6 @@ class Template:
             self._is_listening = True
             loop = asyncio.get_running_loop()
             loop.add_reader(self._mine, self._hear)
-            loop.add_signal_handler(signal.SIGCHLD, self._reap_orphans)
         await self._hellos.acquire()
 
     def _send(self, number: int) -> None:
@@ -260,12 +251,10 @@ class Template:
         """Ask a template that says it is ready for what the one before did not do.
 
         The one before, if it did fork, has said so already: messages keep their order. And what it
-        left in the middle of a fork ends by itself, in the group that is reaped.
+        left in the middle of a fork ends by itself.
         """
-        if self._pid:
-            self._orphan_groups.add(self._pid)
         self._forget_template()
-        self._template, self._pid = template, pid
+        self._template = template
         self._serves_since = time.monotonic()
         with contextlib.suppress(ProcessLookupError):  # it has died since
             self._pidfd = os.pidfd_open(pid)
@@ -273,26 +262,12 @@ class Template:
         for number, asked in self._asked.items():
             if not asked.answer.done():
                 self._send(number)
-        self._reap_orphans()
 
     def _forget_template(self) -> None:
         self._template = ""
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
-
-    def _ended(self, pid: int) -> None:
-        self._orphan_groups.add(pid)
-        self._reap_orphans()
-
-    def _reap_orphans(self) -> None:
-        """Reap what processes that have ended left behind, as it ends."""
-        for group in list(self._orphan_groups):
-            try:
-                while os.waitpid(-group, os.WNOHANG)[0]:
-                    pass
-            except ChildProcessError:
-                self._orphan_groups.discard(group)
 
 
 def _adopt_orphans(adopts: bool) -> Callable[[], object]:

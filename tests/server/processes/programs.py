@@ -85,3 +85,7 @@ def drawn() -> dict[str, str]:
         "key": Ed25519PrivateKey.generate().private_bytes_raw().hex(),
         "holder": HolderSecrets.generate(secrets.token_bytes).to_json().hex(),
     }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -278,10 +278,17 @@ async def test_what_cannot_be_loaded_is_told_before_anything_is_forked(tmp_path:
     assert "No module named 'no'" in log.read_text()
 
 
-async def test_what_a_process_leaves_behind_is_killed_and_reaped() -> None:
+@pytest.mark.parametrize("is_forked", [True, False])
+async def test_what_a_process_leaves_behind_is_killed_and_reaped(is_forked: bool) -> None:
     with Pipe() as pipe:
         template = template_of()
-        worker = pipe.spec("worker", "wait-with-child", stage=1, forker=template)
+        worker = pipe.spec(
+            "worker",
+            "wait-with-child",
+            stage=1,
+            forker=template if is_forked else None,
+            environment={"PYTHONPATH": str(ROOT)},
+        )
         async with running(template, worker, restart=RestartPolicy(initial_s=3600)) as run:
             left = int(await pipe.line())
             pidfd = os.pidfd_open(left)
