@@ -113,7 +113,7 @@ planted-faults: $(STAMP) ## Plant small faults one at a time; a test must fail f
 	$(BIN)/python -m tools.planted_faults --jobs $(WORKERS) $(ARGS)
 
 bench: $(STAMP) ## Measure throughput, latency and memory on this machine.
-	$(BIN)/python -m benchmarks.service $(ARGS)
+	@$(BIN)/python -m benchmarks.service $(ARGS)
 
 # Only the comparison writes to standard output, so that ARGS="--format json" is one JSON object.
 bench-kernels: $(PEERS) ## Time the aggregation rules beside other libraries; the history stays in .benchmarks/.

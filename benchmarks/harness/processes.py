@@ -175,7 +175,7 @@ class ServerProcess(ModuleProcess):
         }
         others = {child.pid for child in psutil.Process(self.pid).children(recursive=True)}
         others -= set(found.values())
-        return found | {f"template {pid}": pid for pid in sorted(others)}
+        return found | {f"other {pid}": pid for pid in sorted(others)}
 
     def _words(self) -> str:
         size = os.fstat(self._log.fileno()).st_size
