@@ -148,6 +148,17 @@ def test_a_fault_is_found_by_the_test_that_reaches_it(project: Scratch) -> None:
 @pytest.mark.slow
 @pytest.mark.process
 def test_no_fault_is_judged_by_tests_that_fail_without_one(project: Scratch) -> None:
-    project.write("test_bound.py", "def test_bad():\n    assert False\n")
-    with pytest.raises(FaultError, match="must pass where no fault is planted"):
+    bad = "from bound import above\n\ndef test_bad():\n    assert not above(9)\n"
+    project.write("test_bad.py", bad)
+    reach = measure(project, {"bound": FAULT}, tree="", workers=1)
+    assert reach.failed == {"test_bad.py::test_bad"}
+    assert "test_bad.py::test_bad" in reach.tests["bound"]
+    assert "test_bad.py::test_bad" not in reach.in_order(FAULT)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_tests_that_cannot_be_run_judge_nothing(project: Scratch) -> None:
+    project.write("test_bound.py", "import nothing_of_that_name\n")
+    with pytest.raises(FaultError, match="cannot be run"):
         measure(project, {"bound": FAULT}, tree="", workers=1)

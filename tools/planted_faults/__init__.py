@@ -1,6 +1,8 @@
 """Small faults, planted one at a time: does a test fail for each?
 
 faults.toml   the faults, as data
+before.json   which test found each at 288170f, before the suite was cut; "" where none did
+after.json    which test found each after that
 fault         reads them, plants them, refuses those that no longer fit
 probe         tells from inside a running process that a statement is reached
 probes        puts a probe before the statement that each fault changes

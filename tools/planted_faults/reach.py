@@ -1,9 +1,10 @@
 """One run of the whole suite: it must pass, and tells which tests reach which fault."""
 
 import json
+import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,17 +24,20 @@ class Reach:
         tree: content of the tree that ran.
         seconds: how long each test took.
         tests: by fault, the tests that reached its place.
+        failed: tests that fail where no fault is planted, and so judge nothing.
     """
 
     tree: str
     seconds: Mapping[str, float]
     tests: Mapping[str, frozenset[str]]
+    failed: frozenset[str] = frozenset()
 
     def in_order(self, fault: Fault) -> list[str]:
         """Return the tests that can find a fault, module by module, the quickest first."""
         wanted = self.tests.get(fault.name, frozenset())
+        judges = [test for test in self.seconds if test not in self.failed]
         by_module: defaultdict[str, list[str]] = defaultdict(list)
-        for test in self.seconds:
+        for test in judges:
             if test in wanted or (fault.tests and test.startswith(fault.tests)):
                 by_module[_module(test)].append(test)
 
@@ -62,7 +66,7 @@ def measure(
         selection: arguments of pytest that leave tests out.
 
     Raises:
-        FaultError: if a test fails where no fault is planted.
+        FaultError: if no test runs.
     """
     by_file: defaultdict[str, list[Fault]] = defaultdict(list)
     for fault in faults.values():
@@ -72,29 +76,32 @@ def measure(
             scratch.write(file, with_probes(scratch.read(file), own))
     reached, tests = (scratch.folder.parent / name for name in ("reached", "tests"))
     run = scratch.pytest(
-        *("-n", str(workers), "--dist", "loadfile", *selection),
+        *("-n", str(workers), "--dist", "worksteal", *selection),
         environment={"PLANTED_FAULTS_REACHED": str(reached), "PLANTED_FAULTS_TESTS": str(tests)},
     )
     rows = list(read_lines(tests))
-    failed = {test for test, _, has_failed in rows if has_failed}
-    if run.returncode != 0:
-        _require_pass_alone(scratch, run.stdout, sorted(failed))
-    return _reach(tree, read_lines(reached), rows)
+    failed = _failing_alone(scratch, run, {test for test, _, has_failed in rows if has_failed})
+    return replace(_reach(tree, read_lines(reached), rows), failed=failed)
 
 
-def _require_pass_alone(scratch: Scratch, told: str, failed: Sequence[str]) -> None:
+def _failing_alone(
+    scratch: Scratch, run: "subprocess.CompletedProcess[str]", failed: Collection[str]
+) -> frozenset[str]:
     """Run what failed once more: a deadline that a busy machine broke says nothing.
 
     Raises:
-        FaultError: if one fails again, or the run failed otherwise.
+        FaultError: if the run failed otherwise.
     """
-    names = scratch.folder.parent / "failed"
-    names.write_text("\n".join(failed), encoding="utf-8")
-    if not failed or (again := scratch.pytest(f"@{names}", environment={})).returncode != 0:
-        told = again.stdout if failed else told
-        shown = "\n".join(told.splitlines()[-SHOWN_LINES:])
-        msg = f"the tests must pass where no fault is planted:\n{shown}"
+    if run.returncode == 0:
+        return frozenset()
+    if not failed:
+        shown = "\n".join(run.stdout.splitlines()[-SHOWN_LINES:])
+        msg = f"the tests cannot be run where no fault is planted:\n{shown}"
         raise FaultError(msg)
+    names, told = (scratch.folder.parent / name for name in ("failed", "again"))
+    names.write_text("\n".join(sorted(failed)), encoding="utf-8")
+    scratch.pytest(f"@{names}", environment={"PLANTED_FAULTS_TESTS": str(told)})
+    return frozenset(test for test, _, has_failed in read_lines(told) if has_failed)
 
 
 def load(tree: str | None) -> Reach | None:
@@ -105,7 +112,12 @@ def load(tree: str | None) -> Reach | None:
     if tree is not None and kept["tree"] != tree:
         return None
     tests = {fault: frozenset(names) for fault, names in kept["tests"].items()}
-    return Reach(tree=kept["tree"], seconds=kept["seconds"], tests=tests)
+    return Reach(
+        tree=kept["tree"],
+        seconds=kept["seconds"],
+        tests=tests,
+        failed=frozenset(kept["failed"]),
+    )
 
 
 def keep(reach: Reach) -> None:
@@ -115,6 +127,7 @@ def keep(reach: Reach) -> None:
         "tree": reach.tree,
         "seconds": reach.seconds,
         "tests": {fault: sorted(names) for fault, names in reach.tests.items()},
+        "failed": sorted(reach.failed),
     }
     KEPT.write_text(json.dumps(content), encoding="utf-8")
 
