@@ -1,7 +1,8 @@
 """Plant every fault and say which survive: `python -m tools.planted_faults [NAME ...]`.
 
-First the tests of `make test` run once without a fault: they must pass, and show which of them reach the place of
-which fault. What they showed is kept in .planted_faults/ until a file of the tree changes.
+First the tests of `make test` run once without a fault: they must pass, and show which of them
+reach the place of which fault. What they showed is kept in .planted_faults/ until a file of the
+tree changes.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """The holder's folder: groups of changes, what crashes leave over, and who may use it."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -50,6 +51,34 @@ def test_what_was_written_is_there_when_the_folder_is_opened_again(tmp_path: Pat
     second = open_storage(tmp_path)
     assert second.read(lambda ledger: ledger.round(ROUND.params_sha256)) == ROUND
     second.close()
+
+
+@pytest.mark.parametrize("durability", Durability)
+def test_a_file_is_synced_before_it_has_its_name_where_machines_may_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: Durability
+) -> None:
+    storage = open_storage(tmp_path, durability)
+    synced: list[str] = []
+    real = os.fsync
+
+    def recording(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    with storage.bodies.create("body") as file:
+        file.write(b"x")
+        file.finish()
+    monkeypatch.undo()
+    assert storage.bodies.path("body").read_bytes() == b"x"
+    storage.close()
+    if durability is Durability.PROCESS:
+        assert synced == []
+    else:
+        # The file as long as it has no name, then the folder that names it.
+        temporary, folder = synced
+        assert temporary != "body"
+        assert folder == "bodies"
 
 
 def test_a_change_that_raises_leaves_no_trace_and_hurts_no_other(tmp_path: Path) -> None:
