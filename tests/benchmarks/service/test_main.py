@@ -61,6 +61,9 @@ def test_scenarios_tell_what_the_targets_are_about() -> None:
     assert check_ins["aggregation_s"] > 0
 
 
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.long
 def test_memory_is_told_of_every_process() -> None:
     rows = {row["process"]: row for row in run_quick("memory")["memory"]}
     assert {"launcher", "store", "coordinator-1", "all", "plain demo's servers"} <= set(rows)
