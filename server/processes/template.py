@@ -199,7 +199,8 @@ class Template:
         while not (await asyncio.wait([answer], timeout=self._patience_s))[0]:
             since = max(asked_at, self._serves_since)
             if self._pidfd is not None and time.monotonic() - since >= self._patience_s:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has died by itself
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 self._forget_template()
         return answer.result()
 

@@ -352,12 +352,12 @@ class FakeTemplate:
         self.socket.send(json.dumps(message).encode())
         await asyncio.sleep(0)
 
-    async def comes(self, name: str) -> None:
+    async def comes(self, name: str, *, pid: int = 0) -> None:
         """Say that it is ready."""
         assert self.ready is not None
         waiting = asyncio.ensure_future(self.ready())
         await asyncio.sleep(0)
-        await self.says(template=name, pid=os.getpid())
+        await self.says(template=name, pid=pid or os.getpid())
         await waiting
 
     async def hears(self) -> ForkRequest:
@@ -401,6 +401,30 @@ async def test_what_one_template_did_not_answer_the_next_is_asked() -> None:
         assert process.pid == child
         process.kill()
         assert await process.wait() == -signal.SIGKILL
+        fake.socket.close()
+
+
+async def test_a_template_that_died_before_it_was_killed_is_waited_for_like_any_other() -> None:
+    with template_of(patience_s=0.001) as template:
+        fake, dead = FakeTemplate(template), a_child()
+        await fake.comes("dead", pid=dead)
+        os.kill(dead, signal.SIGKILL)
+        await asyncio.to_thread(os.waitpid, dead, 0)
+        forking = asyncio.ensure_future(template.fork(spec("one", "facts", "x")))
+        await fake.hears()
+        async with asyncio.timeout(DEADLINE_S):
+            while template._pidfd is not None:  # noqa: ASYNC110  # until its patience ends
+                await asyncio.sleep(0)
+        following = a_child()
+        await fake.comes("next", pid=following)
+        request = await fake.hears()
+        child = a_child()
+        await fake.says(number=request.number, pid=child)
+        process = await forking
+        process.kill()
+        assert await process.wait() == -signal.SIGKILL
+        os.kill(following, signal.SIGKILL)
+        await asyncio.to_thread(os.waitpid, following, 0)
         fake.socket.close()
 
 
