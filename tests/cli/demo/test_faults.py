@@ -26,7 +26,7 @@ MANY = ("--devices", "3", "--rounds", "500")
 SHARED = (*MANY, "--mode", "shared", "--holders", "3", "--threshold", "2")
 
 # Names by a part of the command line.
-STORE, TEMPLATE, FLEET = "valkey", "fork_server", "simulation.super"
+STORE, TEMPLATE, FLEET = "valkey", "fork_server", "simulation.fleet.forking"
 COORDINATOR, HOLDER = "coordinator-", "holder-"
 
 
