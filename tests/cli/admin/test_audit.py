@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from typer.testing import CliRunner, Result
+from click.testing import Result
+from typer.testing import CliRunner
 
 from cli.exit_codes import ExitCode
 from cli.main import app

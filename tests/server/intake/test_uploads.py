@@ -56,7 +56,8 @@ class Held:
 
 async def nothing() -> AsyncIterator[bytes]:
     """Bring no message."""
-    for message in ():
+    none: tuple[bytes, ...] = ()
+    for message in none:
         yield message
 
 
