@@ -19,6 +19,7 @@ REPEATED = settings(deadline=None, derandomize=True, database=None)
 settings.register_profile("repeatable", REPEATED, max_examples=25)
 settings.register_profile("thorough", REPEATED, max_examples=100)
 settings.register_profile("chaos", deadline=None, max_examples=5_000, print_blob=True)
+settings.register_profile("races", deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
 
