@@ -22,9 +22,19 @@ def examples(count: int, *, steps: int = 50) -> hypothesis.settings:
     )
 
 
+def planted(steps: int) -> hypothesis.settings:
+    """Ask for the examples that a planted race must be found in, however long they are."""
+    return hypothesis.settings(
+        stateful_step_count=steps,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+        phases=[hypothesis.Phase.generate],
+        report_multiple_bugs=False,
+    )
+
+
 def attempts(count: int) -> range:
     """Count attempts at what no seed decides, the turns of threads; likewise."""
-    is_long = hypothesis.settings.get_current_profile_name() != "repeatable"
+    is_long = hypothesis.settings.get_current_profile_name() == "races"
     return range(count * (_LONGER if is_long else 1))
 
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 
 from server.errors import StoreUnavailable
 from server.storage.batching import Batcher
-from tests.races.hunting import HandTurnedLoop, examples
+from tests.races.hunting import HandTurnedLoop, examples, planted
 
 MAX_SIZE = 4
 
@@ -77,7 +77,11 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @invariant()
     def items_are_sent_once_and_in_order(self) -> None:
-        assert self.sent == list(range(len(self.sent)))
+        # A caller that goes before its task begins brings nothing.
+        wanted = range(max(self.sent, default=-1) + 1)
+        assert [
+            item for item in wanted if item in self.sent or item not in self.cancelled
+        ] == self.sent
 
     @invariant()
     def callers_get_their_own_answers(self) -> None:
@@ -123,4 +127,4 @@ def test_a_planted_race_is_found() -> None:
         kind = Impatient
 
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Planted, settings=examples(12, steps=20))
+        run_state_machine_as_test(Planted, settings=planted(20))

@@ -19,7 +19,7 @@ from server.errors import Overloaded
 from server.holder.shares import streams
 from server.holder.shares.streams import StepTurns
 from server.processes.thread_pool import Workers
-from tests.races.hunting import HandTurnedLoop, examples
+from tests.races.hunting import HandTurnedLoop, examples, planted
 
 ROUNDS = [b"one", b"two"]
 
@@ -119,4 +119,4 @@ def test_a_planted_race_is_found() -> None:
         kind = Hasty
 
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Planted, settings=examples(12, steps=20))
+        run_state_machine_as_test(Planted, settings=planted(20))
