@@ -3,7 +3,7 @@
 # what the tests need on top. Libraries that are only compared with are in .venv-peers.
 # ARGS reaches the command behind a target: `make demo ARGS=--help`.
 .DEFAULT_GOAL := help
-.PHONY: quality races help setup peers demo demo-clean demo-pythons test test-all check unit coverage chaos planted-faults bench bench-kernels bench-secure bench-pipeline bench-page experiment-privacy bench-codec experiment-compression format protos lock up down clean
+.PHONY: help setup peers demo demo-clean demo-pythons test test-all check races quality unit coverage long chaos planted-faults bench bench-kernels bench-secure bench-pipeline bench-page experiment-privacy bench-codec experiment-compression format protos lock up down clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -79,9 +79,9 @@ demo-pythons: ## Do so on each of Python 3.11, 3.12 and 3.13 that is here.
 
 # Tests that need libraries to compare with are skipped, or run where `make peers` installed these.
 ifeq ($(wildcard $(PEERS)),)
-run-tests = $(PYTEST) $(if $(1),-m "$(1)") $(2) $(ARGS)
+run-tests = $(PYTEST) $(if $(1),-m "$(1)") $(2) $(3) $(ARGS)
 else
-run-tests = $(PYTEST) -m "not peers$(if $(1), and $(1))" $(2) $(ARGS) && \
+run-tests = $(PYTEST) -m "not peers$(if $(1), and $(1))" $(2) $(3) $(ARGS) && \
 	$(PEERS_VENV)/bin/python -m pytest -m "peers$(if $(1), and $(1))" $(2) \
 		$$(grep -lr --include='test_*.py' mark.peers tests) $(ARGS)
 endif
@@ -113,8 +113,13 @@ quality: $(STAMP) ## Ask black and pylint for their opinion, then hunt for races
 unit: $(STAMP) ## Run the tests of single modules, without services (2 minutes on two cores).
 	$(PYTEST) -m "not process and not long" $(addprefix --ignore=tests/,contract integration chaos) $(ARGS)
 
-coverage: $(STAMP) ## Run the test suite and require 95 % line and branch coverage.
-	$(PYTEST) --cov --cov-report=term --cov-fail-under=95 $(ARGS)
+# Tests under measurement take half as long again: those that are long would add little to what is
+# covered, and run without. With both, everything has run once: so does CI.
+coverage: $(STAMP) ## Run all tests but the long ones, and require 95 % line and branch coverage.
+	$(call run-tests,not long,,--cov --cov-report=term --cov-fail-under=95)
+
+long: $(STAMP) ## Run the long tests alone, properties with four times as many examples.
+	$(call run-tests,long,--hypothesis-profile=thorough)
 
 chaos: $(STAMP) ## Run the fault simulations with thousands of examples.
 	$(BIN)/python -m pytest tests/chaos --hypothesis-profile=chaos $(ARGS)
